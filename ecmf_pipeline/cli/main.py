@@ -9,6 +9,7 @@ import errno
 import shlex
 import signal
 import sys
+import tempfile
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -20,9 +21,10 @@ from ecmf_pipeline.cli.llm import llm_app
 from ecmf_pipeline.cli.store import store_app
 from ecmf_pipeline.cli.usage import CommandGroup, UsageError, as_input_error
 from ecmf_pipeline.core.clips import Modality
-from ecmf_pipeline.core.errors import WORKER_NOTE, EcmfError, InputError, format_message
+from ecmf_pipeline.core.errors import WORKER_NOTE, EcmfError, InputError
+from ecmf_pipeline.core.files import DISK_FULL, describe_file_system
+from ecmf_pipeline.core.paths import DATA
 
-_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 _FIXABLE_BY_USER = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR}
 """Errors of the operating system that are reported without a traceback."""
 
@@ -311,14 +313,23 @@ def main() -> None:
         input_error = as_input_error(error)
         _exit_with(error, str(input_error), input_error.exit_code)
     except OSError as error:
-        if error.errno in _DISK_FULL:  # often without a file name, because a library was writing
-            where = f"{error.filename}: " if error.filename else ""
-            hint = "completed work is kept: free some disk space, then run the same command again to continue"
-            _exit_with(error, format_message(f"{where}{error.strerror}", hint), InputError.exit_code)
+        if error.errno in DISK_FULL:
+            _exit_with(error, _disk_full_message(error), EcmfError.exit_code)
         if error.errno not in _FIXABLE_BY_USER or error.filename is None:
             raise
         _exit_with(error, f"{error.filename}: {error.strerror}", InputError.exit_code)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _disk_full_message(error: OSError) -> str:
+    """Return one line that names the file and its file system, or those in use if a library does not name the file."""
+    files = [Path(error.filename)] if error.filename else [DATA, Path(tempfile.gettempdir())]
+    where = f"{error.filename}: " if error.filename else ""
+    systems = "; ".join(dict.fromkeys(map(describe_file_system, files)))
+    return (
+        f"{where}{error.strerror} ({systems}): completed work is kept; free some space there, then run the same "
+        "command again to continue"
+    )
 
 
 def _exit_with(error: Exception, message: str, code: int) -> NoReturn:

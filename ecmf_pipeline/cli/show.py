@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Modality
-from ecmf_pipeline.core.console import echo
+from ecmf_pipeline.core.console import echo, format_count
 from ecmf_pipeline.encoders.base_config import BaseEncoderConfig, TransformersConfig
 from ecmf_pipeline.encoders.config import ImportedConfig
 from ecmf_pipeline.interop.mertools import read_answers, score_submission
@@ -31,6 +31,8 @@ def show_status() -> None:
     counts = Counter((entry.stage, entry.modality, entry.reason) for entry in entries)
     for (stage, modality, reason), count in sorted(counts.items()):
         echo(f"  quarantined by {f'{stage} {modality}'.strip()}: {reason} {count}")
+    if bugs := sum(entry.may_be_bug for entry in entries):
+        echo(f"  possible bugs of ecmf-pipeline: {format_count(bugs, 'entry', 'entries')} with UnexpectedError")
     if entries:
         echo(f"  the clips are listed in {paths.QUARANTINE}/")
 

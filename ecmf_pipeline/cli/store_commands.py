@@ -24,7 +24,7 @@ from ecmf_pipeline.stages.shared.store_project import (
     project_of,
     uses_encoder,
 )
-from ecmf_pipeline.store import FeatureStore, StoreWriter, make_current
+from ecmf_pipeline.store import StoreWriter, make_current
 from ecmf_pipeline.store.compact import Compaction, compact, drop_settings
 from ecmf_pipeline.store.damage import Finding
 from ecmf_pipeline.store.format import lock_path
@@ -232,9 +232,13 @@ def export(root: Path, *, file_format: FileFormat, level: Level, out: Path) -> N
 
     In a project, features of the manifest's clips are exported if their input is unchanged. Elsewhere, the newest
     features of each clip are exported.
+
+    Raises:
+        StaleStore: If params.yaml of the project has other settings than the features in use.
     """
-    store = FeatureStore.open(root)
-    present = project_of(root).present(store.settings, store.newest())
+    project = project_of(root)
+    store = project.open()
+    present = project.present(store.settings, store.newest())
     digests = None if present is None else {clip_id: digest for clip_id, digest in present.items() if digest}
     report = export_features(store, out, file_format=file_format, level=level, digests=digests)
     echo(

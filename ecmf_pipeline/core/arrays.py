@@ -31,7 +31,7 @@ def pooled_width(dim: int, pool: Pool) -> int:
 
 
 def pool_segments(values: NDArray[np.float32], lengths: NDArray[np.int64], pool: Pool) -> NDArray[np.float32]:
-    """Pool segments of consecutive rows.
+    """Pool segments of consecutive rows. Sums are float64: those of finite float32 rows may overflow float32.
 
     Args:
         values: Concatenated rows of all clips, (sum of lengths, D).
@@ -51,13 +51,13 @@ def pool_segments(values: NDArray[np.float32], lengths: NDArray[np.int64], pool:
     starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
     if pool == "max":
         return np.maximum.reduceat(values, starts, axis=0)
-    count = lengths[:, None].astype(np.float32)
-    mean = np.divide(np.add.reduceat(values, starts, axis=0, dtype=np.float32), count, dtype=np.float32)  # (n, D)
+    count = lengths[:, None]
+    mean = np.add.reduceat(values, starts, axis=0, dtype=np.float64) / count  # (n, D)
     if pool == "mean":
-        return mean
+        return mean.astype(np.float32)
     deviation = values - np.repeat(mean, lengths, axis=0)
-    spread = np.sqrt(np.add.reduceat(deviation**2, starts, axis=0) / count)
-    return np.concatenate([mean, spread], axis=1)
+    spread = np.sqrt(np.add.reduceat(np.square(deviation, out=deviation), starts, axis=0) / count)
+    return np.concatenate([mean, spread], axis=1, dtype=np.float32)
 
 
 def average_rows(rows: NDArray[np.float32], max_rows: int) -> NDArray[np.float32]:

@@ -6,19 +6,18 @@ unchanged corpus therefore gives an unchanged file, and DVC runs no later stage.
 
 from __future__ import annotations
 
-import csv
-import io
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NewType
+from typing import TYPE_CHECKING, NewType
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.errors import CorpusError, InputError, MissingInput
-from ecmf_pipeline.core.files import read_json, read_text, write_csv
+from ecmf_pipeline.core.errors import CorpusError
+from ecmf_pipeline.core.files import fingerprint, read_json, sha256_file, write_csv, write_json
+from ecmf_pipeline.core.tables import one_of, open_table, parse_count, parse_flag, parse_number, write_sealed_csv
 
 if TYPE_CHECKING:
     import numpy as np
@@ -99,6 +98,7 @@ class Clip:
 
 MANIFEST_COLUMNS = tuple(field.name for field in fields(Clip))
 _SPLITS = {split.value: split for split in Split}
+_INDEX = "ecmf-pipe index"
 
 
 def validate_clip_id(name: str) -> ClipId:
@@ -143,25 +143,24 @@ def write_manifest(path: Path, clips: Iterable[Clip]) -> bool:
 def read_manifest(path: Path) -> list[Clip]:
     """Read a manifest that `write_manifest` wrote.
 
+    If the corpus table is beside it (`write_corpus_tables`), the manifest must be the one that it was written with.
+
     Raises:
         MissingInput: If the file does not exist.
-        CorpusError: If a row is damaged.
+        CorpusError: If the manifest or the corpus table is damaged, or a label is not one of the corpus.
     """
-    if not path.is_file():
-        raise MissingInput(f"{path} does not exist", "run the stage that writes it", command="ecmf-pipe index")
-    reader = csv.reader(io.StringIO(read_text(path)))
-    header = next(reader, [])
+    table = open_table(path, command=_INDEX, error=CorpusError)
+    header = table.header()
     if tuple(header) != MANIFEST_COLUMNS:
         raise CorpusError(
-            f"{path} is not a manifest of this version of ecmf-pipeline", "write it again", command="ecmf-pipe index"
+            f"{path} is not a manifest of this version of ecmf-pipeline", "write it again", command=_INDEX
         )
-    clips = []
-    for number, row in enumerate(reader, start=2):
-        try:
-            clips.append(_clip(row))
-        except (ValueError, IndexError) as error:
-            message = f"{path}: row {number} is damaged ({error})"
-            raise CorpusError(message, "write it again", command="ecmf-pipe index") from error
+    beside = path.with_name(paths.CORPUS.name)
+    description = read_corpus_description(beside) if beside.is_file() else None
+    labels = {*description.labels, ""} if description else None
+    clips = table.parse(lambda row: _clip(row, labels))
+    if description and sha256_file(path) != description.manifest_sha256:
+        raise table.damaged(f"{beside} was written with another manifest, so rows or cells may be missing or changed")
     return clips
 
 
@@ -179,28 +178,31 @@ def _cell(value: object) -> str:
     return str(value)
 
 
-def _clip(row: Sequence[str]) -> Clip:
+def _clip(row: Sequence[str], labels: Set[str] | None) -> Clip:
     clip_id, path, digest, size, duration, has_video, has_audio, transcript, translation, *more = row
     given, gold, split, group, face_path, face_digest, face_bytes = more
-    if split not in _SPLITS:
-        raise ValueError(f"{split!r} is not a split")
+    if not clip_id:
+        raise ValueError("the clip id is empty")
+    if labels is not None:
+        one_of(given, labels, "given label")
+        one_of(gold, labels, "gold label")
     return Clip(  # positional arguments are faster, and corpora have 132,000 clips
         ClipId(clip_id),
         path,
         digest,
-        int(size),
-        float(duration),
-        has_video == "1",
-        has_audio == "1",
+        parse_count(size),
+        parse_number(duration),
+        parse_flag(has_video),
+        parse_flag(has_audio),
         transcript,
         translation,
         given,
         gold,
-        _SPLITS[split],
+        _SPLITS[one_of(split, _SPLITS, "split")],
         group,
         face_path,
         face_digest,
-        int(face_bytes),
+        parse_count(face_bytes),
     )
 
 
@@ -234,7 +236,7 @@ def write_texts(path: Path, texts: Mapping[str, ClipText]) -> bool:
         Whether the file's bytes changed.
     """
     rows = ([clip_id, text.original, text.enriched, text.translation] for clip_id, text in sorted(texts.items()))
-    return write_csv(path, _TEXT_COLUMNS, rows)
+    return write_sealed_csv(path, _TEXT_COLUMNS, rows)
 
 
 def read_texts(path: Path) -> dict[str, ClipText]:
@@ -244,12 +246,8 @@ def read_texts(path: Path) -> dict[str, ClipText]:
         MissingInput: If the file does not exist.
         InputError: If the file is damaged.
     """
-    if not path.is_file():
-        raise MissingInput(f"{path} does not exist", "run the stage that writes it", command="ecmf-pipe rewrite")
-    header, *rows = list(csv.reader(io.StringIO(read_text(path)))) or [[]]
-    if header != _TEXT_COLUMNS or any(len(row) != len(header) for row in rows):
-        raise InputError(f"{path} is damaged", "write it again", command="ecmf-pipe rewrite")
-    return {clip_id: ClipText(*texts) for clip_id, *texts in rows}
+    table = open_table(path, command="ecmf-pipe rewrite")
+    return dict(table.parse(lambda row: (row[0], ClipText(*row[1:])), _TEXT_COLUMNS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,12 +274,69 @@ class Corpus:
         return np.array(label_indices(self.clips, self.labels), np.int64)
 
 
+@dataclass(frozen=True, slots=True)
+class CorpusDescription:
+    """The corpus table.
+
+    Attributes:
+        labels: Labels in the order of the model's outputs.
+        candidates: Clip ids in the order of the submission.
+        synthetic: Whether the corpus is generated.
+        manifest_sha256: SHA-256 of the manifest that was written with the table, in hex.
+    """
+
+    labels: list[str]
+    candidates: list[str]
+    synthetic: bool
+    manifest_sha256: str
+
+
+def write_corpus_tables(corpus: Corpus) -> bool:
+    """Write the manifest and the corpus table, which holds the digest of the manifest.
+
+    Returns:
+        Whether the bytes of the manifest changed.
+
+    Raises:
+        CorpusError: If two clips have the same id.
+    """
+    changed = write_manifest(paths.MANIFEST, corpus.clips)
+    write_corpus_description(
+        paths.CORPUS,
+        CorpusDescription(list(corpus.labels), list(corpus.candidates), corpus.synthetic, sha256_file(paths.MANIFEST)),
+    )
+    return changed
+
+
+def write_corpus_description(path: Path, description: CorpusDescription) -> None:
+    """Write the corpus table with the digest of its content."""
+    content = asdict(description)
+    write_json(path, {**content, "digest": fingerprint(content)})
+
+
+def read_corpus_description(path: Path = paths.CORPUS) -> CorpusDescription:
+    """Read the corpus table.
+
+    Raises:
+        MissingInput: If `index` has not run yet.
+        InputError: If the file is damaged.
+    """
+    content = read_json(path, made_by="index")
+    digest = content.pop("digest", None) if isinstance(content, dict) else None
+    names = {field.name for field in fields(CorpusDescription)}
+    if digest is None or set(content) != names or fingerprint(content) != digest:
+        problem = "a key is missing, or the content differs from the digest in it"
+        raise CorpusError(f"{path} is damaged: {problem}", "write it again", command=_INDEX)
+    return CorpusDescription(**content)
+
+
 def read_corpus_tables() -> Corpus:
     """Read the manifest and the corpus table.
 
     Raises:
         MissingInput: If `index` has not run yet.
+        CorpusError: If one of them is damaged, or they were not written together.
     """
+    description = read_corpus_description()
     clips = read_manifest(paths.MANIFEST)
-    corpus: dict[str, Any] = read_json(paths.CORPUS, made_by="index")
-    return Corpus(clips, corpus["labels"], corpus["candidates"], corpus["synthetic"])
+    return Corpus(clips, description.labels, description.candidates, description.synthetic)

@@ -10,6 +10,7 @@
     │   ├── TooFewClips         too few clips, classes or groups to train on
     │   ├── MissingInput        a file that an earlier stage writes does not exist yet
     │   ├── ModelError          model weights are missing, altered or of another shape
+    │   │   └── MissingWeights  model weights are not on this machine
     │   └── StoreError          a feature store cannot be read
     │       ├── StaleStore      a feature store was made with other settings than params.yaml has
     │       └── StoreBusy       another run is writing to the store
@@ -120,12 +121,29 @@ class ModelError(InputError):
     """Model weights are missing, altered or of another shape than the encoder expects."""
 
 
+class MissingWeights(ModelError):
+    """Model weights are not on this machine and cannot be fetched; stored features can be read without them."""
+
+
 class StoreError(InputError):
     """A feature store cannot be read."""
 
 
 class StaleStore(StoreError):
-    """A feature store was made with other settings than params.yaml has."""
+    """A feature store was made with other settings than params.yaml has.
+
+    Args:
+        message: The difference, with the store.
+        hint: How to fix it.
+        command: The shell command that fixes it.
+        keys: The settings that differ, dotted, such as ``media.frames``; empty if unknown.
+    """
+
+    def __init__(
+        self, message: str, hint: str | None = None, *, command: str | None = None, keys: Sequence[str] = ()
+    ) -> None:
+        super().__init__(message, hint, command=command)
+        self.keys = tuple(keys)
 
 
 class StoreBusy(StoreError):
@@ -185,6 +203,10 @@ class TruncatedMedia(UnreadableMedia):
     def is_lifted(limit: float, setting: float) -> bool:
         """Return whether `media.least_readable` now accepts the share that was read."""
         return setting <= limit
+
+
+class WrongLength(ClipError):
+    """The length of the file differs from that in the tables of the corpus."""
 
 
 class NoVideoStream(ClipError):

@@ -10,26 +10,37 @@ import io
 import json
 import os
 import re
+import secrets
 import shlex
+import shutil
 import socket
-import tempfile
+import stat
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.console import warn
-from ecmf_pipeline.core.errors import InputError, MissingInput, StoreBusy
+from ecmf_pipeline.core.console import format_bytes, warn
+from ecmf_pipeline.core.errors import ChangedSinceIndex, FileUnreachable, InputError, MissingInput, StoreBusy
 
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+"""Errors of a full disk or an exhausted quota."""
 _LOCKS_UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 """Errors of file systems that are mounted without lock support, as some cluster file systems are."""
 _CLOCK_LAG_NS = 50_000_000
 """Upper bound in nanoseconds of how far file times may lag behind the system clock."""
 _COARSE_CLOCK_LAG_NS = 4_000_000_000
 """The same bound for file systems that store whole seconds."""
+_LFS_POINTER = re.compile(rb"version \S*git-lfs\S*\n(?:\S+ [^\n]*\n)*?oid sha256:[0-9a-f]{64}\n")
+_MAX_LFS_POINTER_BYTES = 1024
+"""Maximum size of a Git LFS pointer in its specification."""
+LFS_PROBLEM = "is a Git LFS pointer in place of the file"
+LFS_HINT = "fetch the files"
+LFS_COMMAND = "git lfs pull"
+_PICTURES = {".bmp", ".jpg", ".jpeg", ".png"}
 _SHA256 = re.compile("[0-9a-f]{64}")
 _ROW_TYPES = [int, int, int, int, str]
 """Types of a cached row: size, mtime, ctime, inode and digest."""
@@ -39,16 +50,40 @@ def read_text(path: Path) -> str:
     """Read UTF-8 text, with or without a byte-order mark; line ends are not converted.
 
     Raises:
-        InputError: If the bytes are not UTF-8.
+        InputError: If the bytes are not UTF-8, or are a Git LFS pointer.
     """
+    content = path.read_bytes()
+    if _LFS_POINTER.match(content):
+        raise InputError(f"{path} {LFS_PROBLEM}", LFS_HINT, command=LFS_COMMAND)
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(
             f"{path} is not UTF-8 (byte {error.start})",
             "convert it to UTF-8; replace ENCODING by its present encoding, such as GB18030",
             command=f"iconv -f ENCODING -t UTF-8 {shlex.quote(path.name)}",
         ) from error
+
+
+def is_lfs_pointer(path: str | os.PathLike[str]) -> bool:
+    """Return whether a file is a Git LFS pointer: text that git stores in place of a large file."""
+    try:
+        with Path(path).open("rb") as file:
+            return _LFS_POINTER.match(file.read(_MAX_LFS_POINTER_BYTES)) is not None
+    except OSError:
+        return False
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON.
+
+    Raises:
+        ValueError: If it is not valid JSON, or is nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def read_json(path: Path, *, made_by: str) -> Any:
@@ -62,8 +97,8 @@ def read_json(path: Path, *, made_by: str) -> Any:
     if not path.is_file():
         raise MissingInput(f"{path} does not exist", "run the stage that writes it", command=command)
     try:
-        return json.loads(read_text(path))
-    except json.JSONDecodeError as error:
+        return parse_json(read_text(path))
+    except ValueError as error:
         raise InputError(f"{path} is not valid JSON ({error})", "write it again", command=command) from error
 
 
@@ -82,25 +117,42 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
 def write_atomic(path: Path, content: str | bytes, *, only_if_changed: bool = False) -> bool:
     """Write a temporary file and rename it; readers never see a partial file.
 
+    A new file gets the permissions of the umask; a file that exists keeps its own, unless it is write-protected, as
+    files are that DVC links from its cache.
+
     Returns:
         Whether the file was written; with ``only_if_changed``, False if it already held these bytes.
+
+    Raises:
+        OSError: If writing fails; a full disk is reported with ``path`` as the file name.
     """
     data = content.encode() if isinstance(content, str) else content
     if only_if_changed and path.is_file() and path.read_bytes() == data:
         return False
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
+    temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("xb") as file:  # not tempfile, whose files are private whatever the umask is
+            if path.is_file() and (mode := stat.S_IMODE(path.stat().st_mode)) & stat.S_IWUSR:
+                os.fchmod(file.fileno(), mode)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.replace(path)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     return True
+
+
+def describe_file_system(path: Path) -> str:
+    """Return mount point and free space of the file system that holds a file, which need not exist."""
+    existing = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+    mount = next(folder for folder in (existing, *existing.parents) if folder.is_mount())
+    return f"file system {mount}, {format_bytes(shutil.disk_usage(existing).free)} free"
 
 
 def flush_folder(folder: Path) -> None:
@@ -118,9 +170,33 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sha256_bytes(content: bytes) -> str:
+    """Return the SHA-256 of bytes, in hex."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def sha256_input(path: Path) -> str:
+    """Return the SHA-256 of a file, or of the names and the bytes of the pictures in a folder, in hex."""
+    if not path.is_dir():
+        return sha256_file(path)
+    digest = hashlib.sha256()
+    for picture in picture_files(path):
+        digest.update(f"{picture.name}\0{sha256_file(picture)}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def picture_files(folder: Path) -> list[Path]:
+    """Return the pictures in a folder, sorted by name, numbers by value; empty if it cannot be read."""
+    try:
+        paths = [path for path in folder.iterdir() if path.suffix.lower() in _PICTURES and path.name[0] != "."]
+    except OSError:
+        return []
+    return sorted(paths, key=lambda path: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", path.name)])
+
+
 def sha256_text(text: str) -> str:
     """Return the SHA-256 of a text's UTF-8 bytes, in hex."""
-    return hashlib.sha256(text.encode()).hexdigest()
+    return sha256_bytes(text.encode())
 
 
 def fingerprint(settings: object) -> str:
@@ -141,7 +217,7 @@ def exclusive_lock(path: Path, resource: str) -> Iterator[None]:
         StoreBusy: If another process holds the lock, on this machine or on one that shares the file system.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)  # minus the umask
     try:
         try:
             _acquire(descriptor, path)
@@ -182,14 +258,14 @@ def cached_sha256(path: Path, cache: Path = paths.DIGESTS) -> str:
         path: The file.
         cache: Cache of digests. It is not written if its folder does not exist or is not writable.
     """
-    state = _file_state(path)
+    state = FileState.of(path)
     row = _load_digests(cache).get(str(path))
-    if row is not None and row[:-1] == state:
+    if row is not None and tuple(row[:-1]) == state:
         return str(row[-1])
     started_ns = time.time_ns()
     digest = sha256_file(path)
     is_writable = cache.parent.is_dir() and os.access(cache.parent, os.W_OK)
-    if _file_state(path) == state and not is_too_recent(path.stat().st_ctime_ns, started_ns) and is_writable:
+    if FileState.of(path) == state and not is_too_recent(state.ctime_ns, started_ns) and is_writable:
         # Load again: another process may have written the cache meanwhile. If two write at once, one entry is lost.
         rows = {name: row for name, row in _load_digests(cache).items() if Path(name).is_file()}
         with suppress(OSError):  # on a full disk the file is just read again next time
@@ -197,20 +273,111 @@ def cached_sha256(path: Path, cache: Path = paths.DIGESTS) -> str:
     return digest
 
 
+class FileState(NamedTuple):
+    """The state of a file; each change of the content changes it, except within one tick of the file system's clock.
+
+    Users can set the modification time, but not the ctime.
+
+    Attributes:
+        size: The size in bytes.
+        mtime_ns: The time of the last change of the content, in nanoseconds.
+        ctime_ns: The time of the last change of the content, name, links or rights, in nanoseconds.
+        inode: The number of the file; a file that replaces another has another number.
+    """
+
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+
+    @classmethod
+    def of(cls, path: str | os.PathLike[str]) -> FileState:
+        """Read the state of a file; links are followed. Of a folder: the sums or the latest of its files.
+
+        Raises:
+            OSError: If the file is inaccessible.
+        """
+        status = os.stat(path)  # noqa: PTH116  (a Path for each of 100,000 files takes seconds)
+        if stat.S_ISDIR(status.st_mode):
+            with os.scandir(path) as entries:
+                files = [entry.stat() for entry in entries if entry.is_file()]
+            return cls(
+                sum(file.st_size for file in files),
+                max([status.st_mtime_ns, *(file.st_mtime_ns for file in files)]),
+                max([status.st_ctime_ns, *(file.st_ctime_ns for file in files)]),
+                status.st_ino,
+            )
+        return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+
+
 def is_too_recent(changed_ns: int, started_ns: int) -> bool:
     """Return whether a file with ctime ``changed_ns`` could change after ``started_ns`` without a new ctime."""
-    return changed_ns >= started_ns - (_CLOCK_LAG_NS if changed_ns % 1_000_000_000 else _COARSE_CLOCK_LAG_NS)
+    return changed_ns >= started_ns - _clock_lag(changed_ns)
 
 
-def _file_state(path: Path) -> list[int]:
-    status = path.stat()
-    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+def wait_until_settled(state: FileState) -> bool:
+    """Wait until each further change of a file gives it another state: at most one tick of the file system's clock.
+
+    Returns:
+        False without waiting if the ctime is in the future: the clock of a file server is ahead.
+    """
+    lag = _clock_lag(state.ctime_ns)
+    remaining = state.ctime_ns + lag - time.time_ns()
+    if remaining > lag:
+        return False
+    if remaining >= 0:
+        time.sleep((remaining + 1) / 1e9)
+    return True
+
+
+def _clock_lag(changed_ns: int) -> int:
+    return _CLOCK_LAG_NS if changed_ns % 1_000_000_000 else _COARSE_CLOCK_LAG_NS
+
+
+@contextmanager
+def indexed_content(path: Path, digest: str, known: FileState | None, size: int = 0) -> Iterator[None]:
+    """Check that a file has its indexed content before and after the block, which reads it.
+
+    The file is hashed only if its state is not the known one, for example on another machine than `index` ran on.
+
+    Args:
+        path: The file.
+        digest: SHA-256 of the indexed content, in hex.
+        known: A settled state in which the file had this content (`wait_until_settled`); None: unknown.
+        size: Size of the indexed content in bytes; 0: unknown. A file of another size is not hashed.
+
+    Raises:
+        ChangedSinceIndex: If the file has changed. Errors of the block are replaced, since the change may cause them.
+        FileUnreachable: If the file cannot be read.
+    """
+    changed = ChangedSinceIndex("the file has changed since it was indexed", command="ecmf-pipe index")
+    try:
+        state, is_settled = FileState.of(path), True
+        if state != known:
+            is_settled = wait_until_settled(state)
+            if (size and state.size != size) or sha256_input(path) != digest:
+                raise changed
+    except OSError as error:
+        raise FileUnreachable(f"cannot read the file: {error.strerror}") from error
+
+    def check() -> None:
+        with suppress(OSError):
+            if FileState.of(path) == state and (is_settled or sha256_input(path) == digest):
+                return
+        raise changed
+
+    try:
+        yield
+    except Exception:
+        check()
+        raise
+    check()
 
 
 def _load_digests(cache: Path) -> dict[str, list[int | str]]:
     """Read the cached digests; a missing or damaged cache counts as empty."""
     try:
-        content = json.loads(cache.read_bytes())
+        content = parse_json(cache.read_bytes())
     except (OSError, ValueError):
         return {}
     if not isinstance(content, dict):

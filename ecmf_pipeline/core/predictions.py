@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ecmf_pipeline.core.errors import InputError, MissingInput
-from ecmf_pipeline.core.files import read_text, write_atomic
+from ecmf_pipeline.core.clips import Clip, Split
+from ecmf_pipeline.core.files import write_atomic
+from ecmf_pipeline.core.tables import one_of, open_table, parse_flag, parse_number
 
 NO_MODALITY = "no usable modality"
 """Flag of a clip without a usable modality: its probabilities are the prior of the training labels."""
@@ -20,6 +21,10 @@ NO_MODALITY = "no usable modality"
 _TIE = 1e-5
 """Probabilities that differ by less count as tied."""
 
+_ROUNDING = 1e-6
+"""Precision of the numbers in the csv file."""
+
+_SPLITS = {split.value for split in Split}
 _FIXED_COLUMNS = ("clip_id", "split", "label", "out_of_fold", "flag")
 
 
@@ -103,36 +108,55 @@ class PredictionTable:
         write_atomic(path.with_suffix(".npz"), npz.getvalue())
 
     @classmethod
-    def read(cls, path: Path, *, command: str = "ecmf-pipe predict") -> PredictionTable:
+    def read(
+        cls, path: Path, *, command: str = "ecmf-pipe predict", clips: Sequence[Clip] | None = None
+    ) -> PredictionTable:
         """Read a csv file that `write` wrote.
 
         Args:
             path: The csv file.
             command: The shell command that writes it, for messages.
+            clips: The clips of the manifest, each of which must have a row with its split; None: not checked.
 
         Raises:
-            MissingInput: If the file does not exist.
+            MissingInput: If the file does not exist, or has other clips.
             InputError: If the file is damaged.
         """
-        if not path.is_file():
-            raise MissingInput(f"{path} does not exist", "run the stage that writes it", command=command)
-        header, *rows = list(csv.reader(io.StringIO(read_text(path)))) or [[]]
-        if tuple(header[: len(_FIXED_COLUMNS)]) != _FIXED_COLUMNS or any(len(row) != len(header) for row in rows):
-            raise InputError(f"{path} is damaged", "write it again", command=command)
+        table = open_table(path, command=command)
+        header = table.header()
         fixed = len(_FIXED_COLUMNS)
         labels = [name[2:] for name in header[fixed:] if name.startswith("p_")]
         modalities = [name[2:] for name in header[fixed + len(labels) :]]
-        try:
-            values = np.array(
-                [[float(cell) if cell else np.nan for cell in row[fixed:]] for row in rows], np.float32
-            ).reshape(len(rows), len(labels) + len(modalities))
-        except ValueError as error:
-            raise InputError(f"{path} is damaged ({error})", "write it again", command=command) from error
+        expected = [*_FIXED_COLUMNS, *(f"p_{name}" for name in labels), *(f"w_{name}" for name in modalities)]
+        if header != expected or not labels or len(set(header)) < len(header):
+            raise table.damaged(f"the columns are {', '.join(header)}", 1)
+        split_of = None if clips is None else {str(clip.clip_id): clip.split.value for clip in clips}
+
+        def parse(row: list[str]) -> tuple[tuple[str, str, bool, str], list[float]]:
+            clip_id, split, label, is_out_of_fold, flag = row[:fixed]
+            one_of(split, _SPLITS, "split")
+            if split_of is not None and split_of.get(clip_id, split) != split:
+                raise ValueError(f"split {split!r}, but the manifest has {split_of[clip_id]!r}")
+            probs = [parse_number(cell, high=1.0) for cell in row[fixed : fixed + len(labels)]]
+            if abs(sum(probs) - 1) > _ROUNDING * (len(probs) + 1):
+                raise ValueError("the probabilities do not add up to 1")
+            one_of(label, labels, "label")
+            if probs[labels.index(label)] < max(probs) - 2 * _ROUNDING:
+                raise ValueError(f"label {label!r} is not the most probable one")
+            one_of(flag, ("", NO_MODALITY), "flag")
+            weights = [parse_number(cell, high=1.0) if cell else float("nan") for cell in row[fixed + len(labels) :]]
+            return (clip_id, split, parse_flag(is_out_of_fold), flag), probs + weights
+
+        parsed = table.parse(parse)
+        clip_ids = tuple(cells[0] for cells, _ in parsed)
+        if clips is not None:
+            table.check_covers(clip_ids, [clip.clip_id for clip in clips])
+        values = np.array([numbers for _, numbers in parsed], np.float32).reshape(len(parsed), len(header) - fixed)
         return cls(
-            clip_ids=tuple(row[0] for row in rows),
-            splits=tuple(row[1] for row in rows),
-            out_of_fold=np.array([row[3] == "1" for row in rows], bool),
-            flags=tuple(row[4] for row in rows),
+            clip_ids=clip_ids,
+            splits=tuple(cells[1] for cells, _ in parsed),
+            out_of_fold=np.array([cells[2] for cells, _ in parsed], bool),
+            flags=tuple(cells[3] for cells, _ in parsed),
             label_names=tuple(labels),
             probs=values[:, : len(labels)],
             modalities=tuple(modalities),

@@ -38,6 +38,9 @@ class CorpusConfig(Config):
         mapping: Map from MELD's emotions (case-insensitive) to labels, "" for no label. None: MER's six, disgust
             without label.
         groups: The grouping of MELD's clips, ``dialogue`` or ``speaker``. Folds keep the clips of a group together.
+        wrong_length: Whether `index` keeps or quarantines a file whose length differs from that in the tables by more
+            than one second and a quarter (MELD's StartTime and EndTime; ``start``, ``end`` and ``duration`` of a
+            folder's ``labels.csv``). It reports such files in both cases.
     """
 
     kind: Literal["sample", "mer", "folder", "meld"] = "sample"
@@ -46,6 +49,7 @@ class CorpusConfig(Config):
     transcripts: Literal["english", "chinese"] = "english"
     mapping: dict[str, str] | None = None
     groups: Literal["dialogue", "speaker"] = "dialogue"
+    wrong_length: Literal["keep", "quarantine"] = "keep"
 
     @field_validator("labels")
     @classmethod

@@ -16,17 +16,22 @@ from ecmf_pipeline.core.clips import Clip, ClipId, Split, validate_clip_id
 from ecmf_pipeline.core.console import format_count
 from ecmf_pipeline.core.errors import AmbiguousName, CorpusError
 from ecmf_pipeline.corpora.config import CorpusConfig
+from ecmf_pipeline.corpora.lengths import LENGTH_COLUMNS, table_lengths
 from ecmf_pipeline.corpora.listing import (
-    MEDIA_EXTENSIONS,
     CorpusListing,
     Finding,
     FindingKind,
     first_finding_suffix,
-    name_files,
     quote_names,
     require_folder,
+)
+from ecmf_pipeline.corpora.scan import (
+    MEDIA_EXTENSIONS,
+    name_files,
     scan_media,
     strip_media_extension,
+    unread_by_name,
+    unread_findings,
 )
 from ecmf_pipeline.corpora.tables import (
     Table,
@@ -53,20 +58,20 @@ SPLITS = {"train": Split.TRAIN, "unlabeled": Split.UNLABELED, "unlabelled": Spli
 def read_folder(config: CorpusConfig) -> CorpusListing:
     """List the clips of a folder and its subfolders.
 
-    ``labels.csv`` has the columns ``name,label`` and optionally ``gold``, ``group`` and ``split``;
-    ``transcripts.csv`` has ``name,text`` and optionally ``translation``. If ``split`` is empty, a labelled clip is in
-    the training split and any other clip is a candidate. The label of a clip outside the training split counts as
-    gold. A clip that only ``labels.csv`` names has no path.
+    ``labels.csv`` has the columns ``name,label`` and optionally ``gold``, ``group``, ``split``, and ``start``, ``end``
+    or ``duration``; ``transcripts.csv`` has ``name,text`` and optionally ``translation``. If ``split`` is empty, a
+    labelled clip is in the training split and any other clip is a candidate. The label of a clip outside the training
+    split counts as gold. A clip that only ``labels.csv`` names has no path.
 
     Raises:
         CorpusError: If the folder does not exist or has no clips, or a csv file is unusable.
     """
     root = require_folder(config.root, "set corpus.root in params.yaml to the folder that holds the clips")
-    paths, findings = scan_media(root, nested=True)
-    files, file_findings = name_files(paths, lambda path: ID_SEPARATOR.join(strip_media_extension(path).split("/")))
-    findings += file_findings
+    scan = scan_media(root, nested=True)
+    files, file_findings = name_files(scan.media, lambda path: _joined(strip_media_extension(path)))
+    findings = [*scan.findings, *file_findings, *unread_findings(scan, (LABELS, TRANSCRIPTS))]
     resolve = _NameResolver(files)
-    columns = _read_labels(root / LABELS, resolve, findings)
+    columns, expected = _read_labels(root / LABELS, resolve, findings)
     clip_ids = sorted({*files, *columns["label"]})
     if not clip_ids:
         raise CorpusError(
@@ -79,7 +84,8 @@ def read_folder(config: CorpusConfig) -> CorpusListing:
     given, unknown = keep_known_labels(columns["label"], labels, f"{LABELS}, column label")
     gold, unknown_gold = keep_known_labels(columns["gold"], labels, f"{LABELS}, column gold")
     split = _assign_splits(clip_ids, given, columns["split"], findings)
-    findings += [*unknown, *unknown_gold, *_missing_findings(files, columns["label"], given)]
+    unread = unread_by_name(scan, _joined)
+    findings += [*unknown, *unknown_gold, *_missing_findings(files, columns["label"], given, unread)]
     clips = tuple(
         Clip(
             clip_id,
@@ -94,7 +100,11 @@ def read_folder(config: CorpusConfig) -> CorpusListing:
         for clip_id in clip_ids
     )
     candidates = tuple(clip.clip_id for clip in clips if clip.split is Split.CANDIDATE)
-    return CorpusListing(root, clips, labels, candidates, tuple(findings))
+    return CorpusListing(root, clips, labels, candidates, tuple(findings), expected_seconds=expected)
+
+
+def _joined(path: str) -> str:
+    return ID_SEPARATOR.join(path.split("/"))
 
 
 class _NameResolver:
@@ -124,10 +134,12 @@ class _NameResolver:
         return validate_clip_id(strip_media_extension(joined))
 
 
-def _read_labels(path: Path, resolve: _NameResolver, findings: list[Finding]) -> dict[str, dict[ClipId, str]]:
-    """Read `LABEL_COLUMNS` of ``labels.csv``: for each column, the value of each clip id."""
+def _read_labels(
+    path: Path, resolve: _NameResolver, findings: list[Finding]
+) -> tuple[dict[str, dict[ClipId, str]], dict[ClipId, float]]:
+    """Return the value of each clip id for each of `LABEL_COLUMNS`, and the length of each clip."""
     if not path.exists():
-        return {column: {} for column in LABEL_COLUMNS}
+        return {column: {} for column in LABEL_COLUMNS}, {}
     table = read_table(path, ("name", "label"))
     clip_ids, bad_names = resolve_names(table, resolve)
     findings += [*table.findings, *bad_names, *duplicate_rows(table, clip_ids), *_unused_columns(table)]
@@ -135,13 +147,15 @@ def _read_labels(path: Path, resolve: _NameResolver, findings: list[Finding]) ->
     for column in LABEL_COLUMNS:
         columns[column], conflicts = values_by_clip(table, clip_ids, column)
         findings += conflicts
-    return columns
+    lengths, invalid_times = table_lengths(table, *LENGTH_COLUMNS)
+    findings += invalid_times
+    return columns, {clip_id: seconds for clip_id, seconds in zip(clip_ids, lengths, strict=True) if clip_id}
 
 
 def _unused_columns(table: Table) -> Iterator[Finding]:
     """Yield a finding for each unknown column: a misspelt ``group`` would silently split speakers across folds."""
     for column in table.columns:
-        if column and column not in {"name", *LABEL_COLUMNS}:
+        if column and column not in {"name", *LABEL_COLUMNS, *LENGTH_COLUMNS}:
             close = difflib.get_close_matches(column, LABEL_COLUMNS, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"known columns are name, {', '.join(LABEL_COLUMNS)}"
             yield Finding(FindingKind.UNUSED_COLUMN, "", f"{LABELS}: column {column!r} is ignored; {hint}")
@@ -194,7 +208,7 @@ def _assign_splits(
 
 
 def _missing_findings(
-    files: Mapping[ClipId, str], rows: Mapping[ClipId, str], given: Mapping[ClipId, str]
+    files: Mapping[ClipId, str], rows: Mapping[ClipId, str], given: Mapping[ClipId, str], unread: Mapping[str, str]
 ) -> list[Finding]:
     """Return findings about clips without file and files without label."""
     findings = []
@@ -206,7 +220,7 @@ def _missing_findings(
             Finding(
                 FindingKind.LABEL_WITHOUT_FILE,
                 clip_id,
-                f"{LABELS}: clip {clip_id!r} has no file; add the file or remove the row",
+                f"{LABELS}: clip {clip_id!r} has no file; {unread.get(clip_id, 'add the file or remove the row')}",
             )
             for clip_id in rows
             if clip_id not in files

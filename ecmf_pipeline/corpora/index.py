@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,10 +11,13 @@ from operator import itemgetter
 from pathlib import Path
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import Clip, ClipId, write_manifest
+from ecmf_pipeline.core.clips import Clip, ClipId, Corpus, Split, write_corpus_tables
 from ecmf_pipeline.core.console import format_count, progress_bar
-from ecmf_pipeline.core.files import write_csv, write_json
+from ecmf_pipeline.core.errors import WrongLength
+from ecmf_pipeline.core.files import FileState, write_csv, write_json
+from ecmf_pipeline.core.tables import as_spreadsheet_text
 from ecmf_pipeline.corpora.config import MER_LABELS
+from ecmf_pipeline.corpora.lengths import wrong_lengths
 from ecmf_pipeline.corpora.listing import CorpusListing, Finding, FindingKind, count_by_kind
 from ecmf_pipeline.corpora.measuring import (
     CacheWriter,
@@ -59,7 +61,7 @@ class IndexResult:
 def index_corpus(
     listing: CorpusListing, cache_path: Path, *, workers: int | None = None, clip_timeout: float = 60.0
 ) -> IndexResult:
-    """Measure each file of a listing that is new, or whose size or modification time has changed.
+    """Measure each file of a listing that is new or has changed: its size, times or inode.
 
     Args:
         listing: The result of `registry.read_corpus`.
@@ -80,13 +82,17 @@ def index_corpus(
             results = measure_files(listing.root, changed, writer, workers=workers, clip_timeout=clip_timeout)
             measured |= _measure_all(writer, results, len(changed))
     reused = len(sizes) - len(changed)
+    lengths = list(wrong_lengths(listing, measured))
+    if listing.quarantines_wrong_length:
+        measured |= {path: failure(WrongLength(found.message), measured[path].digest) for path, found in lengths}
     clips = tuple(_measured_clip(clip, sizes, measured) for clip in listing.clips)
     quarantined = {
         clip.clip_id: measurement
         for clip in clips
         if (measurement := measured.get(clip.path)) is not None and measurement.reason
     }
-    findings = (*listing.findings, *_stream_findings(clips, measured), *_content_duplicates(clips, measured))
+    found = (finding for _, finding in lengths)
+    findings = (*listing.findings, *found, *_stream_findings(clips, measured), *_content_duplicates(clips, measured))
     return IndexResult(clips, findings, quarantined, hashed=len(changed), reused=reused)
 
 
@@ -98,18 +104,17 @@ def write_index(listing: CorpusListing, result: IndexResult, quarantine: Quarant
     """
     quarantine.drop_outdated({clip_id: measurement.digest for clip_id, measurement in result.quarantined.items()})
     for clip_id, measurement in result.quarantined.items():
-        quarantine.add(clip_id, measurement.reason, measurement.message, measurement.digest)
+        quarantine.add(clip_id, measurement.reason, measurement.message, measurement.digest, measurement.limit)
     quarantine.write()
-    corpus = {
-        "candidates": list(listing.candidate_order),
-        "labels": list(listing.labels),
-        "synthetic": listing.synthetic,
-    }
-    write_json(paths.CORPUS, corpus)
-    rows = ([finding.kind, finding.clip_id, finding.message, finding.count] for finding in result.findings)
+    rows = (
+        [finding.kind, *map(as_spreadsheet_text, (finding.clip_id, finding.message)), finding.count]
+        for finding in result.findings
+    )
     write_csv(paths.FINDINGS, ["kind", "clip_id", "message", "count"], rows)
     write_json(paths.INDEX_METRICS, {**_counts(result.clips), "findings": count_by_kind(result.findings)})
-    return write_manifest(paths.MANIFEST, result.clips)
+    return write_corpus_tables(
+        Corpus([*result.clips], [*listing.labels], [*listing.candidate_order], synthetic=listing.synthetic)
+    )
 
 
 def format_index_summary(result: IndexResult, labels: Sequence[str], *, read: int, changed: bool) -> str:
@@ -167,14 +172,14 @@ def _look_up(
     changed: list[FileToMeasure] = []
     for path in filter(None, (path for clip in listing.clips for path in (clip.path, clip.face_path))):
         try:
-            status = os.stat(f"{root}/{path}")  # noqa: PTH116  (a Path for each of 100,000 files takes seconds)
+            state = FileState.of(f"{root}/{path}")
         except OSError as error:
             measured[path] = failure(unreachable(error))
             continue
-        sizes[path] = status.st_size
-        known = cache.get(path, status.st_size, status.st_mtime_ns)
+        sizes[path] = state.size
+        known = cache.get(path, state)
         if known is None:
-            changed.append(FileToMeasure(path, status.st_size, status.st_mtime_ns))
+            changed.append(FileToMeasure(path, state))
         else:
             measured[path] = known
     return measured, sizes, changed
@@ -217,6 +222,12 @@ def _measured_clip(clip: Clip, sizes: dict[str, int], measured: dict[str, Measur
 
 def _stream_findings(clips: Sequence[Clip], measured: dict[str, Measurement]) -> Iterator[Finding]:
     for clip in clips:
+        if clip.path and (file := measured[clip.path]).readable < file.duration and not file.reason:
+            message = (
+                f"{clip.path!r} is cut off: {file.readable:.2f} of {file.duration:.2f} s can be read; copy the file "
+                "again (media.least_readable sets from which share on it is used)"
+            )
+            yield Finding(FindingKind.TRUNCATED, clip.clip_id, message)
         if clip.path and not clip.has_video and not measured[clip.path].reason:
             missing = "no global features" if clip.face_digest else "no global and no face features"
             message = (
@@ -241,7 +252,13 @@ def _content_duplicates(clips: Sequence[Clip], measured: dict[str, Measurement])
         if other is not clip:
             message = (
                 f"{clip.path!r} (clip {clip.clip_id!r}, {clip.split}) has the same bytes as {other.path!r} (clip "
-                f"{other.clip_id!r}, {other.split}): scores are too high if a clip is in both training and "
-                "evaluation; remove one of the two"
+                f"{other.clip_id!r}, {other.split}): {_duplicate_effect(clip, other)}; remove one of the two"
             )
             yield Finding(FindingKind.DUPLICATE_CONTENT, clip.clip_id, message)
+
+
+def _duplicate_effect(clip: Clip, other: Clip) -> str:
+    """Return what goes wrong if two clips have the same bytes."""
+    if Split.TRAIN in (clip.split, other.split):
+        return "scores are too high if a clip is in both training and evaluation"
+    return "the clip is predicted and counted twice"

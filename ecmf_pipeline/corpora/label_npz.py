@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import lzma
 import pickle
+import pickletools
 import struct
 import zipfile
 import zlib
@@ -17,11 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from ecmf_pipeline.core.errors import InputError, MissingInput
+from ecmf_pipeline.core.files import LFS_COMMAND, LFS_HINT, LFS_PROBLEM, is_lfs_pointer
 
 TRAIN_ENTRY, TEST_ENTRY = "train_corpus", "test1_corpus"
 LABEL_KEY = "emo"
-MAX_ENTRY_BYTES = 512 * 1024**2
+MAX_ENTRY_BYTES = 64 * 1024**2
 """Maximum size of an uncompressed entry in bytes; those of the challenge have a few hundred kilobytes."""
+
+_NUMPY_COMPRESSION = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
+"""The compression that NumPy writes; `zipfile` decompresses the others without a limit of memory."""
 
 _ENCRYPTED = 0x1
 """The flag of an encrypted zip member."""
@@ -37,6 +42,9 @@ _ZIP_ERRORS = (
     zlib.error,
 )
 """The errors that zipfile raises for damaged archives and other files."""
+
+_OPCODES_WITH_SIZE = {"PUT", "BINPUT", "LONG_BINPUT", "FRAME"}
+"""The opcodes of a pickle with the index of a memo or the length of a frame."""
 
 _HINT = "use a file with plain dictionaries of strings, as the baseline writes it; no code of the file was executed"
 
@@ -58,7 +66,7 @@ def read_label_npz(path: Path, entry: str = TRAIN_ENTRY) -> dict[str, str]:
         with zipfile.ZipFile(path) as archive:
             content = _read_member(archive, entry, path)
     except _ZIP_ERRORS as error:
-        raise InputError(f"{path} is not an npz file, or is damaged ({error})", _HINT) from error
+        raise _damaged(path, error) from error
     return _checked_labels(_unpickle(content, f"{path}: {entry}"), f"{path}: {entry}")
 
 
@@ -72,7 +80,13 @@ def entries_of(path: Path) -> list[str]:
         with zipfile.ZipFile(path) as archive:
             return sorted(name.removesuffix(".npy") for name in archive.namelist())
     except _ZIP_ERRORS as error:
-        raise InputError(f"{path} is not an npz file, or is damaged ({error})", _HINT) from error
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    if is_lfs_pointer(path):
+        return InputError(f"{path} {LFS_PROBLEM}", LFS_HINT, command=LFS_COMMAND)
+    return InputError(f"{path} is not an npz file, or is damaged ({error})", _HINT)
 
 
 def _read_member(archive: zipfile.ZipFile, entry: str, path: Path) -> bytes:
@@ -85,6 +99,8 @@ def _read_member(archive: zipfile.ZipFile, entry: str, path: Path) -> bytes:
     member = members[f"{entry}.npy"]
     if member.flag_bits & _ENCRYPTED:
         raise InputError(f"{path}: entry {entry} is encrypted", "save it without a password")
+    if member.compress_type not in _NUMPY_COMPRESSION:
+        raise InputError(f"{path}: entry {entry} is compressed in another way than NumPy does", _HINT)
     if member.file_size > MAX_ENTRY_BYTES:
         raise InputError(f"{path}: entry {entry} unpacks to more than {MAX_ENTRY_BYTES} bytes", _HINT)
     return archive.read(member)
@@ -100,6 +116,7 @@ def _unpickle(content: bytes, location: str) -> Any:
         shape, _, dtype = read_header(stream)
         if shape != () or not dtype.hasobject:
             raise InputError(f"{location} is an array of shape {shape} and type {dtype}, not one dictionary", _HINT)
+        _check_sizes(stream)
         array = _SafeUnpickler(stream).load()
     except pickle.UnpicklingError as error:
         raise InputError(f"{location} is refused: {error}", _HINT) from error
@@ -118,6 +135,19 @@ def _unpickle(content: bytes, location: str) -> Any:
     if not isinstance(array, _ArrayStub) or not isinstance(array.items, list) or len(array.items) != 1:
         raise InputError(f"{location} is not an array of one dictionary", _HINT)
     return array.items[0]
+
+
+def _check_sizes(stream: io.BytesIO) -> None:
+    """Check that no opcode of a pickle has an index or a length beyond its size, for which memory would be allocated.
+
+    Raises:
+        ValueError: If one has, or the pickle is truncated.
+    """
+    start, size = stream.tell(), len(stream.getbuffer())
+    for opcode, value, _ in pickletools.genops(stream):  # checks the length of strings
+        if opcode.name in _OPCODES_WITH_SIZE and not 0 <= int(value or 0) <= size:
+            raise ValueError(f"opcode {opcode.name} has the value {value}, but the pickle has {size} bytes")
+    stream.seek(start)
 
 
 def _checked_labels(names: Any, location: str) -> dict[str, str]:

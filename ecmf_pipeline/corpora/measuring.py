@@ -8,20 +8,23 @@ from __future__ import annotations
 import json
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict, astuple, dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ecmf_pipeline.core.errors import ClipError, ClipTimeout, FileUnreachable, InputError, UnreadableMedia
-from ecmf_pipeline.core.files import read_text, sha256_file, write_atomic
-from ecmf_pipeline.corpora.mer import FACE_CROPS_EXTENSION
+from ecmf_pipeline.core.errors import ClipError, ClipTimeout, FileUnreachable, InputError, UnreadableMedia, clip_error
+from ecmf_pipeline.core.files import FileState, read_text, sha256_input, wait_until_settled, write_atomic
+from ecmf_pipeline.corpora.mer import FACE_CROPS_EXTENSION, FACE_CROPS_FOLDER
 from ecmf_pipeline.media.containers import probe_media
 from ecmf_pipeline.runner import Engine, InProcess, LocalProcesses, Outcome, Step, Target, Task
 from ecmf_pipeline.runner.machine import as_out_of_memory, usable_cores
+from ecmf_pipeline.runner.quarantine import is_worth_retrying, program_version
 from ecmf_pipeline.runner.step import Spool, SpoolWriter
 
-CACHE_VERSION = 1
+CACHE_VERSION = 3
+_ROW_TYPES = (int, int, int, int, str, float, float, bool, bool, str, str)
+"""Types of a cached row: the state, then the measurement without its limit; the limit and the program follow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,27 +34,32 @@ class Measurement:
     Attributes:
         digest: SHA-256 of the file, in hex; empty if it could not be read.
         duration: Seconds.
+        readable: Seconds that can be read: fewer than `duration` if the file was cut off.
         has_video: Whether the file has a video stream.
         has_audio: Whether the file has an audio stream.
         reason: The class name of the error if the file is unusable, else empty.
         message: The message of the error.
+        limit: The limit that the file met, if a setting can lift it.
     """
 
     digest: str
     duration: float = 0.0
+    readable: float = 0.0
     has_video: bool = False
     has_audio: bool = False
     reason: str = ""
     message: str = ""
+    limit: float | None = None
 
 
 class IndexCache:
-    """Measurements by path, size and modification time. If the cache is deleted, all files are read again.
+    """Measurements by path and state. If the cache is deleted, all files are read again.
 
     Args:
         path: The JSON file. A damaged file, or one of another corpus or version, counts as empty.
         root: The corpus folder, as in the settings.
-        clip_timeout: Seconds allowed for one file. Timeouts under another limit are dropped from the cache.
+        clip_timeout: Seconds allowed for one file. A file that failed is measured again if this is longer now, or if
+            the program may have failed and has changed.
 
     Attributes:
         path: The JSON file.
@@ -60,32 +68,56 @@ class IndexCache:
 
     def __init__(self, path: Path, root: Path, clip_timeout: float = 60.0) -> None:
         self.path = path
-        self.head = {"version": CACHE_VERSION, "root": root.as_posix()}
-        self._limit = {"clip_timeout": clip_timeout}
-        self._rows: dict[str, list[Any]] = _load(path, self.head, self._limit)
+        self.head = _head(root)
+        self._limits = {ClipTimeout.__name__: clip_timeout}
+        rows = _load(path, self.head)
+        self._rows: dict[str, list[Any]] = rows if all(map(_is_valid, rows.values())) else {}
         self._changed = False
 
-    def get(self, path: str, size: int, mtime_ns: int) -> Measurement | None:
-        """Return the measurement of a file, or None if the file is new or has changed."""
+    def get(self, path: str, state: FileState) -> Measurement | None:
+        """Return the measurement of a file, or None if the file is new, has changed, or is worth another try."""
         row = self._rows.get(path)
-        if row is None or row[0] != size or row[1] != mtime_ns:
+        if row is None or tuple(row[:4]) != state:
             return None
-        return Measurement(*row[2:])
+        measured = Measurement(*row[4:-1])
+        if measured.reason and is_worth_retrying(measured.reason, measured.limit, row[-1], self._limits):
+            return None
+        return measured
 
-    def put(self, path: str, size: int, mtime_ns: int, measured: Measurement) -> None:
-        """Add the measurement of a file."""
-        self._rows[path] = [size, mtime_ns, *asdict(measured).values()]
-        self._changed = True
+    def put(self, path: str, state: FileState, measured: Measurement) -> None:
+        """Add the measurement of a file, unless it failed for a transient reason."""
+        error_class = clip_error(measured.reason)
+        if not error_class.is_transient:
+            program = program_version() if error_class.is_version_bound else ""
+            self._rows[path] = [*state, *astuple(measured), program]
+            self._changed = True
 
     def save(self) -> None:
         """Write the cache atomically if it has changed."""
         if self._changed:
-            document = {**self.head, **self._limit, "files": self._rows}
-            write_atomic(self.path, json.dumps(document, ensure_ascii=False))
+            write_atomic(self.path, json.dumps({**self.head, "files": self._rows}, ensure_ascii=False))
             self._changed = False
 
 
-def _load(path: Path, head: dict[str, Any], limit: dict[str, Any]) -> dict[str, list[Any]]:
+def known_states(path: Path, root: Path, names: Iterable[str]) -> dict[str, FileState]:
+    """Return the settled states of files whose digest the manifest holds, by path; unknown files are left out.
+
+    Args:
+        path: The index cache; if it is missing, no state is known.
+        root: The corpus folder, as in the settings.
+        names: The paths, relative to the corpus folder.
+    """
+    files = _load(path, _head(root))
+    rows = ((name, files[name]) for name in names if name in files)
+    return {name: FileState(*row[:4]) for name, row in rows if _is_valid(row) and row[4]}
+
+
+def _head(root: Path) -> dict[str, Any]:
+    return {"version": CACHE_VERSION, "root": root.as_posix()}
+
+
+def _load(path: Path, head: dict[str, Any]) -> dict[str, list[Any]]:
+    """Read the rows of the cache, which are not validated; none if it is damaged or another one."""
     try:
         content = json.loads(read_text(path))
     except (OSError, InputError, ValueError):
@@ -93,14 +125,14 @@ def _load(path: Path, head: dict[str, Any], limit: dict[str, Any]) -> dict[str, 
     if not isinstance(content, dict) or any(content.get(key) != value for key, value in head.items()):
         return {}
     files = content.get("files")
-    row_types = (int, int, str, float, bool, bool, str, str)
-    if not isinstance(files, dict) or not all(
-        isinstance(row, list) and tuple(map(type, row)) == row_types for row in files.values()
-    ):
-        return {}
-    if any(content.get(key) != value for key, value in limit.items()):
-        return {path: row for path, row in files.items() if row[-2] != ClipTimeout.__name__}
-    return files
+    return files if isinstance(files, dict) else {}
+
+
+def _is_valid(row: object) -> bool:
+    if not isinstance(row, list) or len(row) != len(_ROW_TYPES) + 2:
+        return False
+    *measured, limit, program = map(type, row)
+    return tuple(measured) == _ROW_TYPES and limit in {float, int, type(None)} and program is str
 
 
 BRANCH = "index"
@@ -119,14 +151,12 @@ class FileToMeasure:
 
     Attributes:
         path: The path relative to the corpus folder.
-        size: The size in bytes.
-        mtime_ns: The modification time.
+        state: The state.
         known_error: The error of a previous attempt; only the digest is computed then.
     """
 
     path: str
-    size: int
-    mtime_ns: int
+    state: FileState
     known_error: ClipError | None = field(default=None, compare=False)
 
     @property
@@ -142,22 +172,26 @@ class FileToMeasure:
 Row = tuple[FileToMeasure, Measurement]
 Measurements = Generator[tuple[str, Measurement], None, None]
 """Paths and their measurements."""
+_UNSETTLED_CTIME = -1
+"""Time of a state that no file has: its measurement is not reused."""
 
 
-class MeasuringStep(Step[FileToMeasure, Measurement, Row]):
+class MeasuringStep(Step[FileToMeasure, Row, Row]):
     """Hash files of a corpus folder and probe their streams."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    def open(self, item: FileToMeasure) -> Measurement:
+    def open(self, item: FileToMeasure) -> Row:
         """Measure one file. An error is part of the result, because the digest is needed too."""
         with as_out_of_memory():
-            return measure(self._root, item)
+            is_settled = wait_until_settled(item.state)
+            measured = measure(self._root, item)
+        return item if is_settled else replace(item, state=item.state._replace(ctime_ns=_UNSETTLED_CTIME)), measured
 
-    def work(self, batch: Sequence[tuple[FileToMeasure, Measurement]]) -> list[Outcome[Row]]:
+    def work(self, batch: Sequence[tuple[FileToMeasure, Row]]) -> list[Outcome[Row]]:
         """Return the measurements; `open` has done all work."""
-        return [Outcome(file.targets[0], (file, measurement)) for file, measurement in batch]
+        return [Outcome(file.targets[0], row) for file, row in batch]
 
 
 def make_step(root: Path, worker: int) -> MeasuringStep:  # noqa: ARG001 - all workers do the same
@@ -171,17 +205,17 @@ def measure(root: Path, file: FileToMeasure) -> Measurement:
     """Hash and probe one file. A result without digest is a transient failure and is not cached."""
     path = root / file.path
     try:
-        digest = sha256_file(path)
+        digest = sha256_input(path)
         try:
             measurement = _probe(path, file, digest)
         except FileUnreachable as error:
             return failure(error)
         except ClipError as error:
             measurement = failure(error, digest)
-        status = path.stat()
+        state = FileState.of(path)
     except OSError as error:
         return failure(unreachable(error))
-    if (status.st_size, status.st_mtime_ns) != (file.size, file.mtime_ns):
+    if state != file.state:
         return failure(FileUnreachable(f"{file.path} changed while it was read"))
     return measurement
 
@@ -189,17 +223,17 @@ def measure(root: Path, file: FileToMeasure) -> Measurement:
 def _probe(path: Path, file: FileToMeasure, digest: str) -> Measurement:
     if file.known_error is not None:
         raise file.known_error
-    if file.path.endswith(FACE_CROPS_EXTENSION):
+    if file.path.startswith(f"{FACE_CROPS_FOLDER}/") and (file.path.endswith(FACE_CROPS_EXTENSION) or path.is_dir()):
         return Measurement(digest)  # the face modality checks the content
-    if file.size == 0:
+    if file.state.size == 0:
         raise UnreadableMedia(f"{file.path} is empty (0 bytes)")
     probe = probe_media(path)
-    return Measurement(digest, probe.duration, probe.has_video, probe.has_audio)
+    return Measurement(digest, probe.duration, probe.readable, probe.has_video, probe.has_audio)
 
 
 def failure(error: ClipError, digest: str = "") -> Measurement:
     """Return the measurement of an unusable file."""
-    return Measurement(digest, reason=error.reason, message=error.message)
+    return Measurement(digest, reason=error.reason, message=error.message, limit=error.limit)
 
 
 def unreachable(error: OSError) -> FileUnreachable:
@@ -211,7 +245,7 @@ def unreachable(error: OSError) -> FileUnreachable:
 
 def pack_rows(head: Mapping[str, object], rows: Sequence[Row]) -> bytes:
     """Serialise a finished batch as JSON, with the head of the cache that it belongs to."""
-    files = [[file.path, file.size, file.mtime_ns, *astuple(measurement)] for file, measurement in rows]
+    files = [[file.path, file.state, *astuple(measurement)] for file, measurement in rows]
     return json.dumps({**head, "files": files}).encode()
 
 
@@ -230,7 +264,7 @@ class CacheWriter(SpoolWriter[Row]):
         self._taken = ExitStack()
 
     def take(self, task: str) -> list[tuple[str, Measurement]]:
-        """Return the measurements of a finished batch by path; add those with a digest to the cache."""
+        """Return the measurements of a finished batch by path, and add them to the cache."""
         with ExitStack() as taking:  # an interrupt in the middle leaves the whole batch in the spool
             payloads = taking.enter_context(self._kept([task]))
             rows = [self._cache_row(*row) for payload in payloads for row in json.loads(payload)["files"]]
@@ -242,10 +276,13 @@ class CacheWriter(SpoolWriter[Row]):
         self._cache.save()
         self._taken.close()
 
-    def _cache_row(self, path: str, size: int, mtime_ns: int, *values: object) -> tuple[str, Measurement]:
+    def put(self, file: FileToMeasure, measurement: Measurement) -> None:
+        """Add a measurement that no batch contains."""
+        self._cache.put(file.path, file.state, measurement)
+
+    def _cache_row(self, path: str, state: Sequence[int], *values: object) -> tuple[str, Measurement]:
         measurement = Measurement(*values)  # type: ignore[arg-type]  # as `pack_rows` wrote them
-        if measurement.digest:
-            self._cache.put(path, size, mtime_ns, measurement)
+        self._cache.put(path, FileState(*state), measurement)
         return path, measurement
 
     def _adopt(self, leftovers: Sequence[Path]) -> int:
@@ -297,7 +334,11 @@ def measure_files(
     # With its digest in the cache, a file that crashes a worker does so only once.
     unhashed: list[FileToMeasure] = []
     yield from run_round("again", crashed, unhashed)
-    yield from ((file.path, failure(file.known_error)) for file in unhashed if file.known_error)
+    for file in unhashed:
+        if file.known_error:
+            measurement = failure(file.known_error)
+            writer.put(file, measurement)
+            yield file.path, measurement
 
 
 def _tasks(name: str, files: Sequence[FileToMeasure]) -> Iterable[Task[FileToMeasure]]:

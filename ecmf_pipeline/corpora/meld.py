@@ -12,15 +12,15 @@ from ecmf_pipeline.core.clips import Clip, ClipId, Split
 from ecmf_pipeline.core.console import format_count
 from ecmf_pipeline.core.errors import CorpusError, ParamsError
 from ecmf_pipeline.corpora.config import MELD_TO_MER, MER_LABELS, CorpusConfig
+from ecmf_pipeline.corpora.lengths import table_lengths
 from ecmf_pipeline.corpora.listing import (
     CorpusListing,
     Finding,
     FindingKind,
     quote_names,
     require_folder,
-    scan_media,
-    strip_media_extension,
 )
+from ecmf_pipeline.corpora.scan import scan_media, strip_media_extension, unread_findings
 from ecmf_pipeline.corpora.tables import read_table
 
 TABLES = {"train": "train_sent_emo.csv", "dev": "dev_sent_emo.csv", "test": "test_sent_emo.csv"}
@@ -44,7 +44,8 @@ def read_meld(config: CorpusConfig) -> CorpusListing:
     """
     root = require_folder(config.root, "set corpus.root in params.yaml to the folder that holds train_sent_emo.csv")
     findings: list[Finding] = []
-    rows = list(_rows(root, config, findings))
+    expected: dict[ClipId, float] = {}
+    rows = list(_rows(root, config, findings, expected))
     if not rows:
         raise CorpusError(
             f"{root} has no utterances in {', '.join(TABLES.values())}",
@@ -62,12 +63,15 @@ def read_meld(config: CorpusConfig) -> CorpusListing:
             f"{root}: {format_count(len(missing), 'utterance')} without file: {quote_names(missing)}; add the files"
         )
         findings.append(Finding(FindingKind.LABEL_WITHOUT_FILE, "", message, count=len(missing)))
+    if extra := sorted(files.keys() - {clip.clip_id for clip, _ in rows}):
+        message = f"{root}: {format_count(len(extra), 'file')} without csv row: {quote_names(extra)}; add the rows"
+        findings.append(Finding(FindingKind.FILE_WITHOUT_LABEL, "", message, count=len(extra)))
     clips = sorted(
         (_complete_clip(clip, mapping.get(emotion, ""), labels, files) for clip, emotion in rows),
         key=lambda clip: clip.clip_id,
     )
     order = tuple(clip.clip_id for clip, _ in rows if clip.split is Split.CANDIDATE)
-    return CorpusListing(root, tuple(clips), labels, order, tuple(findings))
+    return CorpusListing(root, tuple(clips), labels, order, tuple(findings), expected_seconds=expected)
 
 
 def _casefolded(mapping: Mapping[str, str], emotions: set[str]) -> dict[str, str]:
@@ -94,16 +98,19 @@ def _default_labels(mapping: Mapping[str, str]) -> tuple[str, ...]:
     return MER_LABELS if mapped <= set(MER_LABELS) else tuple(sorted(mapped))
 
 
-def _rows(root: Path, config: CorpusConfig, findings: list[Finding]) -> Iterable[tuple[Clip, str]]:
-    """Yield each clip, without path and label, and its emotion."""
+def _rows(
+    root: Path, config: CorpusConfig, findings: list[Finding], expected: dict[ClipId, float]
+) -> Iterable[tuple[Clip, str]]:
+    """Yield each clip, without path and label, and its emotion; add its length to ``expected``."""
     seen: set[str] = set()
     for part, name in TABLES.items():
         if not (root / name).is_file():
             continue
         table = read_table(root / name, COLUMNS)
-        findings += table.findings
+        lengths, invalid_times = table_lengths(table, "starttime", "endtime")
+        findings += [*table.findings, *invalid_times]
         columns = [table.column(column) for column in COLUMNS]
-        for text, speaker, emotion, dialogue, utterance in zip(*columns, strict=True):
+        for seconds, text, speaker, emotion, dialogue, utterance in zip(lengths, *columns, strict=True):
             if not (dialogue.isdecimal() and utterance.isdecimal()):
                 message = (
                     f"{name}: a row has no numbers in Dialogue_ID and Utterance_ID ({dialogue!r}, {utterance!r}): it "
@@ -118,6 +125,7 @@ def _rows(root: Path, config: CorpusConfig, findings: list[Finding]) -> Iterable
                 findings.append(Finding(FindingKind.DUPLICATE_ROW, clip_id, message))
                 continue
             seen.add(clip_id)
+            expected[clip_id] = seconds
             split = Split.CANDIDATE if part == CANDIDATES else Split.TRAIN
             group = dialogue_id if config.groups == "dialogue" else " ".join(speaker.split())
             yield Clip(clip_id, transcript=text, split=split, group=group), emotion.casefold()
@@ -125,14 +133,30 @@ def _rows(root: Path, config: CorpusConfig, findings: list[Finding]) -> Iterable
 
 def _files(root: Path, findings: list[Finding]) -> dict[str, str]:
     """Return the path of each clip id; the name of a folder determines the part."""
-    paths, scan_findings = scan_media(root, nested=True)
-    findings += scan_findings
+    scan = scan_media(root, nested=True)
+    findings += [*scan.findings, *unread_findings(scan, tuple(TABLES.values()))]
     files: dict[str, str] = {}
-    for path in sorted(paths):
+    unnamed: list[str] = []
+    repeated: list[str] = []
+    for path in scan.media:
         stem = re.fullmatch(r"dia(\d+)_utt(\d+)", strip_media_extension(Path(path).name))
         parts = [part for part in TABLES if any(part in folder.casefold() for folder in Path(path).parts[:-1])]
-        if stem and len(parts) == 1:
-            files.setdefault(f"{parts[0]}_dia{int(stem[1])}_utt{int(stem[2])}", path)
+        if not stem or len(parts) != 1:
+            unnamed.append(path)
+        elif files.setdefault(f"{parts[0]}_dia{int(stem[1])}_utt{int(stem[2])}", path) != path:
+            repeated.append(path)
+    if unnamed:
+        message = (
+            f"{format_count(len(unnamed), 'media file')} not read: {quote_names(unnamed)}; name each "
+            f"dia{{D}}_utt{{U}}, in a folder whose name contains one of {', '.join(TABLES)}"
+        )
+        findings.append(Finding(FindingKind.UNREAD_FILES, "", message, count=len(unnamed)))
+    if repeated:
+        message = (
+            f"{format_count(len(repeated), 'media file')} not read, because another file of the same clip comes first "
+            f"in order of names: {quote_names(repeated)}; remove one of the two"
+        )
+        findings.append(Finding(FindingKind.DUPLICATE_CLIP, "", message, count=len(repeated)))
     return files
 
 

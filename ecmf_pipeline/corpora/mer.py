@@ -13,6 +13,7 @@ from pathlib import Path
 from ecmf_pipeline.core.clips import Clip, ClipId, Split, validate_clip_id
 from ecmf_pipeline.core.console import format_count
 from ecmf_pipeline.core.errors import CorpusError
+from ecmf_pipeline.core.files import picture_files
 from ecmf_pipeline.corpora.config import MER_LABELS, CorpusConfig
 from ecmf_pipeline.corpora.label_npz import TEST_ENTRY, TRAIN_ENTRY, entries_of, read_label_npz
 from ecmf_pipeline.corpora.listing import (
@@ -20,11 +21,16 @@ from ecmf_pipeline.corpora.listing import (
     Finding,
     FindingKind,
     first_finding_suffix,
-    name_files,
     quote_names,
     require_folder,
+)
+from ecmf_pipeline.corpora.scan import (
+    Scan,
+    name_files,
     scan_media,
     strip_media_extension,
+    unread_by_name,
+    unread_findings,
 )
 from ecmf_pipeline.corpora.tables import (
     Table,
@@ -39,13 +45,14 @@ FACE_CROPS_FOLDER = "openface_face"
 FACE_CROPS_EXTENSION = ".npy"
 TRAIN_TABLES = ("track1_train_disdim.csv", "track1_train.csv")
 CANDIDATE_TABLES = ("track_all_candidates.csv", "track1_track2_candidate.csv")
-GOLD_TABLES = ("gold.csv", "track1_test_dis.csv")
+GOLD_TABLES = ("gold.csv", "track1_test_dis.csv", "track1_test.csv")
 LABEL_NPZ = "track1_label_6way.npz"
 SUBTITLES = "subtitle_chieng.csv"
 LANGUAGES = ("english", "chinese")
 """The language columns of the subtitles; one is the transcript, the other its translation."""
 GROUPS = "groups.csv"
 MEDIA_FOLDER = "video"
+TABLES = (*TRAIN_TABLES, *CANDIDATE_TABLES, *GOLD_TABLES, LABEL_NPZ, SUBTITLES, GROUPS)
 MIN_PREFIX_MATCHES = 3
 """Minimum number of names without file that must match another prefix before a prefix mismatch is reported."""
 
@@ -59,7 +66,7 @@ def read_mer(config: CorpusConfig) -> CorpusListing:
     - candidates to predict: ``track_all_candidates.csv``, or ``track1_track2_candidate.csv`` (``name``);
     - subtitles: ``subtitle_chieng.csv`` (``name,chinese,english``). ``corpus.transcripts`` selects the transcript
       column; the other column is the translation;
-    - gold labels: ``gold.csv``, or ``track1_test_dis.csv`` (``name,discrete``);
+    - gold labels: ``gold.csv``, or ``track1_test_dis.csv``, or MER2026's ``track1_test.csv`` (``name,discrete``);
     - speakers: ``groups.csv`` (``name,group``).
 
     If the csv files of labels or candidates are missing, the baseline's ``track1_label_6way.npz`` replaces them. A
@@ -71,9 +78,12 @@ def read_mer(config: CorpusConfig) -> CorpusListing:
     root = require_folder(
         config.root, f"set corpus.root in params.yaml to the folder with {MEDIA_FOLDER} and the csv files"
     )
-    paths, findings = scan_media(root, MEDIA_FOLDER, nested=False)
-    files, file_findings = name_files(paths, lambda path: strip_media_extension(path.removeprefix(f"{MEDIA_FOLDER}/")))
-    tables = _TableReader(root, files, [*findings, *file_findings])
+    scan = scan_media(root, MEDIA_FOLDER, nested=False)
+    files, file_findings = name_files(scan.media, lambda path: strip_media_extension(_file_name(path)))
+    findings = [*scan.findings, *file_findings, *unread_findings(scan)]
+    if config.kind != "sample":
+        findings += _unread_in_root(scan, scan_media(root, nested=False))
+    tables = _TableReader(root, files, findings)
     labels = config.labels or MER_LABELS
     given = tables.labels(TRAIN_TABLES, labels) or tables.npz_labels(TRAIN_ENTRY, labels)
     npz_gold = {} if tables.has(CANDIDATE_TABLES) else tables.npz_labels(TEST_ENTRY, labels)
@@ -86,7 +96,7 @@ def read_mer(config: CorpusConfig) -> CorpusListing:
     if not clip_ids:
         raise CorpusError(*_empty_corpus_error(root, tables.findings))
     findings = tables.findings
-    findings += _missing_files(root, files, given, candidates)
+    findings += _missing_files(root, files, given, candidates, unread_by_name(scan, _file_name))
     findings += _stray_rows(root, set(clip_ids), gold, transcripts, groups)
     findings += _label_findings(root, clip_ids, given, candidates)
     clips = tuple(
@@ -103,6 +113,22 @@ def read_mer(config: CorpusConfig) -> CorpusListing:
         for clip_id in clip_ids
     )
     return CorpusListing(root, clips, labels, tuple(candidates), tuple(findings))
+
+
+def _file_name(path: str) -> str:
+    return path.removeprefix(f"{MEDIA_FOLDER}/")
+
+
+def _unread_in_root(scan: Scan, in_root: Scan) -> list[Finding]:
+    """Return findings about tables with other names, and about media files that are not directly in the folder."""
+    findings = list(unread_findings(in_root, TABLES))
+    if misplaced := [*in_root.media, *scan.folders]:
+        message = (
+            f"media files beside {MEDIA_FOLDER} and folders in it are not read: {quote_names(misplaced)}; move the "
+            f"clips into {MEDIA_FOLDER}"
+        )
+        findings.append(Finding(FindingKind.UNREAD_FILES, "", message, count=len(misplaced)))
+    return findings
 
 
 class _TableReader:
@@ -170,8 +196,10 @@ class _TableReader:
         return [name for name in names if (self._root / name).exists()]
 
     def _resolve(self, name: str) -> ClipId:
-        clip_id = ClipId(name)
-        return clip_id if clip_id in self._files else validate_clip_id(name)
+        for spelling in (name, strip_media_extension(name)):
+            if (clip_id := ClipId(spelling)) in self._files:
+                return clip_id
+        return validate_clip_id(name)
 
 
 def _table_name(root: Path, names: Sequence[str]) -> str:
@@ -188,7 +216,7 @@ def _split(clip_id: ClipId, given: Mapping[ClipId, str], candidates: Mapping[Cli
 def _empty_corpus_error(root: Path, findings: Sequence[Finding]) -> tuple[str, str]:
     """Return message and hint of the error for a corpus without clips."""
     tables = sorted(path.name for path in root.glob("*.csv"))
-    if any(scan_media(root, nested=True)[0]):
+    if scan_media(root, nested=True).media:
         return (
             f"{root} has clips, but not in MER's layout (no clips in folder {MEDIA_FOLDER})",
             "set corpus.kind to folder in params.yaml",
@@ -201,7 +229,11 @@ def _empty_corpus_error(root: Path, findings: Sequence[Finding]) -> tuple[str, s
 
 
 def _missing_files(
-    root: Path, files: Mapping[ClipId, str], given: Mapping[ClipId, str], candidates: Mapping[ClipId, str]
+    root: Path,
+    files: Mapping[ClipId, str],
+    given: Mapping[ClipId, str],
+    candidates: Mapping[ClipId, str],
+    unread: Mapping[str, str],
 ) -> list[Finding]:
     """Return findings about clips of tables that have no file."""
     named = {*given, *candidates}
@@ -215,7 +247,7 @@ def _missing_files(
             FindingKind.CANDIDATE_WITHOUT_FILE if clip_id in candidates else FindingKind.LABEL_WITHOUT_FILE,
             clip_id,
             f"{candidate_table if clip_id in candidates else train_table}: clip {clip_id!r} has no file in folder "
-            f"{MEDIA_FOLDER}; add the file or remove the row",
+            f"{MEDIA_FOLDER}; {unread.get(clip_id, 'add the file or remove the row')}",
         )
         for clip_id in missing
     ]
@@ -313,15 +345,13 @@ def add_face_crops(listing: CorpusListing) -> CorpusListing:
     clips = []
     for clip in listing.clips:
         folder = folders.pop(clip.clip_id, "")
-        path = f"{FACE_CROPS_FOLDER}/{folder}/{folder}{FACE_CROPS_EXTENSION}"
-        has_crops = bool(folder) and os.path.isfile(f"{listing.root}/{path}")  # noqa: PTH113  (as in `index`)
-        clips.append(replace(clip, face_path=path) if has_crops else clip)
+        clips.append(replace(clip, face_path=_crops_path(listing.root, folder)) if folder else clip)
     missing = [clip.clip_id for clip in clips if not clip.face_path]
     if missing:
         message = (
-            f"{FACE_CROPS_FOLDER}: face crops (NAME/NAME{FACE_CROPS_EXTENSION}) are missing for {len(missing)} of "
-            f"{len(clips)} clips, which get no face features: {quote_names(missing)}; add the files, or set "
-            "faces.source to detect in params.yaml"
+            f"{FACE_CROPS_FOLDER}: face crops (NAME/NAME{FACE_CROPS_EXTENSION}, or pictures in NAME) are missing for "
+            f"{len(missing)} of {len(clips)} clips, which get no face features: {quote_names(missing)}; add the files, "
+            "or set faces.source to detect in params.yaml"
         )
         findings.append(Finding(FindingKind.NO_FACE_CROPS, "", message, count=len(missing)))
     if folders:
@@ -331,6 +361,14 @@ def add_face_crops(listing: CorpusListing) -> CorpusListing:
         )
         findings.append(Finding(FindingKind.FACE_CROPS_WITHOUT_CLIP, "", message, count=len(folders)))
     return replace(listing, clips=tuple(clips), findings=(*listing.findings, *findings))
+
+
+def _crops_path(root: Path, folder: str) -> str:
+    """Return the npy file with the crops of a clip, or the folder if it has pictures (MER2023), or ""."""
+    path = f"{FACE_CROPS_FOLDER}/{folder}/{folder}{FACE_CROPS_EXTENSION}"
+    if os.path.isfile(f"{root}/{path}"):  # noqa: PTH113  (as in `index`)
+        return path
+    return f"{FACE_CROPS_FOLDER}/{folder}" if picture_files(root / FACE_CROPS_FOLDER / folder) else ""
 
 
 def _folders(root: Path) -> tuple[dict[str, str], list[Finding]]:

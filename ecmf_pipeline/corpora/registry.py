@@ -40,11 +40,12 @@ def read_corpus(config: CorpusConfig, *, face_crops: bool = False) -> CorpusList
         ParamsError: If ``corpus.mapping`` names an emotion that the corpus does not have.
     """
     listing = READERS[config.kind](config)
+    listing = replace(listing, quarantines_wrong_length=config.wrong_length == "quarantine")
     return add_face_crops(listing) if face_crops else listing
 
 
 def scanned_folders(config: CorpusConfig, *, face_crops: bool = False) -> tuple[list[Path], list[Path]]:
     """Return the folders that the corpus reader lists: first those listed flat, then those listed recursively."""
-    if config.kind == "folder":
+    if config.kind in {"folder", "meld"}:
         return [], [config.root]
     return [config.root, config.root / MEDIA_FOLDER], [config.root / FACE_CROPS_FOLDER] if face_crops else []

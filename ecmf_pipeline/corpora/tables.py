@@ -1,6 +1,7 @@
 """Read the csv files of a corpus.
 
-The reader accepts byte-order marks, Windows line ends, upper-case headers and blank lines.
+The reader accepts byte-order marks, some encodings besides UTF-8 (`encodings`), Windows line ends, upper-case headers
+and blank lines.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from ecmf_pipeline.core.clips import ClipId
 from ecmf_pipeline.core.errors import AmbiguousName, CorpusError
-from ecmf_pipeline.core.files import read_text
+from ecmf_pipeline.corpora.encodings import decode_table
 from ecmf_pipeline.corpora.listing import Finding, FindingKind, quote_names
 
 LINE_ENDS_AND_TABS = re.compile(r"\s*[\t-\r\x1c-\x1f\x85\u2028\u2029]\s*")
@@ -85,15 +86,14 @@ def read_table(path: Path, required: Sequence[str]) -> Table:
 
     Raises:
         CorpusError: If a required column is missing or occurs twice, or quotes are not closed.
-        InputError: If the file is not UTF-8.
+        InputError: If the encoding of the file is unknown.
     """
     try:
-        text = read_text(path)
+        text, findings = decode_table(path)
     except OSError as error:
         raise CorpusError(f"{path} cannot be read ({error.strerror})", "make it a readable file") from error
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     rows: list[tuple[str, ...]] = []
-    findings: list[Finding] = []
     try:
         header = next(reader, [])
         columns = tuple(clean_cell(cell).casefold() for cell in header)

@@ -59,7 +59,7 @@ class CorpusState:
 
     def unanswered(self) -> int:
         """Return the number of distinct transcripts that the LLM has not enriched yet."""
-        enriched = {text.original for text in (self.texts or {}).values()}
+        enriched = {text.original for text in (self.texts or {}).values() if text.enriched}
         return len({clip.transcript for clip in self.listing.clips if clip.transcript.strip()} - enriched)
 
 
@@ -71,7 +71,7 @@ def read_state(params: Params) -> CorpusState:
         InputError: If a table of an earlier run is damaged.
     """
     return CorpusState(
-        read_corpus(params.corpus, face_crops=params.faces.source == "openface"),
+        read_corpus(params.corpus, face_crops=params.needs_face_crops),
         read_manifest(paths.MANIFEST) if paths.MANIFEST.is_file() else None,
         read_texts(paths.REWRITES) if paths.REWRITES.is_file() else None,
     )

@@ -12,10 +12,17 @@ from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.console import format_count
 from ecmf_pipeline.core.errors import EcmfError
+from ecmf_pipeline.core.weights import embedded_model
 from ecmf_pipeline.doctor.checks import Check, State, duration
-from ecmf_pipeline.encoders.base_config import BaseEncoderConfig, TransformersConfig, hub_cache, is_hub_id
+from ecmf_pipeline.encoders.base_config import (
+    BaseEncoderConfig,
+    TransformersConfig,
+    cached_commits,
+    hub_cache,
+    is_commit,
+    is_hub_id,
+)
 from ecmf_pipeline.encoders.config import ImportedConfig, JoinedConfig
-from ecmf_pipeline.encoders.embedded.packages import embedded_model
 from ecmf_pipeline.encoders.registry import build_encoder
 from ecmf_pipeline.runner.machine import usable_cores, visible_gpus
 from ecmf_pipeline.settings.params import Params
@@ -39,6 +46,38 @@ def check_weights(params: Params) -> Check:
         f"{format_count(len(names), 'embedded model')} in {paths.MODELS}" if names else "models.names lists no models"
     )
     return Check("weights", State.OK, message, figures={"wanted": list(names), "absent": []})
+
+
+def check_revisions(params: Params) -> Iterator[Check]:
+    """Check that each model of the hub is pinned to a commit, and that the hub cache holds that commit."""
+    for key, model, revision in _hub_models(params):
+        name, cached = f"revision {key.split('.')[-2]}", cached_commits(model)
+        figures = {"key": key, "model": model, "revision": revision, "cached": cached}
+        if not is_commit(revision):
+            hint = f"set {key} to a commit" + (f"; the hub cache holds {', '.join(cached)}" if cached else "")
+            message = f"{key} is {revision!r}: {model} changes if this branch or tag moves"
+            yield Check(name, State.WARNING, message, hint, figures)
+        elif cached and revision not in cached:
+            message = f"{key} is {revision}, but the hub cache holds {', '.join(cached)} of {model}"
+            hint = f"fetch the commit once with network access, or set {key} to a commit in the cache"
+            yield Check(name, State.WARNING, message, hint, figures)
+        else:
+            state = "in the hub cache" if cached else "not fetched yet"
+            yield Check(name, State.OK, f"{model} is pinned to {revision}, {state}", figures=figures)
+
+
+def _hub_models(params: Params) -> Iterator[tuple[str, str, str]]:
+    """Yield the key of the revision, the id and the revision of each model of the hub that is in use."""
+    names = dict.fromkeys(name for names in params.extract.encoders.values() for name in names)
+    for name in names:
+        encoder = params.encoders[name]
+        if isinstance(encoder, TransformersConfig) and is_hub_id(encoder.model):
+            yield f"encoders.{name}.revision", encoder.model, encoder.revision
+    llm, speech = params.llm, params.transcribe
+    if params.needs_llm and llm.backend == "transformers" and is_hub_id(llm.model):
+        yield "llm.revision", llm.model, llm.revision or "main"
+    if params.needs_transcripts and speech.model is not None and is_hub_id(speech.model):
+        yield "transcribe.revision", speech.model, speech.revision
 
 
 def workers_of(params: Params) -> int:

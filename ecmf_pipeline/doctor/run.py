@@ -15,7 +15,7 @@ from ecmf_pipeline.core.console import echo, format_bytes, format_count
 from ecmf_pipeline.core.errors import EcmfError
 from ecmf_pipeline.doctor.checks import Check, State, duration, exit_code
 from ecmf_pipeline.doctor.corpus import CorpusState, check_corpus, clips_with_transcript, probe_clips, read_state
-from ecmf_pipeline.doctor.models import check_device, check_encoders, check_weights, workers_of
+from ecmf_pipeline.doctor.models import check_device, check_encoders, check_revisions, check_weights, workers_of
 from ecmf_pipeline.doctor.trial import TRIAL_CLIPS, Trial, sample_evenly, try_extraction, try_llm
 from ecmf_pipeline.extraction.run import BranchInputs, input_digests
 from ecmf_pipeline.settings.params import Params, load_params
@@ -53,6 +53,7 @@ def run(*, as_json: bool = False) -> int:
 def examine(params: Params) -> Iterator[Check]:
     """Yield all checks; they do not change the project, except for cached digests."""
     yield check_weights(params)
+    yield from check_revisions(params)
     yield check_device(params)
     loaded: dict[Modality, dict[str, Any]] = {}
     yield from check_encoders(params, loaded)
@@ -78,6 +79,11 @@ def _check_llm(params: Params, corpus: CorpusState, folder: Path) -> tuple[Check
     clips = clips_with_transcript(corpus, _LLM_TEXTS)
     if not clips:
         return Check("llm", State.OK, "not tried: no clip has a transcript"), {}
+    if not params.needs_llm:
+        texts: dict[str, ClipText] = {c.clip_id: ClipText(c.transcript, translation=c.translation) for c in clips}
+        return Check(
+            "llm", State.OK, "not tried: no encoder in use reads enriched transcripts, and it does not vote"
+        ), texts
     try:
         trial = try_llm(params, clips, corpus.labels, folder)
     except EcmfError as error:

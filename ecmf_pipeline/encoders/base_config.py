@@ -6,7 +6,6 @@ a config to its encoder.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from dataclasses import dataclass
@@ -17,8 +16,9 @@ from pydantic import Field
 
 from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.config import Config
-from ecmf_pipeline.core.errors import ModelError, ParamsError
-from ecmf_pipeline.core.files import cached_sha256
+from ecmf_pipeline.core.errors import MissingWeights, ModelError, ParamsError
+from ecmf_pipeline.core.files import parse_json
+from ecmf_pipeline.core.weights import MODELS_COMMAND, MODELS_HINT, Unknown, embedded_model_of, weights_sha256
 
 if TYPE_CHECKING:
     import torch
@@ -36,10 +36,7 @@ TextColumn = Literal["original", "enriched", "translation"]
 DEFAULT_TEXT_COLUMNS: tuple[TextColumn, ...] = ("original",)
 """The transcripts that are read by default."""
 
-MODELS_HINT = "fetch the default weights"
 _MODEL_HINT = "set model to a model folder or an id on the model hub; for the default models, run"
-
-MODELS_COMMAND = "ecmf-pipe models"
 
 MODEL_SUFFIXES = frozenset({".safetensors", ".bin", ".pt", ".json", ".txt", ".model", ".gguf", ".jinja"})
 """Suffixes of the files of a model folder that can change its numbers: weights, configs, vocabularies, templates."""
@@ -67,25 +64,49 @@ class ModelSource:
         return {"files": folder_hashes(Path(self.name))}
 
 
-def weights_hash(path: Path) -> str:
-    """Return the SHA-256 of a weights file, in hex.
+def folder_hashes(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of every file in a model folder that can change its numbers, by relative path.
 
     Raises:
-        ModelError: If the file is missing.
+        MissingWeights: If the folder of an embedded model is incomplete.
+        ModelError: If it holds an altered or an additional file.
     """
-    if not path.is_file():
-        raise ModelError(f"weights file {path} does not exist", MODELS_HINT, command=MODELS_COMMAND)
-    return cached_sha256(path)
-
-
-def folder_hashes(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of every file in a model folder that can change its numbers, by relative path."""
     names = {path.relative_to(folder): path for path in folder.rglob("*") if path.suffix in MODEL_SUFFIXES}
-    return {
-        name.as_posix(): cached_sha256(path)
+    files = {
+        name.as_posix(): path
         for name, path in sorted(names.items())
         if path.is_file() and not any(part.startswith(".") for part in name.parts)
     }
+    if (known := _embedded_files(folder)) is not None:
+        if missing := sorted(known.keys() - files.keys()):
+            raise MissingWeights(f"{folder / missing[0]} does not exist", MODELS_HINT, command=MODELS_COMMAND)
+        if additional := sorted(files.keys() - known.keys()):
+            raise ModelError(
+                f"{folder / additional[0]} is not part of the model, and may change its numbers",
+                "move it away, or put the changed model into another folder",
+            )
+    return {name: weights_sha256(path) for name, path in files.items()}
+
+
+def _embedded_files(folder: Path) -> dict[str, str] | None:
+    """Return the SHA-256 of the files of an embedded model that change its numbers; None for other folders."""
+    model = embedded_model_of(folder)
+    if model is None:
+        return None
+    return {file.name: file.sha256 for file in model.files if Path(file.name).suffix in MODEL_SUFFIXES}
+
+
+def settings_without_weights(model: str, revision: str, reason: str) -> dict[str, Any]:
+    """Return the part of `ModelSource.settings` that is known without the weights; the rest is `Unknown`.
+
+    Args:
+        model: A folder or an id on the hub.
+        revision: Branch, tag or commit on the hub.
+        reason: Why the weights are missing.
+    """
+    if (known := _embedded_files(Path(model))) is not None:
+        return {"files": known}
+    return {"model": model, "commit": Unknown(reason, revision)} if is_hub_id(model) else {"files": Unknown(reason)}
 
 
 def locate_model(
@@ -100,17 +121,17 @@ def locate_model(
         hint: How to fix a folder that is missing or is not a model; None: the hint for an encoder.
 
     Raises:
-        ModelError: If it is neither, or if the hub cannot return the commit of ``revision``.
+        MissingWeights: If it is neither, or if the hub cannot return the commit of ``revision``.
     """
     folder = Path(model)
     command = None if hint else MODELS_COMMAND
     hint = hint or _MODEL_HINT
     if folder.is_dir():
         if not (folder / required_file).is_file():
-            raise ModelError(f"model folder {folder} has no {required_file}", hint, command=command)
+            raise MissingWeights(f"model folder {folder} has no {required_file}", hint, command=command)
         return ModelSource(model)
     if not is_hub_id(model):
-        raise ModelError(f"model folder {folder} does not exist", hint, command=command)
+        raise MissingWeights(f"model folder {folder} does not exist", hint, command=command)
     return ModelSource(model, _hub_commit(model, revision))
 
 
@@ -127,9 +148,23 @@ def hub_cache() -> Path:
     return Path(os.environ.get("HF_HOME", cache)).expanduser() / "hub"
 
 
+def is_commit(revision: str) -> bool:
+    """Return whether a revision is a commit, which never changes; a branch or tag may move."""
+    return _COMMIT.fullmatch(revision) is not None
+
+
+def cached_commits(model: str) -> list[str]:
+    """Return the commits of a model in the hub cache, sorted; empty if it was never fetched."""
+    return sorted(path.name for path in (_cached_model(model) / "snapshots").glob("*") if is_commit(path.name))
+
+
+def _cached_model(model: str) -> Path:
+    return hub_cache() / f"models--{model.replace('/', '--')}"
+
+
 def hub_reference_path(model: str, revision: str) -> Path:
     """Return the file in the hub cache that maps a branch or tag to its commit; written by the first request."""
-    return hub_cache() / f"models--{model.replace('/', '--')}" / "refs" / revision
+    return _cached_model(model) / "refs" / revision
 
 
 def read_model_config(model: str, revision: str) -> dict[str, Any]:
@@ -144,9 +179,9 @@ def read_model_config(model: str, revision: str) -> dict[str, Any]:
     else:
         reference = hub_reference_path(model, revision)
         commit = reference.read_text(encoding="utf-8").strip() if reference.is_file() else revision
-        folder = hub_cache() / f"models--{model.replace('/', '--')}" / "snapshots" / commit
+        folder = _cached_model(model) / "snapshots" / commit
     try:
-        values = json.loads((folder / "config.json").read_bytes())
+        values = parse_json((folder / "config.json").read_bytes())
     except (OSError, ValueError):
         return {}
     return values if isinstance(values, dict) else {}
@@ -158,7 +193,7 @@ def _hub_commit(model: str, revision: str) -> str:
     The cached commit is used until the cache is emptied: a moving branch on the hub must not silently make features
     stale.
     """
-    if _COMMIT.fullmatch(revision):
+    if is_commit(revision):
         return revision
     reference = hub_reference_path(model, revision)
     if not reference.is_file():
@@ -175,7 +210,7 @@ def _fetch_config(model: str, revision: str) -> None:
     try:
         hf_hub_download(model, "config.json", revision=revision, cache_dir=hub_cache())
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise ModelError(
+        raise MissingWeights(
             f"model {model!r} is neither a local folder nor available on the hub ({type(error).__name__})",
             "set model to a folder with a transformers model, or check the id, the revision and the network",
         ) from error
@@ -266,23 +301,25 @@ class BaseEncoderConfig(Config):
         """Return D, the width of a feature row; None if it is unknown before the encoder is loaded."""
         return self.dim
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self, *, weights_required: bool = True) -> dict[str, Any]:
         """Return all settings that change the numbers, with the hashes of the weights, as plain JSON values.
 
         These are all fields except `not_in_settings`.
 
+        Args:
+            weights_required: Whether the weights must be on this machine. If not, what depends on missing weights is
+                `Unknown`.
+
         Raises:
-            ModelError: If weights are missing.
+            MissingWeights: If weights are missing and required.
+            ModelError: If embedded weights were altered.
         """
         fields = self.model_dump(mode="json", exclude=set(self.not_in_settings))
-        return {**fields, "recipe": self.recipe, "dtype": "float32", "weights": self.weights_settings()}
+        weights = self.weights_settings(weights_required=weights_required)
+        return {**fields, "recipe": self.recipe, "dtype": "float32", "weights": weights}
 
-    def weights_settings(self) -> dict[str, Any]:
-        """Return the identity of the weights, as plain JSON values.
-
-        Raises:
-            ModelError: If weights are missing.
-        """
+    def weights_settings(self, *, weights_required: bool = True) -> dict[str, Any]:  # noqa: ARG002 - for subclasses
+        """Return the identity of the weights; see `settings`."""
         return {}
 
     def origin(self) -> dict[str, Any]:
@@ -298,7 +335,9 @@ class TransformersConfig(BaseEncoderConfig):
 
     Attributes:
         model: A local folder, or an id on the model hub. Code that comes with a model is never executed.
-        revision: Branch, tag or commit on the hub. Once fetched, a branch stays at the commit in the local cache.
+        revision: Commit, branch or tag on the hub. Set a commit: features of a branch depend on when it was fetched.
+            Once fetched, a branch stays at the commit in the local cache. Weights that exist only as pickles are
+            refused if they hold more than tensors.
         precision: Type of matrix multiplications; norms, sums and the stored features keep their type. Half types are
             about twice as fast if the device has instructions for them. ``auto`` is bf16 on CUDA from compute
             capability 8 and on CPUs with bf16 instructions, fp16 on older CUDA, else fp32. Features computed on
@@ -337,9 +376,14 @@ class TransformersConfig(BaseEncoderConfig):
         width = tower.get("hidden_size") or tower.get("d_model")
         return width if isinstance(width, int) else None
 
-    def weights_settings(self) -> dict[str, Any]:
+    def weights_settings(self, *, weights_required: bool = True) -> dict[str, Any]:
         """Return the commit on the hub, or the SHA-256 of each file of the folder."""
-        return self.source().settings()
+        try:
+            return self.source().settings()
+        except MissingWeights as error:
+            if weights_required:
+                raise
+            return settings_without_weights(self.model, self.revision, error.message)
 
     def origin(self) -> dict[str, Any]:
         """Return the id on the hub, the revision and its commit; for a folder, its name."""

@@ -14,6 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.config import Frames
+from ecmf_pipeline.core.weights import weights_sha256
 from ecmf_pipeline.encoders.base_config import (
     DEFAULT_TEXT_COLUMNS,
     BaseEncoderConfig,
@@ -23,7 +24,6 @@ from ecmf_pipeline.encoders.base_config import (
     TransformersConfig,
     locate_model,
     read_model_config,
-    weights_hash,
 )
 
 PictureTokenPool = Literal["auto", "cls", "mean", "pooler", "projection"]
@@ -54,9 +54,9 @@ class EfficientNetConfig(BaseEncoderConfig):
     fit: Literal["crop", "stretch"] = "crop"
     frames: Frames | None = None
 
-    def weights_settings(self) -> dict[str, Any]:
+    def weights_settings(self, *, weights_required: bool = True) -> dict[str, Any]:
         """Return the SHA-256 of the state dict."""
-        return {"sha256": weights_hash(self.weights)}
+        return {"sha256": weights_sha256(self.weights, required=weights_required)}
 
 
 class MiniXceptionConfig(BaseEncoderConfig):
@@ -85,9 +85,12 @@ class MiniXceptionConfig(BaseEncoderConfig):
     face_scale: float = Field(1.2, ge=1.0, le=1.6)
     frames: Frames | None = None
 
-    def weights_settings(self) -> dict[str, Any]:
+    def weights_settings(self, *, weights_required: bool = True) -> dict[str, Any]:
         """Return the SHA-256 of both files."""
-        return {"sha256": weights_hash(self.weights), "face_landmarker_sha256": weights_hash(self.face_landmarker)}
+        return {
+            "sha256": weights_sha256(self.weights, required=weights_required),
+            "face_landmarker_sha256": weights_sha256(self.face_landmarker, required=weights_required),
+        }
 
 
 class VisionConfig(TransformersConfig):
@@ -266,7 +269,7 @@ class ImportedConfig(BaseEncoderConfig):
         """Return a copy named after its entry, unless a name is set."""
         return self if self.name else self.model_copy(update={"name": name})
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self, *, weights_required: bool = True) -> dict[str, Any]:  # noqa: ARG002 - there are no weights
         """Return the name and the stored type; nothing else is known about imported features.
 
         Raises:
@@ -315,13 +318,10 @@ class JoinedConfig(BaseEncoderConfig):
         """Return a copy in which every setting of the members that depends on the device has its final value."""
         return self.model_copy(update={"members": tuple(member.resolved(device) for member in self.members)})
 
-    def settings(self) -> dict[str, Any]:
-        """Return the settings of the members, in their order.
-
-        Raises:
-            ModelError: If weights are missing.
-        """
-        return {"type": "joined", "members": [member.settings() for member in self.members], "recipe": self.recipe}
+    def settings(self, *, weights_required: bool = True) -> dict[str, Any]:
+        """Return the settings of the members, in their order; see `BaseEncoderConfig.settings`."""
+        members = [member.settings(weights_required=weights_required) for member in self.members]
+        return {"type": "joined", "members": members, "recipe": self.recipe}
 
     @property
     def text_columns(self) -> tuple[TextColumn, ...]:

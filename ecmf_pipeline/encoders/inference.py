@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import pickle
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +21,7 @@ from transformers.utils import logging as transformers_logging
 
 from ecmf_pipeline.core.console import warn
 from ecmf_pipeline.core.errors import ModelError
-from ecmf_pipeline.core.files import read_text
+from ecmf_pipeline.core.files import parse_json, read_text
 from ecmf_pipeline.encoders.base_config import (
     Layers,
     ModelSource,
@@ -57,10 +56,12 @@ def load_model(
         The model, and whether the file contains the weights of the pooler, if the model has one.
 
     Raises:
-        ModelError: If the model cannot be loaded, or if the file lacks weights: transformers would initialise them at
-            random.
+        ModelError: If the model cannot be loaded, if its file is a pickle that holds more than tensors, or if the file
+            lacks weights: transformers would initialise them at random.
     """
-    model, report = load_pretrained(source, kind.from_pretrained, dtype=dtype, output_loading_info=True, **options)
+    # weights_only: a pickle may hold tensors only, no code. Some models of the hub have no safetensors file.
+    options = {"dtype": dtype, "output_loading_info": True, "weights_only": True, **options}
+    model, report = load_pretrained(source, kind.from_pretrained, **options)
     missing = {*report["missing_keys"], *(str(key) for key in report.get("mismatched_keys", ()))}
     if needed := sorted(key for key in missing if not any(part in key for part in _UNUSED_PARAMETERS)):
         raise ModelError(
@@ -97,13 +98,16 @@ def read_model_json(source: ModelSource, name: str) -> Any:
     """Read a JSON file of a model; return None if the model has no such file.
 
     Raises:
-        ModelError: If the hub cannot return it.
+        ModelError: If the hub cannot return it, or it is not valid JSON.
     """
     path = load_pretrained(
         source,
         lambda model, **options: cached_file(model, name, _raise_exceptions_for_missing_entries=False, **options),
     )
-    return json.loads(read_text(Path(path))) if path else None
+    try:
+        return parse_json(read_text(Path(path))) if path else None
+    except ValueError as error:
+        raise ModelError(f"{path} is not valid JSON ({error})", "fetch the model again") from error
 
 
 def build_inference(config: TransformersConfig, device: str) -> Inference:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from ecmf_pipeline.core.arrays import Floats, Ints, bootstrap_difference, confus
 from ecmf_pipeline.core.clips import Clip, Split
 from ecmf_pipeline.core.console import format_share
 from ecmf_pipeline.core.errors import MissingInput
-from ecmf_pipeline.core.files import write_atomic
+from ecmf_pipeline.core.files import write_csv
 from ecmf_pipeline.core.predictions import NO_MODALITY, PredictionTable
 from ecmf_pipeline.evaluation.config import EvaluateConfig
 from ecmf_pipeline.labels.refine import Decision
@@ -250,20 +248,24 @@ def leave_one_out(
 def write_plots(folder: Path, evaluator: Evaluator, predictions: PredictionTable, results: Mapping[str, Any]) -> None:
     """Write the data of DVC plots.
 
-    ``confusion.csv`` has one row per evaluated clip, ``models.csv`` the weighted F1 of each model.
+    ``confusion.csv`` has one row per evaluated clip, ``models.csv`` the weighted F1 of each model. DVC copies the cells
+    into a script of an HTML page: angle brackets are replaced, since a label could end the script.
     """
     predicted = predictions.by_clip()
     pairs = [[evaluator.truth(clip), predicted[clip.clip_id]] for clip in evaluator.clips]
-    _write_csv(folder / "confusion.csv", [["actual", "predicted"], *pairs])
+    write_csv(
+        folder / "confusion.csv", ["actual", "predicted"], ([_plot_text(label) for label in pair] for pair in pairs)
+    )
     models = {name: scores["weighted_f1"] for name, scores in results["modalities"].items()}
     models |= {f"fusion ({name} labels)": scores["weighted_f1"] for name, scores in results["fusion"].items()}
-    _write_csv(folder / "models.csv", [["model", "weighted_f1"], *([name, str(f1)] for name, f1 in models.items())])
+    rows = ([_plot_text(name), f1] for name, f1 in models.items())
+    write_csv(folder / "models.csv", ["model", "weighted_f1"], rows)
 
 
-def _write_csv(path: Path, rows: Sequence[Sequence[str]]) -> None:
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(rows)
-    write_atomic(path, buffer.getvalue())
+def _plot_text(text: str) -> str:
+    return text.replace("<", "\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}").replace(
+        ">", "\N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK}"
+    )
 
 
 def summary(results: Mapping[str, Any]) -> str:

@@ -44,7 +44,7 @@ class ExtractConfig(Config):
             networks (Linux only). None: if GPUs are used, the cores of each GPU less one, at least two; else 0, which
             is faster on a CPU. Must be 0 if workers is 0.
         clip_timeout: Seconds that one clip may take to be read, and on average to be encoded. A clip that exceeds it
-            twice is quarantined.
+            twice is quarantined until this value is raised.
     """
 
     encoders: dict[Modality, EncoderNames] = Field(

@@ -1,4 +1,4 @@
-"""Read stored features for training and prediction, and check that they come from the encoders of a saved model."""
+"""Read stored features for training and prediction, and compare their settings with params and with saved models."""
 
 from __future__ import annotations
 
@@ -14,16 +14,28 @@ from pydantic import Field
 from ecmf_pipeline.core.arrays import MAX_FRAMES
 from ecmf_pipeline.core.clips import Clip, ClipText, Modality
 from ecmf_pipeline.core.config import Config, PoolOrFrames
-from ecmf_pipeline.core.errors import InputError
-from ecmf_pipeline.encoders.config import text_columns
+from ecmf_pipeline.core.console import warn
+from ecmf_pipeline.core.errors import InputError, MissingInput, StaleStore
+from ecmf_pipeline.core.weights import Unknown
+from ecmf_pipeline.encoders.config import has_imported_features, text_columns
 from ecmf_pipeline.extraction.run import current_digests
-from ecmf_pipeline.store import FeatureStore
+from ecmf_pipeline.store import FeatureStore, current_fingerprint, has_fingerprint
+from ecmf_pipeline.store.format import settings_attributes
+from ecmf_pipeline.store.kept import lost_groups, restore_features
+from ecmf_pipeline.store.state import settings_groups
 
 _SAME_COLUMNS = frozenset({"dtype", "precision", "max_tokens", "window_seconds"})
 """Settings of an encoder that change numbers but not the meaning of a column.
 
 They are the number type, and how much of a long clip is read at once.
 """
+
+_OF_THE_MACHINE = frozenset({"reader", "precision"})
+"""Settings whose value ``auto`` differs between machines: a model may predict on another machine."""
+_ABSENT = "not set"
+"""Description of the value of a setting that only one side has."""
+_SHOWN_DIFFERENCES = 3
+_SHOWN_CHARACTERS = 60
 
 
 class FeatureOrigin(Config):
@@ -65,6 +77,7 @@ def check_feature_origins(
     hint: str,
     command: str | None = None,
     columns_only: bool = False,
+    other_machine: bool = False,
 ) -> None:
     """Raise if features come from other encoders than those that a saved model was trained on.
 
@@ -74,6 +87,7 @@ def check_feature_origins(
         hint: How to fix the error.
         command: The shell command that fixes it.
         columns_only: Whether to compare only `FeatureOrigin.columns` instead of all settings.
+        other_machine: Whether the reader of videos and the precision of encoders may differ. Missing weights may too.
 
     Raises:
         InputError: If the origins of a modality differ.
@@ -83,10 +97,15 @@ def check_feature_origins(
         if (new := now.get(name)) is None:
             continue
         pair = (old.columns, new.columns) if columns_only else (old.settings, new.settings)
-        if keys := list(_differing_keys(*pair)):
+        found = [one for one in compare_settings(*reversed(pair)) if not (other_machine and _may_differ(one))]
+        if keys := [difference.key for difference in found]:
             differences.append(f"{name}: the saved model was trained on {_describe_difference(old, new, keys)}")
     if differences:
         raise InputError("; ".join(differences), hint, command=command)
+
+
+def _may_differ(difference: Difference) -> bool:
+    return _is_unknown(difference) or difference.key.rpartition(".")[2] in _OF_THE_MACHINE
 
 
 def _describe_difference(old: FeatureOrigin, new: FeatureOrigin, keys: list[str]) -> str:
@@ -97,13 +116,139 @@ def _describe_difference(old: FeatureOrigin, new: FeatureOrigin, keys: list[str]
     return f"features of {before} with other settings ({', '.join(keys[:3])}{more})"
 
 
-def _differing_keys(old: Any, new: Any, key: str = "") -> Iterator[str]:
-    """Yield the keys, joined by dots, under which two JSON values differ."""
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        for name in sorted({*old, *new}):
-            yield from _differing_keys(old.get(name), new.get(name), f"{key}.{name}" if key else name)
-    elif old != new:
-        yield key
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One setting that differs.
+
+    Attributes:
+        key: The setting, dotted, such as ``media.frames``.
+        expected: Its expected value; `Unknown` if it cannot be compared because weights are missing.
+        stored: The other value.
+    """
+
+    key: str
+    expected: Any
+    stored: Any
+
+    def __str__(self) -> str:
+        return f"{self.key} is {_shorten(self.expected)} in params and {_shorten(self.stored)} in the store"
+
+
+def _shorten(value: Any) -> str:
+    text = value if value == _ABSENT else repr(value)
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[: _SHOWN_CHARACTERS - 3]}..."
+
+
+def compare_settings(expected: Any, stored: Any, key: str = "") -> Iterator[Difference]:
+    """Yield the settings that differ or cannot be compared.
+
+    Args:
+        expected: Settings as JSON values, or `Unknown` in place of values.
+        stored: Settings as JSON values.
+        key: The dotted key of both.
+    """
+    children: list[tuple[str, Any, Any]] = []
+    if isinstance(expected, Mapping) and isinstance(stored, Mapping):
+        names = sorted({*expected, *stored})
+        children = [(name, expected.get(name, _ABSENT), stored.get(name, _ABSENT)) for name in names]
+    elif _are_objects(expected) and _are_objects(stored) and len(expected) == len(stored):
+        children = [(str(number), *pair) for number, pair in enumerate(zip(expected, stored, strict=True))]
+    elif isinstance(expected, Unknown) or expected != stored:
+        yield Difference(key, expected, stored)
+    for name, child, stored_child in children:
+        yield from compare_settings(child, stored_child, f"{key}.{name}" if key else name)
+
+
+def _are_objects(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, Mapping) for item in value)
+
+
+def open_store(root: Path, settings: Mapping[str, Any]) -> FeatureStore:
+    """Open the features of the settings in params, and refuse features of any other settings.
+
+    All settings that are known without the weights are compared. If only the identity of missing weights is unknown,
+    the features are opened with a warning.
+
+    Args:
+        root: Store of a modality.
+        settings: Its settings (`branch_settings`), with `Unknown` in place of values that depend on missing weights.
+
+    Raises:
+        MissingInput: If there is no store, or no features were imported.
+        StaleStore: If the store has only features of other settings; ``keys`` lists the settings that differ.
+        StoreError: If the store is damaged.
+    """
+    modality, is_imported = root.stem, has_imported_features(settings)
+    command = f"ecmf-pipe extract --modality {modality}"
+    if is_imported:
+        command = f"ecmf-pipe store import PATH --modality {modality} --encoder {settings['encoder']['name']}"
+    _restore_lost_features(root, settings)
+    current = current_fingerprint(root)
+    if current is None:
+        hint = "import the features" if is_imported else "compute the features, or get them with dvc pull"
+        raise MissingInput(f"{root} does not exist", hint, command=command)
+    compared = {current: _compare_group(root / current, settings)}
+    if not all(map(_is_unknown, compared[current])):
+        compared |= {name: _compare_group(root / name, settings) for name in settings_groups(root) if name != current}
+    matches = [name for name, differences in compared.items() if all(map(_is_unknown, differences))]
+    if len(matches) == 1:  # of several, any may be the one
+        store = FeatureStore(root, matches[0])
+        if is_imported and not len(store):
+            raise MissingInput(f"{root} holds no imported features", "import the features", command=command)
+        for unknown in compared[store.fingerprint]:
+            warn(
+                f"{root}: the features are used although {unknown.key} cannot be compared with the weights in params: "
+                f"{unknown.expected.reason}"
+            )
+        return store
+    known = [difference for difference in compared[current] if not _is_unknown(difference)]
+    shown = [str(difference) for difference in known[:_SHOWN_DIFFERENCES]]
+    shown += [f"{len(known) - len(shown)} more"] if len(known) > len(shown) else []
+    shown += [difference.expected.reason for difference in compared[current] if _is_unknown(difference)]
+    raise StaleStore(
+        f"{root} holds features of other settings than params.yaml: {'; '.join(shown)}",
+        f"{'import' if is_imported else 'compute'} the features of params.yaml, or set params.yaml to those settings",
+        command=command,
+        keys=[difference.key for difference in known],
+    )
+
+
+def _restore_lost_features(root: Path, settings: Mapping[str, Any]) -> None:
+    """Restore kept features of the settings if the store has lost them, unless its current features can be used."""
+
+    def is_usable(folder: Path) -> bool:
+        return all(map(_is_unknown, _compare_group(folder, settings)))
+
+    current = current_fingerprint(root)
+    if current is None or not has_fingerprint(root, current) or not is_usable(root / current):
+        for folder in filter(is_usable, lost_groups(root)):
+            restore_features(root, folder.name)
+
+
+def _is_unknown(difference: Difference) -> bool:
+    return isinstance(difference.expected, Unknown)
+
+
+def _compare_group(folder: Path, settings: Mapping[str, Any]) -> list[Difference]:
+    """Compare settings with those of a settings group.
+
+    If the commit of a hub model is unknown, its revision is compared with the one from which the features came.
+    """
+    attributes = settings_attributes(folder)
+    provenance = attributes.get("provenance", {})
+    return [_with_revision(one, provenance) for one in compare_settings(settings, attributes["settings"])]
+
+
+def _with_revision(difference: Difference, provenance: Mapping[str, Any]) -> Difference:
+    if not _is_unknown(difference) or not difference.expected.revision:
+        return difference
+    keys = difference.key.split(".")  # encoder.weights.commit, or encoder.members.0.weights.commit
+    members = provenance.get("members")
+    origin = members[int(keys[2])] if members and keys[1] == "members" else provenance
+    revision = origin.get("revision", difference.expected.revision)
+    if revision == difference.expected.revision:
+        return difference
+    return Difference(".".join([*keys[:-2], "revision"]), difference.expected.revision, revision)
 
 
 @dataclass(frozen=True)
@@ -153,8 +298,7 @@ def open_features(
     texts: Mapping[str, ClipText],
     modalities: Sequence[Modality],
     *,
-    store_root: Callable[[Modality], Path],
-    fingerprint_of: Callable[[Modality], str | None],
+    open_modality: Callable[[Modality], FeatureStore],
 ) -> StoredFeatures:
     """Open the stores of the given modalities.
 
@@ -165,8 +309,7 @@ def open_features(
         clips: The clips of the manifest.
         texts: Transcripts by clip id.
         modalities: The modalities to open.
-        store_root: Returns the store of a modality.
-        fingerprint_of: Returns the required fingerprint of a modality's features; None: the current one of the store.
+        open_modality: Opens the store of a modality.
 
     Raises:
         MissingInput: If a store does not exist.
@@ -176,7 +319,7 @@ def open_features(
     stores: dict[str, FeatureStore] = {}
     digests: dict[str, Mapping[str, str]] = {}
     for modality in modalities:
-        store = FeatureStore.open(store_root(modality), fingerprint_of(modality))
+        store = open_modality(modality)
         valid_digests = current_digests(modality, clips, texts, store)
         if store.clips_with_features(valid_digests):
             stores[modality.value], digests[modality.value] = store, valid_digests

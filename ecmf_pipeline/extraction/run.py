@@ -14,7 +14,7 @@ from typing import Any
 
 from ecmf_pipeline.core.clips import Clip, ClipText, Modality
 from ecmf_pipeline.core.console import warn
-from ecmf_pipeline.core.errors import MissingInput, TooManyQuarantined, TryAgain
+from ecmf_pipeline.core.errors import ClipTimeout, MissingInput, TooManyQuarantined, TruncatedMedia, TryAgain
 from ecmf_pipeline.core.files import fingerprint, sha256_text
 from ecmf_pipeline.encoders.base_config import DEFAULT_TEXT_COLUMNS, BaseEncoderConfig
 from ecmf_pipeline.encoders.config import ImportedConfig, has_imported_features, text_columns
@@ -23,7 +23,7 @@ from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.runner import Engine, Run, RunConfig, RunReport
 from ecmf_pipeline.runner.machine import default_openers, has_bf16_instructions, visible_gpus
-from ecmf_pipeline.runner.quarantine import Quarantine
+from ecmf_pipeline.runner.quarantine import Limits, Quarantine
 from ecmf_pipeline.store import (
     FeatureStore,
     StoreWriter,
@@ -146,9 +146,13 @@ def current_digests(
 
 
 def text_digest(text: ClipText, columns: Sequence[str] = DEFAULT_TEXT_COLUMNS) -> str:
-    """Return the digest of a clip's transcripts; it covers the translation only if ``columns`` contains it."""
-    words = f"{text.original}\0{text.enriched}"
-    return sha256_text(f"{words}\0{text.translation}" if "translation" in columns else words)
+    """Return the digest of the texts in ``columns``; the other texts of the clip may change."""
+    return sha256_text("\0".join(getattr(text, column) for column in sorted(columns)))
+
+
+def clip_limits(config: ExtractConfig, media: MediaConfig) -> Limits:
+    """Return the settings that limit clips; a quarantined clip is retried if its limit is lifted."""
+    return {ClipTimeout.__name__: config.clip_timeout, TruncatedMedia.__name__: media.least_readable}
 
 
 def plan_branch(
@@ -160,6 +164,7 @@ def plan_branch(
     settings: dict[str, Any],
     root: Path,
     quarantine_path: Path,
+    limits: Limits | None = None,
     retry_quarantined: bool = False,
 ) -> Branch:
     """Compare the store of a modality with the manifest, and return the clips to compute.
@@ -172,6 +177,7 @@ def plan_branch(
         settings: All settings that change the features.
         root: Folder of the store.
         quarantine_path: Quarantine table of the modality.
+        limits: The result of `clip_limits`.
         retry_quarantined: Whether to retry quarantined clips even if nothing changed.
 
     Raises:
@@ -186,7 +192,7 @@ def plan_branch(
             command=f"ecmf-pipe store import PATH --modality {modality.value} --encoder {encoder.name}",
         )
     digests = current_digests(modality, clips, texts, store, BranchInputs.of_settings(settings))
-    quarantine = Quarantine(quarantine_path, stage="extract", modality=modality.value, fingerprint=key)
+    quarantine = Quarantine(quarantine_path, stage="extract", modality=modality.value, fingerprint=key, limits=limits)
     quarantine.drop_outdated(digests)
     if retry_quarantined:
         quarantine.clear()
@@ -225,6 +231,7 @@ def coverage(
     quarantine_path: Path,
     fingerprint: str | None = None,
     branch_inputs: BranchInputs = DEFAULT_BRANCH_INPUTS,
+    limits: Limits | None = None,
 ) -> Coverage:
     """Count the clips of a modality.
 
@@ -236,11 +243,14 @@ def coverage(
         quarantine_path: Quarantine table of the modality.
         fingerprint: Fingerprint of the features to count; None: the current one of the store.
         branch_inputs: The inputs of the branch; used only if the store has no such features.
+        limits: The result of `clip_limits`.
     """
     current = fingerprint or current_fingerprint(root)
     store = FeatureStore(root, current) if current and has_fingerprint(root, current) else None
     digests = current_digests(modality, clips, texts, store, branch_inputs)
-    quarantine = Quarantine(quarantine_path, stage="extract", modality=modality.value, fingerprint=current or "")
+    quarantine = Quarantine(
+        quarantine_path, stage="extract", modality=modality.value, fingerprint=current or "", limits=limits
+    )
     done = store.clips_with_features(digests) if store is not None else set()
     bad = {clip_id for clip_id, digest in digests.items() if quarantine.holds(clip_id, digest)} - done
     return Coverage(len(done), len(digests) - len(done) - len(bad), len(clips) - len(digests), len(bad))
@@ -281,6 +291,7 @@ def extract(
     media: MediaConfig,
     faces: FaceConfig,
     config: ExtractConfig,
+    index_cache: Path | None = None,
     engine: Engine | None = None,
 ) -> RunReport:
     """Compute the missing features of the branches, and make their fingerprints the current ones of the stores.
@@ -294,6 +305,8 @@ def extract(
         media: How clips are sampled.
         faces: How faces are found.
         config: How the loop runs.
+        index_cache: The cache of `index`. Files in another state than it holds are hashed before they are read; None:
+            all files are.
         engine: Runs the workers; None: local processes, as ``config`` selects.
 
     Raises:
@@ -305,6 +318,7 @@ def extract(
     incomplete, failures = _finish_complete_branches(branches, writers, report, config)
     if incomplete:
         # Imported only if features are missing: it imports the decoders and the encoder registry.
+        from ecmf_pipeline.corpora.measuring import known_states
         from ecmf_pipeline.extraction.step import BranchEncoder, ClipToExtract, ExtractStepFactory
 
         config = _choose_processes(config, incomplete)
@@ -313,13 +327,17 @@ def extract(
             branch.modality: BranchEncoder(branch.encoder, branch.settings, writers[branch.modality].root)
             for branch in incomplete
         }
+        todo = frozenset[str]().union(*(branch.todo for branch in incomplete if branch.modality is not Modality.TEXT))
+        names = [path for clip in clips if clip.clip_id in todo for path in (clip.path, clip.face_path)]
+        states = known_states(index_cache, corpus_root, names) if index_cache and names else {}
         items = []
         for clip in clips:
             missing = {
                 branch.modality: branch.digests[clip.clip_id] for branch in incomplete if clip.clip_id in branch.todo
             }
             if missing:
-                items.append(ClipToExtract(clip, missing, texts[clip.clip_id] if Modality.TEXT in missing else None))
+                text = texts[clip.clip_id] if Modality.TEXT in missing else None
+                items.append(ClipToExtract(clip, missing, text, states.get(clip.path), states.get(clip.face_path)))
         run: Run[ClipToExtract] = Run(
             ExtractStepFactory(encoders, corpus_root, media, faces, config.device, uses_openers=bool(config.openers)),
             {branch.modality.value: writers[branch.modality] for branch in incomplete},

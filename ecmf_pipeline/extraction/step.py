@@ -18,7 +18,14 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline import __version__
 from ecmf_pipeline.core.clips import Clip, ClipText, Modality
-from ecmf_pipeline.core.errors import ChangedSinceIndex, ClipError, FeaturesNotFinite, NothingToEncode
+from ecmf_pipeline.core.errors import (
+    ChangedSinceIndex,
+    ClipError,
+    FeaturesNotFinite,
+    FileUnreachable,
+    NothingToEncode,
+)
+from ecmf_pipeline.core.files import FileState, indexed_content
 from ecmf_pipeline.encoders.base import Encoder, Encoding, JoinedEncoder, Prepared, Preparer
 from ecmf_pipeline.encoders.base_config import BaseEncoderConfig
 from ecmf_pipeline.encoders.config import JoinedConfig, configured_frames
@@ -28,7 +35,6 @@ from ecmf_pipeline.faces.detector import FaceFinder, FaceTrack
 from ecmf_pipeline.faces.openface import read_openface
 from ecmf_pipeline.media.audio import read_audio
 from ecmf_pipeline.media.config import MediaConfig
-from ecmf_pipeline.media.containers import has_changed
 from ecmf_pipeline.media.sampling import Sampling, read_samplings
 from ecmf_pipeline.runner import Opener, Outcome, Step, Target
 from ecmf_pipeline.runner.machine import as_out_of_memory, hide_gpus, select_gpu
@@ -56,11 +62,15 @@ class ClipToExtract:
         clip: The clip.
         digests: Digest of the input, for each modality whose features are missing.
         text: The transcripts; None if the text features are not missing.
+        media_state: State of the media file with the digest of the manifest; None if unknown.
+        face_state: The same of the file of face crops.
     """
 
     clip: Clip
     digests: Mapping[Modality, str]
     text: ClipText | None = None
+    media_state: FileState | None = None
+    face_state: FileState | None = None
 
     @property
     def targets(self) -> Sequence[Target]:
@@ -127,23 +137,21 @@ class ExtractOpener(Opener[ClipToExtract, OpenedClip]):
             handled = {Modality.TEXT}
             if self._faces.source == "openface" and Modality.FACE in item.digests:
                 handled.add(Modality.FACE)
-                self._prepare(Modality.FACE, partial(self._face_crops, item.clip), opened)
+                self._prepare(Modality.FACE, partial(self._face_crops, item), opened)
             if media := item.digests.keys() - handled:
-                path = self._corpus_root / item.clip.path
-                if has_changed(path, item.clip.bytes):
-                    # Its features would be stored under the digest of the old file.
-                    changed = ChangedSinceIndex("the file has changed since it was indexed", command="ecmf-pipe index")
-                    opened.update(dict.fromkeys(media, changed))
-                else:
-                    self._open_media(path, media, opened)
+                clip, path = item.clip, self._corpus_root / item.clip.path
+                try:
+                    # Features of another content would be stored under the digest of the indexed one.
+                    with indexed_content(path, clip.digest, item.media_state, clip.bytes):
+                        self._open_media(path, media, opened)
+                except (ChangedSinceIndex, FileUnreachable) as error:
+                    opened.update(dict.fromkeys(media, error))
         return opened
 
-    def _face_crops(self, clip: Clip) -> tuple[FaceTrack, _SideArrays]:
-        path = self._corpus_root / clip.face_path
-        if has_changed(path, clip.face_bytes):
-            message = "the file of its face crops has changed since it was indexed"
-            raise ChangedSinceIndex(message, command="ecmf-pipe index")
-        track = read_openface(path, count=self._frames[Modality.FACE], size=self._faces.crop_size)
+    def _face_crops(self, item: ClipToExtract) -> tuple[FaceTrack, _SideArrays]:
+        clip, path = item.clip, self._corpus_root / item.clip.face_path
+        with indexed_content(path, clip.face_digest, item.face_state, clip.face_bytes):
+            track = read_openface(path, count=self._frames[Modality.FACE], size=self._faces.crop_size)
         return track, track.side_arrays(None)
 
     def _open_media(self, path: Path, modalities: set[Modality], opened: OpenedClip) -> None:

@@ -8,8 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from ecmf_pipeline.core.config import Config
-from ecmf_pipeline.core.errors import ModelError
-from ecmf_pipeline.core.files import cached_sha256
+from ecmf_pipeline.core.weights import weights_sha256
 
 CROP_MARGIN = 1.6
 """Side of the square crop divided by the side of the face box. Landmark models need some surroundings."""
@@ -20,7 +19,8 @@ class FaceConfig(Config):
 
     Attributes:
         source: ``detect``: detect them in the video. ``openface``: read the crops of the MER corpora
-            (``openface_face/N/N.npy``); of the other keys only ``crop_size`` then has an effect.
+            (``openface_face/N/N.npy``, or pictures in ``openface_face/N``); of the other keys only ``crop_size`` then
+            has an effect.
         detector: BlazeFace model file (tflite).
         min_confidence: Minimum score of a detection.
         range: ``short``: faces near the camera, at least a seventh of the shorter side of the picture. ``full``: also
@@ -36,14 +36,18 @@ class FaceConfig(Config):
     align: Literal["none", "eyes"] = "none"
     crop_size: int = Field(256, ge=64)
 
-    def settings(self) -> dict[str, Any]:
-        """Return all settings that change the crops."""
+    def settings(self, *, weights_required: bool = True) -> dict[str, Any]:
+        """Return all settings that change the crops.
+
+        Args:
+            weights_required: Whether the detector must be on this machine; see `weights_sha256`.
+
+        Raises:
+            MissingWeights: If the detector is missing and required.
+            ModelError: If it is the default detector and was altered.
+        """
         # Increase the recipe when a code change changes the crops.
         if self.source == "openface":
             return {**self.model_dump(include={"source", "crop_size"}), "margin": CROP_MARGIN, "recipe": 1}
-        if not self.detector.is_file():
-            raise ModelError(
-                f"face detector {self.detector} does not exist", "fetch the default weights", command="ecmf-pipe models"
-            )
-        detector = cached_sha256(self.detector)
+        detector = weights_sha256(self.detector, required=weights_required)
         return {**self.model_dump(mode="json"), "detector": detector, "margin": CROP_MARGIN, "recipe": 2}

@@ -23,6 +23,8 @@ from ecmf_pipeline.store import FeatureRow, FeatureStore, StoreWriter, can_hold,
 
 CLIPS_PER_PART = 1024
 BYTES_PER_PART = 2**26
+LARGEST_VALUE = float(np.sqrt(np.finfo(np.float32).max))
+"""Training squares features in float32. No encoder returns such values; they are damaged."""
 
 
 @dataclass
@@ -200,6 +202,8 @@ def _validated_rows(array: NDArray[Any], dim: int, dtype: str) -> NDArray[np.flo
         values = np.ascontiguousarray(array.reshape(-1, dim), dtype="<f4")
     if not can_hold(values, dtype):
         raise UnusableFeatures(f"the largest value, {np.abs(array).max():g}, exceeds the range of {dtype}")
+    if (largest := np.abs(values).max()) > LARGEST_VALUE:
+        raise UnusableFeatures(f"the largest value, {largest:g}, exceeds {LARGEST_VALUE:g}: its square is not finite")
     return values
 
 

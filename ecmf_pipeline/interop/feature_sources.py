@@ -18,6 +18,7 @@ from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core.errors import InputError, MissingInput, UnusableFeatures
+from ecmf_pipeline.core.files import LFS_COMMAND, LFS_HINT, LFS_PROBLEM, is_lfs_pointer
 
 MAX_CLIP_BYTES = 2**29
 """Maximum bytes of the features of one clip: 40 times those of a minute of 1024-d rows at 50 rows per second."""
@@ -90,6 +91,8 @@ def _read_header(file: BinaryIO) -> ArrayHeader:
         read = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
         shape, _, dtype = read(file)
     except _HEADER_ERRORS as error:
+        if is_lfs_pointer(file.name):
+            raise UnusableFeatures(f"the file {LFS_PROBLEM}; run {LFS_COMMAND}") from error
         raise UnusableFeatures(f"the file is not an npy file ({str(error)[:100]})") from error
     check_header(shape, dtype)
     actual, expected = size - file.tell(), dtype.itemsize * math.prod(shape)
@@ -140,7 +143,7 @@ def open_source(path: Path) -> Iterator[FeatureSource]:
 
     Raises:
         MissingInput: If ``path`` does not exist.
-        InputError: If ``path`` is neither a folder nor an HDF5 file.
+        InputError: If ``path`` is neither a folder nor an HDF5 file, or is a Git LFS pointer.
     """
     if not path.exists():
         raise MissingInput(f"{path} does not exist", "give a folder of npy files, or an HDF5 file")
@@ -150,6 +153,8 @@ def open_source(path: Path) -> Iterator[FeatureSource]:
     try:
         file = h5py.File(path, "r")
     except OSError as error:
+        if is_lfs_pointer(path):
+            raise InputError(f"{path} {LFS_PROBLEM}", LFS_HINT, command=LFS_COMMAND) from error
         raise InputError(
             f"{path} is neither a folder nor an HDF5 file ({str(error)[:100]})",
             "give a folder with one <name>.npy per clip, or an HDF5 file with one dataset per clip",

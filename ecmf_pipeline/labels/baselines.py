@@ -17,6 +17,7 @@ from scipy.special import softmax
 
 from ecmf_pipeline.core.arrays import Floats, Ints
 from ecmf_pipeline.labels import dawid_skene as model
+from ecmf_pipeline.labels.majority import break_ties, count_votes, normalise_rows
 from ecmf_pipeline.labels.votes import ABSTAIN, first_choice
 
 Votes = Mapping[str, Floats]
@@ -48,14 +49,14 @@ class Baseline:
 
 
 def majority(votes: Votes, _gold: Ints) -> Floats:
-    """Combine votes by majority; the mean probability breaks ties."""
-    return _count_votes(votes, np.ones(len(votes)))
+    """Combine votes by majority; `break_ties` decides ties."""
+    return count_votes(votes)
 
 
 def mean_probs(votes: Votes, _gold: Ints) -> Floats:
     """Average the probabilities of all sources."""
     probs = np.stack(list(votes.values()))
-    return normalise_rows(np.where(np.isnan(probs), 0.0, probs).sum(axis=0))
+    return break_ties(normalise_rows(np.where(np.isnan(probs), 0.0, probs).sum(axis=0)), votes)
 
 
 def weighted_majority(votes: Votes, gold: Ints) -> Floats:
@@ -68,7 +69,7 @@ def weighted_majority(votes: Votes, gold: Ints) -> Floats:
         n_right = (probs[voted].argmax(axis=1) == gold[voted]).sum() + 1.0
         accuracy = n_right / (voted.sum() + classes)
         weights.append(max(np.log(accuracy * (classes - 1) / (1 - accuracy)), 0.0))
-    return _count_votes(votes, np.array(weights))
+    return count_votes(votes, np.array(weights))
 
 
 def dawid_skene(votes: Votes, gold: Ints) -> Floats:
@@ -198,13 +199,6 @@ BASELINES: Mapping[str, Baseline] = {
 """All baselines, by name."""
 
 
-def normalise_rows(rows: Floats) -> Floats:
-    """Scale rows to sum to 1, (n, K); rows of zeros become equal shares."""
-    totals = rows.sum(axis=1, keepdims=True)
-    shares: Floats = np.where(totals > 0, rows / np.where(totals > 0, totals, 1.0), 1 / rows.shape[1])
-    return shares
-
-
 def scores_to_probs(table: object, shape: tuple[int, int]) -> Floats:
     """Convert scores by clip and label to probabilities (n, K).
 
@@ -258,11 +252,3 @@ def _predict(fitted: model.DawidSkene, patterns: model.VotePatterns, voted: NDAr
     probs: Floats = softmax(fitted.scores(patterns.rows), axis=1)[patterns.pattern]
     probs[~voted] = 1 / probs.shape[1]
     return probs
-
-
-def _count_votes(votes: Votes, weights: Floats) -> Floats:
-    probs = np.stack(list(votes.values()))  # (S, n, K)
-    abstains = np.asarray(np.isnan(probs).any(axis=2))
-    filled_probs = np.where(abstains[:, :, None], 0.0, probs)
-    hard_votes = np.eye(probs.shape[2])[filled_probs.argmax(axis=2)] * ~abstains[:, :, None]
-    return normalise_rows(np.einsum("snk,s->nk", hard_votes, weights) + 1e-3 * filled_probs.mean(axis=0))

@@ -26,8 +26,8 @@ from threadpoolctl import threadpool_limits
 
 from ecmf_pipeline.core.arrays import Floats, Ints
 from ecmf_pipeline.labels import dawid_skene
-from ecmf_pipeline.labels.baselines import majority
 from ecmf_pipeline.labels.dawid_skene import DawidSkene, VotePatterns, vote_patterns
+from ecmf_pipeline.labels.majority import break_ties, count_votes
 from ecmf_pipeline.labels.unsupervised import combine_without_gold, unsupervised_expert
 from ecmf_pipeline.labels.votes import Evidence, LogPool, SourceReport, fit_log_pool, report_sources, stack_votes
 
@@ -109,6 +109,7 @@ def combine_votes(
     """
     evidence = stack_votes(votes, floor=VOTE_FLOOR)
     clips, _, classes = evidence.logs.shape
+    named_probs = {name: np.asarray(probs, np.float64) for name, probs in votes.items()}
     known_labels = _checked_gold(gold, clips, classes)
     labelled = np.flatnonzero(known_labels >= 0)
     rng = np.random.default_rng(seed)
@@ -119,10 +120,7 @@ def combine_votes(
     # The optimiser's vectors are short: synchronising BLAS threads takes longer than the computation.
     with threadpool_limits(limits=1, user_api="blas"):
         if not fits_blend:
-            majority_probs = majority(
-                {name: np.asarray(probs, np.float64) for name, probs in votes.items()}, known_labels
-            )
-            probs, unsupervised_method = combine_without_gold(evidence, patterns, majority_probs, rng)
+            probs, unsupervised_method = combine_without_gold(evidence, patterns, count_votes(named_probs), rng)
             method = f"without gold labels: {unsupervised_method}"
         else:
             unsupervised_probs = unsupervised_expert(evidence, patterns, rng)
@@ -130,6 +128,7 @@ def combine_votes(
             shares = ", ".join(f"{name} {weight:.2f}" for name, weight in weights.items())
             note = "" if calibrated else ", too few to calibrate it"
             method = f"blend fitted to {len(usable)} gold labels{note} ({shares})"
+        probs = break_ties(probs, named_probs)
         if len(labelled):
             counts = np.bincount(known_labels[labelled], minlength=classes) + 1.0
             probs[evidence.all_abstain] = counts / counts.sum()

@@ -5,7 +5,6 @@ Written files are sorted and floats are rounded to six digits, so identical vote
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core.arrays import Floats, Ints
-from ecmf_pipeline.core.clips import ClipId, Split
+from ecmf_pipeline.core.clips import ClipId, Corpus, Split
 from ecmf_pipeline.core.errors import InputError, MissingInput
 from ecmf_pipeline.core.files import read_text, write_atomic
+from ecmf_pipeline.core.tables import TableFile, as_spreadsheet_text, from_spreadsheet_text, open_table
 from ecmf_pipeline.labels.refine import Decision, LabelAction, Vote
 from ecmf_pipeline.labels.votes import first_choice
 
@@ -95,30 +95,38 @@ def write_votes(
     _write(path, pd.DataFrame(columns))
 
 
-def read_votes(path: Path, labels: Sequence[str]) -> VoteTable:
-    """Read a long table of votes. A source without a row for a clip abstains from it.
+def read_votes(path: Path, labels: Sequence[str], clip_ids: Sequence[str] | None = None) -> VoteTable:
+    """Read a long table of votes that `write_votes` wrote.
 
     Args:
         path: The csv file; its rows may be in any order.
         labels: The K expected labels, in the order of the result.
+        clip_ids: The clips of the manifest, each of which must have votes; None: not checked.
 
     Raises:
-        MissingInput: If the file does not exist.
-        InputError: If a column, label or probability is wrong, or a source votes twice on a clip.
+        MissingInput: If the file does not exist, or has other clips than the manifest.
+        InputError: If a column, label or probability is wrong, or a source has no row, or two rows, for a clip.
     """
     import pandas as pd
 
     probabilities = [f"p_{label}" for label in labels]
-    frame = _read_table(path, ("clip_id", "source", "label", *probabilities), probabilities, _VOTE_AGAIN)
-    values = _probabilities(path, frame, labels, _VOTE_AGAIN)
-    clip_codes, clip_ids = pd.factorize(frame["clip_id"], sort=True)
+    table, frame = _read_table(path, ("clip_id", "source", "label", *probabilities), probabilities, _VOTE_AGAIN)
+    values = _probabilities(path, frame, labels, _VOTE_AGAIN, tolerance=1e-6 * (len(labels) + 1))
+    clip_codes, found = pd.factorize(frame["clip_id"], sort=True)
     source_codes, sources = pd.factorize(frame["source"], sort=True)
     _reject_first(
         path, frame.duplicated(["clip_id", "source"]).to_numpy(), "the source votes twice on this clip", _VOTE_AGAIN
     )
-    votes = np.full((len(sources), len(clip_ids), len(labels)), np.nan)
+    has_row = np.zeros((len(sources), len(found)), dtype=bool)
+    has_row[source_codes, clip_codes] = True
+    if not has_row.all():
+        source, clip = np.argwhere(~has_row)[0]
+        raise table.damaged(f"no row for clip {found[clip]!r} and source {sources[source]!r}")
+    if clip_ids is not None:
+        table.check_covers(sorted(found), clip_ids)
+    votes = np.full((len(sources), len(found), len(labels)), np.nan)
     votes[source_codes, clip_codes] = values
-    return VoteTable(tuple(clip_ids), dict(zip(sources, votes, strict=True)))
+    return VoteTable(tuple(found), dict(zip(sources, votes, strict=True)))
 
 
 def read_external_votes(path: Path, labels: Sequence[str], clip_ids: Sequence[str]) -> tuple[dict[str, Floats], int]:
@@ -140,11 +148,14 @@ def read_external_votes(path: Path, labels: Sequence[str], clip_ids: Sequence[st
             its row, a source votes twice on a clip or has an unusable name, or no vote is on a clip of the manifest.
     """
     probabilities = [f"p_{label}" for label in labels]
-    frame = _read_table(path, ("clip_id", "source"), (), _CORRECT_FILE, others=lambda column: column in probabilities)
+    _, frame = _read_table(
+        path, ("clip_id", "source"), (), _CORRECT_FILE, others=lambda column: column in probabilities
+    )
     if set(probabilities) <= set(frame.columns):
         values = _probabilities(path, frame, labels, _CORRECT_FILE)
+        values /= values.sum(axis=1, keepdims=True)
     else:
-        frame = _read_table(path, ("clip_id", "source", "label"), (), _CORRECT_FILE)
+        _, frame = _read_table(path, ("clip_id", "source", "label"), (), _CORRECT_FILE)
         label_indices = _label_indices(path, frame, labels, _CORRECT_FILE, abstain=True)
         values = np.where((label_indices >= 0)[:, None], np.eye(len(labels))[label_indices], np.nan)
     _reject_names(path, frame["source"])
@@ -175,7 +186,7 @@ def read_human_labels(path: Path, labels: Sequence[str], clip_ids: Sequence[str]
         MissingInput: If the file does not exist.
         InputError: If the file is damaged, a label is unknown, a clip occurs twice, or no clip is one of the manifest.
     """
-    frame = _read_table(path, ("clip_id", "label"), (), _CORRECT_FILE)
+    _, frame = _read_table(path, ("clip_id", "label"), (), _CORRECT_FILE)
     label_indices = _label_indices(path, frame, labels, _CORRECT_FILE)
     _reject_first(path, frame.duplicated("clip_id").to_numpy(), "the clip occurs twice", _CORRECT_FILE)
     rows = _clip_rows(path, frame, clip_ids)
@@ -218,28 +229,48 @@ def write_refined(
     _write(path, pd.DataFrame(columns).iloc[order])
 
 
-def read_decisions(path: Path, *, votes: bool = False) -> list[Decision]:
+def read_decisions(path: Path, *, votes: bool = False, corpus: Corpus | None = None) -> list[Decision]:
     """Read refined.csv as decisions, sorted by clip id.
 
     Args:
         path: The csv file.
         votes: Whether to read the votes of all sources into the decisions.
+        corpus: The corpus, each clip of which must have a row with its split and given label; None: not checked.
 
     Raises:
-        MissingInput: If the file does not exist.
-        InputError: If a column is missing, or a decision or weight is invalid.
+        MissingInput: If the file does not exist, or has other clips than the manifest.
+        InputError: If a column is missing, or a cell is invalid.
     """
-    frame = _read_table(
-        path, REFINED_COLUMNS, ("weight", "confidence", "agreement"), _REFINE_AGAIN, others=_is_probability
-    )
-    _reject_first(path, ~frame["decision"].isin(list(LabelAction)).to_numpy(), "unknown decision", _REFINE_AGAIN)
-    _reject_first(path, ~(frame["weight"] >= 0).to_numpy(), "the weight is not a number of at least 0", _REFINE_AGAIN)
-    unlabelled = (frame["weight"] > 0) & (frame["refined_label"] == "")
-    _reject_first(path, unlabelled.to_numpy(), "weight above 0 without a label", _REFINE_AGAIN)
-    _reject_first(path, frame.duplicated("clip_id").to_numpy(), "the clip occurs twice", _REFINE_AGAIN)
-    vote_columns = [name for name in frame.columns if name.endswith("_vote") and not name.startswith(POSTERIOR)]
-    sources = [name.removesuffix("_vote") for name in vote_columns] if votes else []
-    columns = [*REFINED_COLUMNS, *(f"{source}_{part}" for source in sources for part in ("vote", "prob"))]
+    numbers = ("weight", "confidence", "agreement")
+    table, frame = _read_table(path, REFINED_COLUMNS, numbers, _REFINE_AGAIN, others=_is_probability)
+
+    def reject(wrong: pd.Series[bool], problem: str | Callable[[int], str]) -> None:
+        _reject_first(path, wrong.to_numpy(dtype=bool), problem, _REFINE_AGAIN)
+
+    reject(frame.duplicated("clip_id"), "the clip occurs twice")
+    reject(frame["clip_id"] == "", "the clip id is empty")
+    reject(~frame["split"].isin(list(Split)), "unknown split")
+    reject(~frame["decision"].isin(list(LabelAction)), "unknown decision")
+    reject(~(frame["weight"] >= 0), "the weight is not a number of at least 0")
+    reject(~frame["confidence"].between(0, 1), "the confidence is not a probability")
+    reject((frame["weight"] > 0) & (frame["refined_label"] == ""), "weight above 0 without a label")
+    for name in frame.columns:
+        if name == "agreement" or _is_probability(name):
+            reject(frame[name].notna() & ~frame[name].between(0, 1), f"{name} is not a probability")
+    posterior = frame[[name for name in frame.columns if name.startswith(POSTERIOR)]]
+    reject((posterior.sum(axis=1) - 1).abs() > 1e-6 * (posterior.shape[1] + 1), "the posterior does not add up to 1")
+    vote_columns = [*frame.columns][len(REFINED_COLUMNS) + posterior.shape[1] :: 2]
+    sources = [name.removesuffix("_vote") for name in vote_columns]
+    pairs = [f"{source}_{part}" for source in sources for part in ("vote", "prob")]
+    if [*frame.columns] != [*REFINED_COLUMNS, *posterior.columns, *pairs]:
+        raise table.damaged(f"the columns are {', '.join(frame.columns)}", 1)
+    for source in sources:
+        is_vote = frame[f"{source}_vote"] != ""
+        reject(is_vote != frame[f"{source}_prob"].notna(), f"a vote of {source} without a probability, or the reverse")
+    if corpus is not None:
+        _check_belongs_to(table, frame, corpus, ["refined_label", *vote_columns])
+    loaded = sources if votes else []
+    columns = [*REFINED_COLUMNS, *(f"{source}_{part}" for source in loaded for part in ("vote", "prob"))]
 
     def vote(source: str, label: str, probability: float) -> Vote:
         return Vote(source, label, None if np.isnan(probability) else probability)
@@ -255,16 +286,36 @@ def read_decisions(path: Path, *, votes: bool = False) -> list[Decision]:
             confidence=row["confidence"],
             agreement=row["agreement"],
             reason=row["reason"],
-            votes=[vote(source, row[f"{source}_vote"], row[f"{source}_prob"]) for source in sources],
+            votes=[vote(source, row[f"{source}_vote"], row[f"{source}_prob"]) for source in loaded],
         )
         for row in frame[columns].to_dict("records")
     ]
+
+
+def _check_belongs_to(table: TableFile, frame: pd.DataFrame, corpus: Corpus, label_columns: Sequence[str]) -> None:
+    """Check that refined.csv has the clips, splits, given labels and label names of the corpus."""
+    table.check_covers(frame["clip_id"].tolist(), [clip.clip_id for clip in corpus.clips])
+    for column in label_columns:
+        wrong = ~frame[column].isin([*corpus.labels, ""]).to_numpy()
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise table.outdated(f"unknown label {frame[column].iloc[row]!r} in column {column}", row + 2)
+    if absent := [label for label in corpus.labels if f"{POSTERIOR}{label}" not in frame.columns]:
+        raise table.outdated(f"no column {POSTERIOR + absent[0]!r}", 1)
+    for column in ("split", "given_label"):
+        cells = zip(frame[column].tolist(), (str(getattr(clip, column)) for clip in corpus.clips), strict=True)
+        for row, (cell, expected) in enumerate(cells, start=2):
+            if cell != expected:
+                raise table.outdated(f"{column} is {cell!r} instead of {expected!r}", row)
 
 
 def write_clips_to_label(
     path: Path, posterior: NDArray[np.floating], decisions: Sequence[Decision], rows: Sequence[int]
 ) -> None:
     """Write the clips to label by hand next, in the given order, with their current decision.
+
+    People open the table in a spreadsheet: cells that could be formulas are escaped. `read_human_labels` accepts clip
+    ids and labels with and without the apostrophe of the escape.
 
     Args:
         path: The csv file.
@@ -276,7 +327,9 @@ def write_clips_to_label(
 
     ranked = np.sort(np.asarray(posterior, np.float64), axis=1)[list(rows)]
     fields = ("clip_id", "split", "given_label", "decision", "reason")
-    columns: dict[str, object] = {field: [getattr(decisions[row], field) for row in rows] for field in fields}
+    columns: dict[str, object] = {
+        field: [as_spreadsheet_text(str(getattr(decisions[row], field))) for row in rows] for field in fields
+    }
     frame = pd.DataFrame(columns)
     frame.insert(4, "first", np.round(ranked[:, -1], 6))
     frame.insert(5, "second", np.round(ranked[:, -2], 6))
@@ -308,9 +361,7 @@ def _reject_names(path: Path, sources: pd.Series[str]) -> None:
 
 def _clip_rows(path: Path, frame: pd.DataFrame, clip_ids: Sequence[str]) -> Ints:
     """Return the clip index of each record, -1 for clips outside ``clip_ids``; at least one must be inside."""
-    import pandas as pd
-
-    rows = np.asarray(pd.Index(list(clip_ids)).get_indexer(pd.Index(frame["clip_id"])), np.int64)
+    rows = _positions(frame["clip_id"], clip_ids)
     if len(rows) and (rows < 0).all():
         raise InputError(
             f"{path}: no clip id is in the corpus: the file has {frame['clip_id'].iloc[0]!r}, "
@@ -320,6 +371,18 @@ def _clip_rows(path: Path, frame: pd.DataFrame, clip_ids: Sequence[str]) -> Ints
     return rows
 
 
+def _positions(cells: pd.Series[str], names: Sequence[str]) -> Ints:
+    """Return the index of each cell in ``names``, (m,), -1 for others; cells may be escaped for spreadsheets."""
+    import pandas as pd
+
+    index = pd.Index(list(names))
+    found = np.asarray(index.get_indexer(pd.Index(cells)), np.int64)
+    if (found < 0).any():
+        unescaped = index.get_indexer(pd.Index([from_spreadsheet_text(cell) for cell in cells]))
+        found = np.where(found < 0, unescaped, found)
+    return found
+
+
 def _read_table(
     path: Path,
     required: Sequence[str],
@@ -327,45 +390,47 @@ def _read_table(
     remedy: _Remedy,
     *,
     others: Callable[[str], bool] | None = None,
-) -> pd.DataFrame:
+) -> tuple[TableFile, pd.DataFrame]:
     """Read a csv file that must have the columns ``required``.
 
     Text is kept unchanged ("NA" is a valid name). Cells may be empty in the columns ``numbers`` and in those for which
-    ``others`` returns True.
+    ``others`` returns True; other cells of these columns are finite numbers.
     """
     import pandas as pd
 
-    if not path.is_file():
-        hint = remedy.hint if remedy.command else "correct the path in params.yaml, or remove it"
-        raise MissingInput(f"{path} does not exist", hint, command=remedy.command)
-    text = read_text(path)
-    try:
-        header = _header(text)
-        extra = [name for name in header if others and name not in required and others(name)]
-        frame = pd.read_csv(
-            io.StringIO(text),
-            dtype=dict.fromkeys(header, "str") | dict.fromkeys([*numbers, *extra], "float64"),
-            na_values={name: [""] for name in [*numbers, *extra]},
+    if remedy.command:
+        table = open_table(path, command=remedy.command, hint=remedy.hint)
+    elif path.is_file():
+        table = TableFile(path, read_text(path), None, remedy.hint)
+    else:
+        raise MissingInput(f"{path} does not exist", "correct the path in params.yaml, or remove it")
+    for _ in table.rows():  # pandas would fill or shift rows with another number of cells
+        pass
+    header = table.header()
+    if absent := [name for name in required if name not in header]:
+        raise InputError(f"{path} has no column {absent[0]!r}", remedy.hint, command=remedy.command)
+    numeric = [*numbers, *(name for name in header if others and name not in required and others(name))]
+
+    def read(numeric: Sequence[str]) -> pd.DataFrame:
+        return pd.read_csv(
+            io.StringIO(table.text),
+            dtype=dict.fromkeys(header, "str") | dict.fromkeys(numeric, "float64"),
+            na_values={name: [""] for name in numeric},
             keep_default_na=False,
         )
-    except (csv.Error, pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
-        raise InputError(f"{path} is damaged: {error}", remedy.hint, command=remedy.command) from error
-    if absent := [name for name in required if name not in frame.columns]:
-        raise InputError(f"{path} has no column {absent[0]!r}", remedy.hint, command=remedy.command)
-    return frame
 
-
-def _header(text: str) -> list[str]:
-    """Return the column names; raise ValueError if a record has another number of cells.
-
-    pandas would fill or shift such records.
-    """
-    records = csv.reader(io.StringIO(text, newline=""), strict=True)
-    header = next(records, [])
-    for number, record in enumerate(records, start=1):
-        if record and len(record) != len(header):
-            raise ValueError(f"record {number} has {len(record)} cells, not {len(header)}")
-    return header
+    try:
+        frame = read(numeric)
+    except ValueError:  # pandas does not name the row
+        frame = read(())
+    for name in numeric:
+        cells = frame[name]
+        is_text = cells.dtype != "float64"
+        values = pd.to_numeric(cells.where(cells != ""), errors="coerce") if is_text else cells
+        wrong = np.isinf(values) | (is_text & values.isna() & (cells != ""))
+        _reject_first(path, wrong.to_numpy(dtype=bool), f"{name} is not a finite number", remedy)
+        frame[name] = values
+    return table, frame
 
 
 def _reject_first(path: Path, wrong: NDArray[np.bool_], problem: str | Callable[[int], str], remedy: _Remedy) -> None:
@@ -380,20 +445,22 @@ def _reject_first(path: Path, wrong: NDArray[np.bool_], problem: str | Callable[
     if wrong.any():
         row = int(wrong.argmax())
         raise InputError(
-            f"{path}: record {row + 1}: {problem if isinstance(problem, str) else problem(row)}",
+            f"{path}: row {row + 2}: {problem if isinstance(problem, str) else problem(row)}",
             remedy.hint,
             command=remedy.command,
         )
 
 
-def _probabilities(path: Path, frame: pd.DataFrame, labels: Sequence[str], remedy: _Remedy) -> Floats:
-    """Return the columns ``p_<label>`` of m votes, (m, K), NaN for abstentions.
+def _probabilities(
+    path: Path, frame: pd.DataFrame, labels: Sequence[str], remedy: _Remedy, *, tolerance: float = 1e-3
+) -> Floats:
+    """Return the columns ``p_<label>`` of m votes, (m, K), NaN for abstentions; sums are 1 up to ``tolerance``.
 
     A column ``label``, if present, must agree with them.
     """
     values = frame[[f"p_{label}" for label in labels]].to_numpy(np.float64)
     abstains = np.isnan(values).all(axis=1)
-    wrong = ~abstains & ~((values >= 0).all(axis=1) & (np.abs(values.sum(axis=1) - 1) < 1e-3))
+    wrong = ~abstains & ~((values >= 0).all(axis=1) & (np.abs(values.sum(axis=1) - 1) <= tolerance))
     _reject_first(path, wrong, "the probabilities are not a distribution", remedy)
     if "label" not in frame.columns:
         return values
@@ -416,9 +483,7 @@ def _label_indices(
     path: Path, frame: pd.DataFrame, labels: Sequence[str], remedy: _Remedy, *, abstain: bool = False
 ) -> Ints:
     """Return the column ``label`` as indices, (m,); empty cells are `ABSTAIN`, and allowed only if ``abstain``."""
-    import pandas as pd
-
-    indices = np.asarray(pd.Index(list(labels)).get_indexer(pd.Index(frame["label"])), np.int64)
+    indices = _positions(frame["label"], labels)
     empty = (frame["label"] == "").to_numpy()
     wrong = (indices < 0) & ~(empty & abstain)
     unknown = "unknown label {!r}, not one of {}".format

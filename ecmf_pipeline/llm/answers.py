@@ -7,7 +7,8 @@ valid answer has no scores but ``"raw": [...]``, the invalid answers; it is not 
 
 Parts are never modified: DVC transfers new parts only, and files that its cache shares stay intact. Parts are written
 elsewhere and renamed into place. Finished batches wait in a spool until they are sealed into a part. If a text was paid
-for twice, the cache holds it twice; a damaged line loses only itself.
+for twice, the cache holds it twice. The name of a part ends with a hash of its content, which is checked when it is
+read: an altered answer would change the features of a text without a trace.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ from numpy.typing import NDArray
 from pydantic import FiniteFloat, TypeAdapter
 
 from ecmf_pipeline.core.console import format_count
-from ecmf_pipeline.core.errors import ServerUnavailable, TooManyQuarantined, TryAgain
-from ecmf_pipeline.core.files import flush_folder, sha256_file, sha256_text, write_atomic
+from ecmf_pipeline.core.errors import ClipTimeout, InputError, ServerUnavailable, TooManyQuarantined, TryAgain
+from ecmf_pipeline.core.files import flush_folder, sha256_bytes, sha256_text, write_atomic
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.schema import Value
 from ecmf_pipeline.llm.server_run import DRAFTS_FILE, MAX_RAW_CHARACTERS, Drafts, ThreadEngine
 from ecmf_pipeline.runner import Engine, Run, RunConfig, RunReport, StepFactory, Target
 from ecmf_pipeline.runner.machine import threads_per_worker
-from ecmf_pipeline.runner.quarantine import Quarantine
+from ecmf_pipeline.runner.quarantine import Limits, Quarantine
 from ecmf_pipeline.runner.step import PartWriter, Spool
 from ecmf_pipeline.store.dvc_links import share_with_dvc
 from ecmf_pipeline.store.kept import KeptParts
@@ -45,6 +46,7 @@ BRANCH = "llm"
 """Name of the only branch of the run."""
 SCORE_DECIMALS = 6
 """Number of decimals of a stored score."""
+_HASH_DIGITS = 8
 _PART = re.compile(r"part-(\d{6,})-[0-9a-f]{8}\.jsonl")
 
 
@@ -156,7 +158,7 @@ class AnswerCache(Generic[RowT]):
         root: Folder of this cache.
         fingerprint: Fingerprint of all that changes an answer.
         folder: Folder of the parts of this fingerprint.
-        dropped: Number of damaged lines that were skipped.
+        dropped: Number of lines that could not be parsed and were skipped.
     """
 
     def __init__(
@@ -193,17 +195,21 @@ class AnswerCache(Generic[RowT]):
         return self._rows.values()
 
     def refresh(self) -> None:
-        """Read parts that were added since the last call, and kept parts that the folder lacks."""
+        """Read parts that were added since the last call, and kept parts that the folder lacks.
+
+        Raises:
+            InputError: If a part was changed since it was written.
+        """
         for folder in self._folders:
             kept = KeptParts(folder / self.fingerprint)
             lost = [kept.folder / name for name in kept.missing()] if kept.folder else []
             for path in [*part_files(folder / self.fingerprint), *filter(_has_its_hash, lost)]:
                 if path not in self._read:
+                    self._rows |= {row.key: row for row in self.parse(_read_part(path))}
                     self._read.add(path)
-                    self._rows |= {row.key: row for row in self.parse(path.read_bytes())}
 
     def parse(self, content: bytes) -> list[RowT]:
-        """Return the rows of a file; damaged lines are counted in `dropped`."""
+        """Return the rows of a part or batch; lines that cannot be parsed are counted in `dropped`."""
         rows = []
         for line in content.split(b"\n"):
             try:
@@ -255,7 +261,7 @@ class AnswerWriter(PartWriter[RowT], Generic[RowT]):
         if not new:
             return 0
         content = "".join(row.line() for row in new.values())
-        name = f"part-{self._place(number):06d}-{sha256_text(content)[:8]}.jsonl"
+        name = f"part-{self._place(number):06d}-{sha256_text(content)[:_HASH_DIGITS]}.jsonl"
         temporary_path = self.spool.folder / name
         write_atomic(temporary_path, content)
         self.cache.folder.mkdir(parents=True, exist_ok=True)
@@ -306,7 +312,27 @@ def part_files(folder: Path) -> list[Path]:
 
 def _has_its_hash(path: Path) -> bool:
     """Return whether the content of a part has the hash in its name."""
-    return sha256_file(path)[:8] == path.stem.rpartition("-")[2]
+    return _matches_name(path.read_bytes(), path)
+
+
+def _matches_name(content: bytes, path: Path) -> bool:
+    return sha256_bytes(content)[:_HASH_DIGITS] == path.stem.rpartition("-")[2]
+
+
+def _read_part(path: Path) -> bytes:
+    """Read a part.
+
+    Raises:
+        InputError: If its content does not have the hash in its name.
+    """
+    content = path.read_bytes()
+    if not _matches_name(content, path):
+        raise InputError(
+            f"{path} was changed since it was written: its content does not have the hash in its name",
+            "restore it from the DVC cache, or only remove it: its questions are then sent again",
+            command=f"rm {path} && dvc checkout {path}",
+        )
+    return content
 
 
 def _part_number(path: Path) -> int:
@@ -377,6 +403,7 @@ def answer_questions(
     steps: StepFactory,
     config: LlmConfig,
     engine: Engine | None = None,
+    limits: Limits | None = None,
 ) -> AnswerSummary:
     """Send the questions without a cached answer and add the answers to the cache.
 
@@ -392,6 +419,7 @@ def answer_questions(
         steps: Factory of the steps; not called if all answers are cached.
         config: Settings of the run.
         engine: Runs the workers; None: processes or threads of this machine, according to ``config``.
+        limits: The settings that limit clips, apart from ``clip_timeout``; see `Quarantine`.
 
     Raises:
         StoreBusy: If another run of the same stage is active.
@@ -406,7 +434,8 @@ def answer_questions(
             exit_stack.callback(lambda: open_drafts(answer_files, cache.fingerprint).remove_finished(cache))
         known = {key for key in keys.values() if key in cache}
         missing = {clip_id: key for clip_id, key in keys.items() if key not in known}
-        quarantine = _open_quarantine(answer_files, cache.fingerprint, missing)
+        limits = {**(limits or {}), ClipTimeout.__name__: config.clip_timeout}
+        quarantine = _open_quarantine(answer_files, cache.fingerprint, missing, limits)
         report = RunReport(reused={BRANCH: len(keys) - len(missing)})
         clip_ids_by_key: dict[str, list[str]] = defaultdict(list)
         for clip_id, key in missing.items():
@@ -481,11 +510,13 @@ def _server_failure(answer_files: AnswerFiles, message: str) -> TryAgain:
     )
 
 
-def _open_quarantine(answer_files: AnswerFiles, fingerprint: str, missing: Mapping[str, str]) -> Quarantine:
+def _open_quarantine(
+    answer_files: AnswerFiles, fingerprint: str, missing: Mapping[str, str], limits: Limits
+) -> Quarantine:
     """Open the quarantine table of the stage, reduced to clips without an answer whose question made the model fail."""
 
     def open_table(stage: AnswerFiles) -> Quarantine:
-        table = Quarantine(stage.quarantine, stage=stage.stage, fingerprint=fingerprint, section="llm")
+        table = Quarantine(stage.quarantine, stage=stage.stage, fingerprint=fingerprint, section="llm", limits=limits)
         table.drop_outdated(dict(missing))
         return table
 
@@ -496,7 +527,8 @@ def _open_quarantine(answer_files: AnswerFiles, fingerprint: str, missing: Mappi
     failed = {entry.digest: entry for table in (*map(open_table, answer_files.earlier), own) for entry in table}
     for clip_id, key in missing.items():
         if key in failed:  # the question may have failed for another clip or in an earlier stage
-            own.add(clip_id, failed[key].reason, failed[key].message, key)
+            entry = failed[key]
+            own.add(clip_id, entry.reason, entry.message, key, float(entry.limit) if entry.limit else None)
     return own
 
 

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ecmf_pipeline.core.config import Config
 from ecmf_pipeline.core.errors import ModelError, ParamsError
-from ecmf_pipeline.core.files import cached_sha256
+from ecmf_pipeline.core.weights import weights_sha256
 from ecmf_pipeline.llm.prompt import Calibration, Prompt, load_prompt
 
 CueKind = Literal["face", "audio"]
@@ -178,7 +178,8 @@ class LlmConfig(Config):
             holds a copy of the model, so the default is one worker with all threads. N workers share the cores, and
             the GPUs if there are several. None: a worker for each core, with one thread. 0: the main process runs the
             model, and a text that crashes it ends the run.
-        clip_timeout: Seconds for each text, on average over a batch. A text that takes longer twice is quarantined.
+        clip_timeout: Seconds for each text, on average over a batch. A text that takes longer twice is quarantined
+            until this value is raised.
         server: The server, for ``backend: openai``. It also uses model, revision (a name of your choice for the state
             of the model), prompt, calibration, max_tokens (estimated) and max_quarantined.
         budget: Limits of the requests of one run.
@@ -246,12 +247,12 @@ class LlmConfig(Config):
         """Return the identity of the model: SHA-256 of its files by name, or hub id and revision.
 
         Raises:
-            ModelError: See `files`.
+            ModelError: See `files`; also if embedded weights were altered.
         """
         if self.backend == "openai":
             return {"served": self.model, "revision": self.revision or ""}
         if files := self.files():
-            return {file.name: cached_sha256(file) for file in files}
+            return {file.name: weights_sha256(file) for file in files}
         return {"hub": self.model, "revision": self.revision or "main", "gguf_file": self.gguf_file or ""}
 
     def files(self) -> list[Path]:

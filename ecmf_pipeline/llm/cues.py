@@ -10,8 +10,6 @@ Pitch is compared over all speakers, so a high voice counts as high; the variati
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecmf_pipeline.core.errors import InputError, MissingInput
-from ecmf_pipeline.core.files import read_text, write_atomic
+from ecmf_pipeline.core.files import write_csv
+from ecmf_pipeline.core.tables import one_of, open_table
 from ecmf_pipeline.llm.prompt import CUES
 
 RARE_QUANTILE = 0.85
@@ -143,28 +141,28 @@ def _ranks(values: Floats) -> NDArray[np.float64]:
 
 
 def write_cues(path: Path, cues: Mapping[str, Sequence[str]]) -> bool:
-    """Write a table of cues by clip id; clips without cues are left out.
+    """Write a table of cues by clip id, sorted by clip id.
 
     Returns:
         Whether the bytes of the file changed.
     """
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    writer.writerows([clip_id, " ".join(names)] for clip_id, names in sorted(cues.items()) if names)
-    return write_atomic(path, table.getvalue(), only_if_changed=True)
+    return write_csv(path, _COLUMNS, ([clip_id, " ".join(names)] for clip_id, names in sorted(cues.items())))
 
 
-def read_cues(path: Path) -> dict[str, tuple[str, ...]]:
+def read_cues(path: Path, clip_ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Read a table of cues.
 
+    Args:
+        path: The csv file.
+        clip_ids: All clips of the manifest, each of which must have a row.
+
     Raises:
-        MissingInput: If the file does not exist.
+        MissingInput: If the file does not exist, or has other clips.
         InputError: If the file is damaged.
     """
-    if not path.is_file():
-        raise MissingInput(f"{path} does not exist", "run the stage that writes it", command="ecmf-pipe cues")
-    header, *rows = list(csv.reader(io.StringIO(read_text(path)))) or [[]]
-    if header != _COLUMNS or any(len(row) != 2 or not set(row[1].split()) <= set(CUES) for row in rows):
-        raise InputError(f"{path} is damaged", "write it again", command="ecmf-pipe cues")
-    return {clip_id: tuple(names.split()) for clip_id, names in rows}
+    table = open_table(path, command="ecmf-pipe cues")
+    cues = dict(
+        table.parse(lambda row: (row[0], tuple(one_of(name, CUES, "cue") for name in row[1].split())), _COLUMNS)
+    )
+    table.check_covers(list(cues), clip_ids)
+    return cues

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core.clips import Clip
-from ecmf_pipeline.core.errors import ChangedSinceIndex, ParamsError
-from ecmf_pipeline.core.files import fingerprint, sha256_text
+from ecmf_pipeline.core.errors import ParamsError, TruncatedMedia
+from ecmf_pipeline.core.files import FileState, fingerprint, indexed_content, sha256_text
+from ecmf_pipeline.corpora.measuring import known_states
 from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.faces.detector import FaceFinder
 from ecmf_pipeline.faces.openface import read_openface
@@ -25,7 +26,6 @@ from ecmf_pipeline.llm.requests import LabelScorer, ServerStep
 from ecmf_pipeline.llm.scoring import ScoringResult, collect_scores
 from ecmf_pipeline.llm.server_run import Budget, Drafts
 from ecmf_pipeline.media.config import MediaConfig
-from ecmf_pipeline.media.containers import has_changed
 from ecmf_pipeline.media.sampling import read_samplings
 
 PICTURE_VERSION = 1
@@ -42,6 +42,7 @@ def frame_scores(
     faces: FaceConfig,
     answer_files: AnswerFiles,
     budget: Budget | None = None,
+    index_cache: Path | None = None,
 ) -> ScoringResult:
     """Return label scores of clips from their pictures, (n, K); only files without cached scores are sent.
 
@@ -54,6 +55,8 @@ def frame_scores(
         faces: Settings of the face detection, used if crops of faces are sent.
         answer_files: Files of the stage.
         budget: Limits of the requests that several calls share; None: those of ``config`` for this call.
+        index_cache: The cache of `index`. Files in another state than it holds are hashed before they are read; None:
+            all files are.
 
     Raises:
         ParamsError: If the prompt has no section ``frames``.
@@ -82,8 +85,12 @@ def frame_scores(
             faces,
             open_drafts(answer_files, settings),
             budget or Budget(config.budget),
+            known_states(index_cache, corpus_root, [path for clip in clips for path in (clip.path, clip.face_path)])
+            if index_cache
+            else {},
         ),
         config=config,
+        limits={TruncatedMedia.__name__: media.least_readable},
     )
     return collect_scores(cache, [clip.clip_id for clip in clips], keys, labels, summary)
 
@@ -137,6 +144,7 @@ class FrameScoringStep(ServerStep[Question[Clip], list[bytes], TextScores]):
         faces: Settings of the face detection, used if crops of faces are sent.
         drafts: Paid answers of unfinished clips.
         budget: Limits of the requests.
+        states: Known states of files; see `indexed_content`.
     """
 
     def __init__(
@@ -149,6 +157,7 @@ class FrameScoringStep(ServerStep[Question[Clip], list[bytes], TextScores]):
         faces: FaceConfig,
         drafts: Drafts,
         budget: Budget,
+        states: Mapping[str, FileState],
     ) -> None:
         super().__init__(config, budget)
         self._shown = config.votes.frames
@@ -157,6 +166,7 @@ class FrameScoringStep(ServerStep[Question[Clip], list[bytes], TextScores]):
         self._root = corpus_root
         self._media = media
         self._faces = faces
+        self._states = states
         self._scorer = LabelScorer(self._server, config.server, prompt.words(labels), drafts)
         self._decoder_lock = threading.Lock()
         self._finder: FaceFinder | None = None
@@ -185,11 +195,12 @@ class FrameScoringStep(ServerStep[Question[Clip], list[bytes], TextScores]):
     def _pictures(self, clip: Clip) -> NDArray[np.uint8]:
         shown, faces = self._shown, self._faces
         if shown.crops and faces.source == "openface":
-            return read_openface(self._root / clip.face_path, count=shown.count, size=faces.crop_size).crops
+            path = self._root / clip.face_path
+            with indexed_content(path, clip.face_digest, self._states.get(clip.face_path), clip.face_bytes):
+                return read_openface(path, count=shown.count, size=faces.crop_size).crops
         path = self._root / clip.path
-        if has_changed(path, clip.bytes):
-            raise ChangedSinceIndex("the file has changed since it was indexed")
-        (sampling,) = read_samplings(path, self._media, [shown.count])
+        with indexed_content(path, clip.digest, self._states.get(clip.path), clip.bytes):
+            (sampling,) = read_samplings(path, self._media, [shown.count])
         if not shown.crops:
             return sampling.frames
         self._finder = self._finder or FaceFinder(faces)

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import inspect
 import io
+import pickle
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -52,7 +53,9 @@ class LocalModel:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if device == "cuda":
             device = f"cuda:{self._worker % torch.cuda.device_count()}"
-        network = _load(AutoModelForCausalLM, self.config, dtype=getattr(torch, self.config.dtype))
+        # weights_only: a pickle may hold tensors only, no code.
+        dtype = getattr(torch, self.config.dtype)
+        network = _load(AutoModelForCausalLM, self.config, dtype=dtype, weights_only=True)
         return network.to(device).eval()
 
     @cached_property
@@ -159,7 +162,7 @@ def _load(kind: Any, config: LlmConfig, **options: Any) -> Any:
             return kind.from_pretrained(
                 config.model, revision=config.revision or "main", trust_remote_code=False, **options
             )
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError, pickle.UnpicklingError) as error:
         raise ModelError(
             f"{config.model} cannot be loaded: {error}", "check llm.model, llm.gguf_file and llm.revision"
         ) from error

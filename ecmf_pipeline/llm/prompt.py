@@ -20,6 +20,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from ecmf_pipeline.core.config import Config
+from ecmf_pipeline.core.documents import parse_yaml
 from ecmf_pipeline.core.errors import InputError, ParamsError
 from ecmf_pipeline.core.files import fingerprint, read_text, sha256_text
 from ecmf_pipeline.llm.schema import OneOf, Schema, SomeOf, Text
@@ -499,7 +500,7 @@ def _load(
             keys=keys,
         )
     try:
-        return kind.model_validate(yaml.safe_load(text))
+        return kind.model_validate(parse_yaml(text))
     except (yaml.YAMLError, ValidationError) as error:
         raise ParamsError(
             f"{' or '.join(keys)}: {name} is not {kind_name}: {error}",

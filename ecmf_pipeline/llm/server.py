@@ -16,13 +16,15 @@ from concurrent.futures import CancelledError
 from typing import Any
 
 import openai
+from httpx2 import ConnectError
 from openai.types.chat import ChatCompletion
 from openai.types.chat.chat_completion import Choice
 from pydantic import ValidationError
 
-from ecmf_pipeline.core.errors import ModelError, RequestRefused, ServerUnavailable, TryAgain
+from ecmf_pipeline.core.errors import EcmfError, ModelError, RequestRefused, ServerUnavailable, TryAgain
 from ecmf_pipeline.llm.config import ServerConfig
 from ecmf_pipeline.llm.prompt import Turn
+from ecmf_pipeline.llm.server_client import open_client
 from ecmf_pipeline.llm.server_protocol import Answer, RequestOptions, ServerKey, Token, response_format, retry_after
 from ecmf_pipeline.llm.server_run import Budget, estimate_tokens
 
@@ -35,7 +37,7 @@ _MIN_FAILED_QUESTIONS = 4
 """Minimum number of consecutive failed questions until a server counts as down."""
 
 
-class Stopped(Exception):
+class Stopped(EcmfError):
     """The run is ending: no more requests are sent."""
 
 
@@ -79,9 +81,7 @@ class ChatServer:
         self._lock = threading.Lock()
         self._failed = 0  # consecutive failed questions
         self._key = ServerKey.of(config)
-        self._client = openai.AsyncOpenAI(
-            base_url=config.base_url, api_key=self._key.text or "none", max_retries=0, timeout=config.timeout
-        )
+        self._client = open_client(config.base_url, self._key.text, config.timeout)
         self._abandoned = False
         self._event_loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._event_loop.run_forever, name="requests", daemon=True)
@@ -127,8 +127,9 @@ class ChatServer:
         Raises:
             ServerUnavailable: If the server fails in all tries.
             TryAgain: If it failed on so many consecutive questions that it counts as down.
-            RequestRefused: If it rejects this request.
-            ModelError: If no server responds, or it rejects all requests (key, model, permissions) or lacks a feature.
+            RequestRefused: If it rejects this request, or its reply is too large.
+            ModelError: If no server responds, or it rejects all requests (key, model, permissions), redirects them
+                or lacks a feature.
             BudgetSpent: If the request exceeds the budget.
             Stopped: If the run is ending.
         """
@@ -234,8 +235,7 @@ class ChatServer:
                 return None
             raise self._status_error(error) from None  # the chain contains the request, and therefore the key
         except openai.APIConnectionError as error:
-            # No connection: refused, unknown host. Compared by name: openai may use another httpx.
-            unreachable = type(error.__cause__).__name__ == "ConnectError"
+            unreachable = isinstance(error.__cause__, ConnectError)  # refused, unknown host
             reason = _root_cause(error) if unreachable else type(error).__name__
             raise _TransientFailure(self._key.redact(reason), unreachable=unreachable) from None
         try:

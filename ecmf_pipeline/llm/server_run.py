@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ecmf_pipeline.core.errors import BudgetSpent
-from ecmf_pipeline.core.files import flush_folder, write_atomic
+from ecmf_pipeline.core.files import flush_folder, parse_json, write_atomic
 from ecmf_pipeline.llm.config import BudgetConfig
 from ecmf_pipeline.llm.prompt import Turn
 from ecmf_pipeline.runner import Done, StepFactory, Task
@@ -206,7 +206,7 @@ def _read_drafts(path: Path) -> dict[tuple[str, int], Draft]:
     for line in content.split(b"\n"):
         try:
             if line:
-                entry = json.loads(line)
+                entry = parse_json(line)
                 label = int(entry["label"]) if "label" in entry else None
                 raw = "" if "label" in entry else str(entry["raw"])
                 drafts[str(entry["key"]), int(entry["number"])] = Draft(label, raw)

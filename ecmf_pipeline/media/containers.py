@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ecmf_pipeline.core.errors import FileUnreachable, UnreadableMedia
+from ecmf_pipeline.core.files import LFS_COMMAND, LFS_PROBLEM, is_lfs_pointer
 
 if TYPE_CHECKING:
+    from av import FFmpegError
     from av.container import InputContainer
 
 _FORMATS = (
@@ -22,14 +24,24 @@ _FORMATS = (
 )
 """FFmpeg's names of the formats of clips. Playlists and scripts are not among them: they name other files."""
 
-_TIMELESS_FORMATS = {"avi", "h264", "hevc", "vvc", "mpegvideo", "m4v", "h263", "mjpeg", "obu"}
-"""Formats that do not store when a picture is shown; FFmpeg's times are guesses, in decoding order."""
+_ELEMENTARY_STREAMS = {"h264", "hevc", "vvc", "mpegvideo", "m4v", "h263", "mjpeg", "obu"}
 
-_UNDECLARED_FORMATS = {"mpegts", "mpeg", "mp3", "aac", "ac3", "eac3", "dts", "loas", *_TIMELESS_FORMATS} - {"avi"}
+_TIMELESS_FORMATS = {"avi", "asf", "asf_o", "mxf", "mxf_opatom", "gxf", "rm", *_ELEMENTARY_STREAMS}
+"""Formats whose pictures have times in decoding order at most; FFmpeg guesses when they are shown."""
+
+_UNDECLARED_FORMATS = {"mpegts", "mpeg", "mp3", "aac", "ac3", "eac3", "dts", "loas", *_ELEMENTARY_STREAMS}
 """Formats that declare no length; FFmpeg estimates it from the end of the file or from the bit rate."""
 
 _MAX_MISSING = 0.1
 """Seconds that may be missing from the declared length: containers round it, and include the start offset."""
+
+_BLOCK_BYTES = 2**20
+
+_MAX_RIFF_BYTES = 0x7FFF_0000
+"""Sizes from here on are placeholders of programs that do not know the size while they write."""
+
+_ASF_PROPERTIES = bytes.fromhex("A1DCAB8C47A9CF118EE400C00C205365")
+"""Identifier of the object that holds the size of an ASF file."""
 
 _NOT_READABLE = "not a readable media file"
 
@@ -50,13 +62,8 @@ _TRANSIENT_ERRNOS = {
 }
 """Errors of disks, networks and limits of the machine; they may not occur in the next run."""
 
-
-def has_changed(path: Path, size: int) -> bool:
-    """Return whether the size of a file differs from its size when it was indexed (0: unknown)."""
-    try:
-        return bool(size) and path.is_file() and path.stat().st_size != size
-    except OSError:  # reading the file raises a better error
-        return False
+_AMBIGUOUS_ERRNOS = {errno.ENOENT, errno.EPERM, errno.EIO, errno.EAGAIN}
+"""Those of them that demuxers and decoders of FFmpeg also report for damaged content."""
 
 
 @contextmanager
@@ -81,11 +88,27 @@ def open_container(path: str | os.PathLike[str]) -> Iterator[InputContainer]:
     except MemoryError:  # also a base class of FFmpeg's own
         raise
     except av.FFmpegError as error:
-        if error.errno in _TRANSIENT_ERRNOS:
+        if _is_transient(error, path):
             raise FileUnreachable(f"cannot read the file: {error.strerror}") from error
+        if is_lfs_pointer(Path(path)):
+            raise UnreadableMedia(f"the file {LFS_PROBLEM}; run {LFS_COMMAND}") from error
         if isinstance(error, av.ArgumentError) and problem == _NOT_READABLE:
             raise UnreadableMedia("not a media file, or of a format that no clip has") from error
-        raise UnreadableMedia(f"{problem}: {error.strerror}") from error
+        cause = "" if error.errno in _AMBIGUOUS_ERRNOS else f": {error.strerror}"  # it would seem to be the machine's
+        raise UnreadableMedia(problem + cause) from error
+
+
+def _is_transient(error: FFmpegError, path: str | os.PathLike[str]) -> bool:
+    """Return whether an error concerns the machine, not the content of the file: it may not occur in the next run."""
+    if error.errno not in _AMBIGUOUS_ERRNOS:
+        return error.errno in _TRANSIENT_ERRNOS
+    try:
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - also takes str
+            while file.read(_BLOCK_BYTES):
+                pass
+    except OSError:
+        return True
+    return False
 
 
 def stores_times(container: InputContainer) -> bool:
@@ -106,8 +129,8 @@ def by_preference(streams: Sequence[Any]) -> list[Any]:
     return sorted(usable, key=lambda s: (bool(s.disposition & special), not s.disposition & Disposition.default))
 
 
-def choose_video_stream(container: InputContainer) -> Any | None:
-    """Return the video stream that players show; None if there is none.
+def video_streams(container: InputContainer) -> list[Any]:
+    """Return the video streams in the order in which players choose among them.
 
     Raises:
         UnreadableMedia: If no decoder exists for any of the video streams.
@@ -115,7 +138,7 @@ def choose_video_stream(container: InputContainer) -> Any | None:
     streams = by_preference(container.streams.video)
     if not streams and any(stream.codec_context is None for stream in container.streams.video):
         raise UnreadableMedia("no decoder exists for the codec of the video stream")
-    return streams[0] if streams else None
+    return streams
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,13 +169,59 @@ def declared_length(container: InputContainer) -> float:
 
     The header of AVI files also has a number of pictures, which remains true if the file was cut off.
     """
-    if container.format.name in _UNDECLARED_FORMATS:
+    name = container.format.name
+    if name in _UNDECLARED_FORMATS and not (name == "mp3" and _has_mp3_length(container)):
         return 0.0
+    if name == "flv" and any(stream.duration for stream in container.streams):
+        return 0.0  # FLV has no length of streams: FFmpeg estimates it, and that of the container, from the bit rate
     lengths = [float(container.duration or 0) / 1e6]  # AV_TIME_BASE is microseconds
-    if container.format.name == "avi":
+    if name == "avi":
         counted = [(stream.frames, stream.average_rate) for stream in container.streams.video]
         lengths += [float(count / rate) for count, rate in counted if rate]
     return max(lengths)
+
+
+def _declared_bytes(container: InputContainer) -> int:
+    """Return the size of a RIFF (WAV, AVI) or ASF (WMA, WMV) file by its header; 0 if unknown.
+
+    FFmpeg replaces the declared length of such a file by an estimate if it was cut off.
+    """
+    if container.format.name not in {"wav", "avi", "asf"}:
+        return 0
+    header = _read_bytes(container, 0, 1 << 16)
+    properties = header.find(_ASF_PROPERTIES)
+    if properties >= 0:
+        return int.from_bytes(header[properties + 40 : properties + 48], "little")
+    if header[:4] != b"RIFF":
+        return 0
+    declared = 8 + int.from_bytes(header[4:8], "little")
+    chunk = 12
+    while header[8:12] == b"WAVE" and chunk + 8 <= len(header):
+        size = int.from_bytes(header[chunk + 4 : chunk + 8], "little")
+        if header[chunk : chunk + 4] == b"data":
+            declared = max(declared, chunk + 8 + size)
+            break
+        chunk += 8 + size + size % 2
+    return declared if declared < _MAX_RIFF_BYTES else 0
+
+
+def _has_mp3_length(container: InputContainer) -> bool:
+    """Return whether the first frame of an MP3 file stores the number of frames."""
+    tag = _read_bytes(container, 0, 10)
+    size = 0
+    if tag[:3] == b"ID3":
+        size = 10 + sum(byte << shift for byte, shift in zip(tag[6:10], (21, 14, 7, 0), strict=True))
+    first_frame = _read_bytes(container, size, 2048)
+    return any(name in first_frame for name in (b"Xing", b"Info", b"VBRI"))
+
+
+def _read_bytes(container: InputContainer, start: int, count: int) -> bytes:
+    try:
+        with Path(container.name.removeprefix("file:")).open("rb") as file:
+            file.seek(start)
+            return file.read(count)
+    except OSError as error:
+        raise FileUnreachable(f"cannot read the file: {error.strerror}") from error
 
 
 class PacketReader:
@@ -181,9 +250,13 @@ class PacketReader:
                 yield packet
 
     def extent(self) -> Extent:
-        """Compare the packets read so far with the length that the container declares."""
+        """Compare the packets read so far with the length that the container declares, in seconds or in bytes."""
         start = min(0.0, float(self._container.start_time or 0) / 1e6)
-        return Extent(max(self.ends.values(), default=0.0) - start, declared_length(self._container))
+        readable = max(self.ends.values(), default=0.0) - start
+        declared, size = declared_length(self._container), self._container.size
+        if 0 < size < (declared_size := _declared_bytes(self._container)):
+            declared = max(declared, readable * declared_size / size)
+        return Extent(readable, declared)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,17 +286,17 @@ def probe_media(path: str | os.PathLike[str]) -> Probe:
     import av
 
     with open_container(path) as container:
-        video, audio = choose_video_stream(container), container.streams.audio
-        if video is None and not audio:
+        video, audio = video_streams(container), container.streams.audio
+        if not video and not audio:
             raise UnreadableMedia("the file has neither a video nor an audio stream")
         reader = PacketReader(container)
         try:
             for _ in reader.packets():
                 pass
         except av.FFmpegError as error:
-            if error.errno in _TRANSIENT_ERRNOS:
+            if _is_transient(error, path):
                 raise
         extent = reader.extent()
         duration = round(extent.declared or float(container.duration or 0) / 1e6 or extent.readable, 3)
         readable = duration if extent.share == 1 else round(extent.readable, 3)
-        return Probe(duration, has_video=video is not None, has_audio=bool(audio), readable=readable)
+        return Probe(duration, has_video=bool(video), has_audio=bool(audio), readable=readable)

@@ -18,7 +18,8 @@ from ecmf_pipeline.core.errors import TruncatedMedia, UnreadableMedia
 from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.media.containers import open_container
 from ecmf_pipeline.media.decord_reader import read_with_decord
-from ecmf_pipeline.media.pyav_reader import ChoosePictures, Pictures, PyAvVideo, Timeline
+from ecmf_pipeline.media.pyav_reader import ChoosePictures, Pictures, PyAvVideo
+from ecmf_pipeline.media.timeline import Timeline
 
 
 def _read_pictures(path: Path, config: MediaConfig, choose: ChoosePictures) -> Pictures:

@@ -190,6 +190,14 @@ def quarantine_section(report: ReportInput, config: ReportConfig) -> Section:
         f"{shorten(common[0][0], 60)} ({count(common[0][1])} of {count(len(entries), 'entry', 'entries')}). "
         "A quarantined clip is retried if its input or the settings change."
     )
+    blocks: list[Block] = [Paragraph(sentence)]
+    if bugs := sum(entry.may_be_bug for entry in entries):
+        blocks.append(
+            Notice(
+                f"{count(bugs, 'entry', 'entries')} with UnexpectedError may show bugs of ecmf-pipeline instead of bad "
+                "clips: please report the message. Another version of the program retries these clips."
+            )
+        )
     groups = [(reason, [Bar(float(number), count(number), "vermillion")]) for reason, number in common[:MAX_REASONS]]
     drawing = bars(groups, alt=f"Quarantine entries by reason. {sentence}")
     tally = Table(
@@ -202,7 +210,7 @@ def quarantine_section(report: ReportInput, config: ReportConfig) -> Section:
     )
     caption = "Quarantine entries by reason" + (", the most frequent." if len(common) > MAX_REASONS else ".")
     collapsible = Collapsible("All entries", [_entries(report, config)])
-    return Section("quarantine", title, [Paragraph(sentence), Figure(drawing, caption), tally, collapsible])
+    return Section("quarantine", title, [*blocks, Figure(drawing, caption), tally, collapsible])
 
 
 def _entries(report: ReportInput, config: ReportConfig) -> Table:

@@ -27,6 +27,7 @@ _THREAD_VARIABLES = (
     "RAYON_NUM_THREADS",  # tokenizers
 )
 _MALLOC_LIMITS = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}  # bytes
+_MACHINE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE}
 _OPENCV_OUT_OF_MEMORY = -4
 _OUT_OF_MEMORY_MESSAGES = ("out of memory", "not enough memory", "allocate memory", "_alloc_failed", "bad_alloc")
 """Messages of torch's CPU allocator (Linux, Windows), CUDA, cuBLAS and C++."""
@@ -89,13 +90,15 @@ def as_out_of_memory() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if isinstance(error, MemoryError) or not _is_out_of_memory(error):
+        if isinstance(error, MemoryError) or not is_out_of_memory(error):
             raise
         raise MemoryError(str(error).partition("\n")[0].strip()) from error
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    """Compare class names and messages, to avoid importing the libraries."""
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether memory ran out; compares class names and messages, to avoid importing the libraries."""
+    if isinstance(error, MemoryError):
+        return True
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     class_names = {f"{base.__module__}.{base.__name__}" for base in type(error).__mro__}
@@ -105,6 +108,16 @@ def _is_out_of_memory(error: Exception) -> bool:
         return True
     message = str(error).lower()
     return isinstance(error, RuntimeError) and any(pattern in message for pattern in _OUT_OF_MEMORY_MESSAGES)
+
+
+def is_device_failure(error: BaseException) -> bool:
+    """Return whether a CUDA call failed; the process cannot use the device any more, whatever it computes."""
+    return isinstance(error, RuntimeError) and "CUDA error" in str(error) and not is_out_of_memory(error)
+
+
+def is_machine_failure(error: BaseException) -> bool:
+    """Return whether the machine failed: a full or read-only disk, too many open files, or a failed device."""
+    return (isinstance(error, OSError) and error.errno in _MACHINE_ERRNOS) or is_device_failure(error)
 
 
 def visible_gpus(device: str) -> list[str]:

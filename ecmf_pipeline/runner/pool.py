@@ -247,11 +247,11 @@ class WorkerPool(Generic[ItemT]):
             self._opened.append(replace(job, task=opened_task, suspect=None, arrays=arrays))
         for position, error in message.bad:
             yield _fail_job(self._queue.make_part(job, (items[position],)), error)
-        if message.too_large and len(items) == len(items[0].alone()) == 1:
-            ((_, memory_error),) = message.too_large
-            yield _fail_job(job, memory_error)
+        if message.retries and len(items) == len(items[0].alone()) == 1:
+            ((_, error),) = message.retries
+            yield _fail_job(job, error)
         else:
-            self._queue.split_into_pieces(job, [items[position] for position, _ in message.too_large])
+            self._queue.split_into_pieces(job, [items[position] for position, _ in message.retries])
 
     def _replace(self, process: WorkerProcess[ItemT], *, timed_out: bool) -> Iterator[Done[ItemT]]:
         """Handle the job of a dead process, and start a new process in its place if work remains."""
@@ -269,7 +269,7 @@ class WorkerPool(Generic[ItemT]):
             self._queue.put_back(job)  # earlier jobs may have corrupted the process: retry in a fresh one
         elif timed_out:
             cause = f"not {phase.value} within {self._clip_timeout:g} s, also when tried alone"
-            yield _fail_job(job, ClipTimeout(cause))
+            yield _fail_job(job, ClipTimeout(cause, limit=self._clip_timeout))
         else:
             oom_killed = count_oom_kills() > process.oom_kills
             yield _fail_job(job, failure_cause(status, phase, oom_killed=oom_killed))

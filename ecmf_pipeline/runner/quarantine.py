@@ -1,22 +1,56 @@
 """Tables of clips that a stage could not use, with the reasons.
 
 There is one csv file for each stage and modality under ``data/quarantine/``; together they form one table. A
-quarantined clip is not retried until its input or the settings change.
+quarantined clip is not retried until its input or the settings change, or the limit that it met is raised. Clips that
+the program may have failed (`ClipError.is_version_bound`) are also retried by another version of it or its libraries.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import sys
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import astuple, dataclass, fields, replace
 from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import distributions
 from pathlib import Path
 
-from ecmf_pipeline.core.errors import InputError, TooManyQuarantined, clip_error
-from ecmf_pipeline.core.files import read_text, write_atomic
+import ecmf_pipeline
+from ecmf_pipeline.core.errors import InputError, TooManyQuarantined, UnexpectedError, clip_error
+from ecmf_pipeline.core.files import fingerprint, read_text, sha256_file, write_atomic
+
+Limits = Mapping[str, float]
+"""The present value of the setting that limits clips, by reason; see `ClipError.is_lifted`."""
+
+
+@cache
+def program_version() -> str:
+    """Return the version of this package, and a digest of its source code, Python and all installed packages."""
+    folder = Path(ecmf_pipeline.__file__).parent
+    source = {path.relative_to(folder).as_posix(): sha256_file(path) for path in folder.rglob("*.py")}
+    packages = sorted({f"{package.name} {package.version}" for package in distributions()})
+    return f"{ecmf_pipeline.__version__}+{fingerprint([source, sys.version, packages])[:8]}"
+
+
+def is_worth_retrying(reason: str, limit: float | None, program: str, limits: Limits) -> bool:
+    """Return whether an unchanged clip may succeed now.
+
+    Args:
+        reason: Name of the subclass of `ClipError`.
+        limit: The limit that the clip met; None if its reason has none.
+        program: The program that failed, if the reason is bound to it.
+        limits: The present limits.
+    """
+    error_class = clip_error(reason)
+    if error_class.is_transient:
+        return True
+    if error_class.is_version_bound and program != program_version():
+        return True
+    return limit is not None and reason in limits and error_class.is_lifted(limit, limits[reason])
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +66,9 @@ class QuarantineEntry:
         digest: Digest of the input.
         fingerprint: Fingerprint of the settings.
         time: Time in UTC (ISO 8601).
+        limit: The limit that the clip met, if a setting can lift it: seconds for `ClipTimeout`, the share that was read
+            for `TruncatedMedia`.
+        program: Version of the program, if it may be the cause; see `program_version`.
     """
 
     clip_id: str
@@ -42,6 +79,17 @@ class QuarantineEntry:
     digest: str
     fingerprint: str
     time: str
+    limit: str = ""
+    program: str = ""
+
+    @property
+    def may_be_bug(self) -> bool:
+        """Whether the entry may show a bug of this package."""
+        return self.reason == UnexpectedError.__name__
+
+    def is_worth_retrying(self, limits: Limits) -> bool:
+        """Return whether the unchanged clip may succeed now; see `is_worth_retrying`."""
+        return is_worth_retrying(self.reason, float(self.limit) if self.limit else None, self.program, limits)
 
 
 class Quarantine:
@@ -53,17 +101,33 @@ class Quarantine:
         modality: The branch; empty if clips are quarantined as a whole.
         fingerprint: Fingerprint of the current settings.
         section: Section of params.yaml whose ``max_quarantined`` applies; empty: the section of the stage.
+        limits: The present limits of clips.
     """
 
-    def __init__(self, path: Path, *, stage: str, modality: str = "", fingerprint: str = "", section: str = "") -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        stage: str,
+        modality: str = "",
+        fingerprint: str = "",
+        section: str = "",
+        limits: Limits | None = None,
+    ) -> None:
         self.path = path
         self.stage = stage
         self.modality = modality
         self.fingerprint = fingerprint
         self._section = section or stage
+        self._limits = limits or {}
         self._entries = {entry.clip_id: entry for entry in read_quarantine(path)}
         self._written = dict(self._entries) if path.is_file() else None
         self._written_at = time.monotonic()
+
+    @property
+    def name(self) -> str:
+        """Name of the stage and modality, for messages."""
+        return f"{self.stage} {self.modality}".strip()
 
     def __iter__(self) -> Iterator[QuarantineEntry]:
         return iter(sorted(self._entries.values(), key=lambda entry: entry.clip_id))
@@ -72,31 +136,40 @@ class Quarantine:
         return len(self._entries)
 
     def holds(self, clip_id: str, digest: str) -> bool:
-        """Return whether this input already failed under the current settings."""
+        """Return whether this input already failed, and would fail again under the current settings."""
         entry = self._entries.get(clip_id)
-        return entry is not None and (entry.digest, entry.fingerprint) == (digest, self.fingerprint)
+        return entry is not None and self._is_current(entry, digest)
 
-    def add(self, clip_id: str, reason: str, message: str, digest: str) -> None:
+    def _is_current(self, entry: QuarantineEntry, digest: str | None) -> bool:
+        is_same = (entry.digest, entry.fingerprint) == (digest, self.fingerprint)
+        return is_same and not entry.is_worth_retrying(self._limits)
+
+    def add(self, clip_id: str, reason: str, message: str, digest: str, limit: float | None = None) -> None:
         """Quarantine a clip; an unchanged entry keeps its time."""
-        message = " ".join(message.split())
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        entry = QuarantineEntry(clip_id, self.stage, self.modality, reason, message, digest, self.fingerprint, now)
+        entry = QuarantineEntry(
+            clip_id,
+            self.stage,
+            self.modality,
+            reason,
+            " ".join(message.split()),
+            digest,
+            self.fingerprint,
+            now := datetime.now(UTC).isoformat(timespec="seconds"),
+            "" if limit is None else repr(limit),
+            program_version() if clip_error(reason).is_version_bound else "",
+        )
         previous = self._entries.get(clip_id)
         if previous is None or replace(previous, time=now) != entry:
             self._entries[clip_id] = entry
 
     def drop_outdated(self, current: dict[str, str]) -> None:
-        """Drop entries whose clip, input or settings have changed, and entries with transient reasons.
+        """Drop entries whose clip, input or settings have changed, and those that are worth another try.
 
         Args:
             current: The current digest of the input of each clip.
         """
         self._entries = {
-            clip_id: entry
-            for clip_id, entry in self._entries.items()
-            if current.get(clip_id) == entry.digest
-            and entry.fingerprint == self.fingerprint
-            and not clip_error(entry.reason).is_transient
+            clip_id: entry for clip_id, entry in self._entries.items() if self._is_current(entry, current.get(clip_id))
         }
 
     def clear(self) -> None:
@@ -124,11 +197,10 @@ class Quarantine:
         if defects <= share * total:
             return
         counts = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
-        branch = f"{self.stage} {self.modality}".strip()
         # `index` reads all files in each run.
         retry = "" if self.stage == "index" else ", or retry them with --retry-quarantined"
         raise TooManyQuarantined(
-            f"{branch}: {defects} of {total} clips are bad, more than the allowed share of {share:g} "
+            f"{self.name}: {defects} of {total} clips are bad, more than the allowed share of {share:g} "
             f"(quarantined: {counts}); completed work is kept",
             f"see {self.path}; repair the clips, raise {self._section}.max_quarantined{retry}",
         )

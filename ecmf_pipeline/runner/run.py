@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Any, Generic, cast
 
 from ecmf_pipeline.core.console import progress_bar
-from ecmf_pipeline.core.errors import Interrupted
+from ecmf_pipeline.core.errors import EcmfError, Interrupted, UnexpectedError
 from ecmf_pipeline.runner.pool import LocalProcesses
 from ecmf_pipeline.runner.quarantine import Quarantine
 from ecmf_pipeline.runner.step import Done, Engine, InProcess, ItemT, PartWriter, StepFactory, Task
@@ -27,6 +27,8 @@ from ecmf_pipeline.runner.step import Done, Engine, InProcess, ItemT, PartWriter
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _STDERR = 2
 _TABLE_WRITE_INTERVAL = 2.0
+_CLIPS_WITHOUT_SUCCESS = 32
+"""Number of clips with the same unexpected error, and none that succeeded, after which the program is to blame."""
 
 
 class Interruption:
@@ -168,6 +170,11 @@ class _Chunk(Generic[ItemT]):
 class Run(Generic[ItemT]):
     """One pass over the items that are not done yet.
 
+    An unexpected exception of one item quarantines it, and the run continues. A program that is broken, for example by
+    an incompatible library, must not quarantine a whole corpus this way: if the first 32 clips of a branch fail with
+    the same unexpected error and none succeeds, the run stops. These clips stay quarantined, so that the next run tries
+    others if the clips were to blame after all; another version of the program tries them again.
+
     Args:
         factory: Builds the step in each worker.
         writers: The open writer of each branch. Workers store batches in its spool; this process seals them into parts.
@@ -196,6 +203,8 @@ class Run(Generic[ItemT]):
             else InProcess()
         )
         self._totals: Counter[str] = Counter()
+        self._unexpected: dict[tuple[str, str], set[str]] = defaultdict(set)
+        self._successful: set[str] = set()
         self._rows_stored = 0
         self.report = report
 
@@ -204,6 +213,7 @@ class Run(Generic[ItemT]):
 
         Raises:
             TooManyQuarantined: As soon as more than the allowed share of a branch is bad.
+            EcmfError: If the first clips of a branch all fail with the same unexpected error.
             Interrupted: On Ctrl-C or SIGTERM.
             Exception: The cause of the end of the run; a subsequent failure to seal parts is attached as a note.
         """
@@ -241,6 +251,7 @@ class Run(Generic[ItemT]):
             for done in finished:
                 with interruption.deferred():
                     self._record(done, chunks)
+                self._check_program(done)
                 self._check_share()
                 bar.set_postfix(
                     done=self._rows_stored,
@@ -268,7 +279,9 @@ class Run(Generic[ItemT]):
 
     def _record(self, done: Done[ItemT], chunks: dict[int, _Chunk[ItemT]]) -> None:
         for target, error in done.errors:
-            self._quarantines[target.branch].add(target.clip_id, error.reason, error.message, target.digest)
+            self._quarantines[target.branch].add(
+                target.clip_id, error.reason, error.message, target.digest, error.limit
+            )
             if error.is_transient:
                 self.report.transient[error.reason] += 1
         chunk = chunks[done.task.chunk]
@@ -305,6 +318,24 @@ class Run(Generic[ItemT]):
                 failures.append(error)
             self.report.count(branch, quarantine)
         return next((failure for failure in failures if failure), None)
+
+    def _check_program(self, done: Done[ItemT]) -> None:
+        """Raise if the first clips of a branch all failed with the same unexpected error."""
+        self._successful.update(branch for branch, rows in done.kept.items() if rows)
+        for target, error in done.errors:
+            if not isinstance(error, UnexpectedError) or target.branch in self._successful:
+                continue
+            failed = self._unexpected[target.branch, error.cause]
+            failed.add(target.clip_id)
+            if len(failed) >= _CLIPS_WITHOUT_SUCCESS:
+                stop = EcmfError(
+                    f"{self._quarantines[target.branch].name}: the first {len(failed)} clips failed with the same "
+                    f"unexpected error: {error.message}",
+                    "probably not the clips but the program or an installed package is broken; after the repair, retry "
+                    "the clips with --retry-quarantined",
+                )
+                stop.add_note(error.trace)
+                raise stop
 
     def _check_share(self) -> None:
         for branch, quarantine in self._quarantines.items():

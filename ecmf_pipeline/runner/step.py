@@ -6,6 +6,7 @@ A worker has one `Spool` for each branch and makes each finished batch durable a
 
 from __future__ import annotations
 
+import pickle
 import shutil
 import uuid
 from abc import ABC, abstractmethod
@@ -17,8 +18,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Generic, Protocol, Self, TypeVar
 
-from ecmf_pipeline.core.errors import ClipError, OutOfMemory, StoreError
+from ecmf_pipeline.core.errors import ClipError, EcmfError, OutOfMemory, StoreError, UnexpectedError
 from ecmf_pipeline.core.files import exclusive_lock, flush_folder, write_atomic
+from ecmf_pipeline.runner.machine import is_machine_failure, is_out_of_memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,9 @@ class Opener(ABC, Generic[ItemT, Opened]):
 
         Raises:
             ClipError: If the input is bad; all targets of the item are quarantined.
+            EcmfError: If no item is to blame, for example a `ModelError`; it ends the run.
             MemoryError: If memory runs out; the item is retried in pieces, after the other items have released theirs.
+            Exception: Any other: the item is retried in pieces, and quarantined as `UnexpectedError`.
         """
 
     def close(self) -> None:
@@ -87,7 +91,9 @@ class Step(Opener[ItemT, Opened], Generic[ItemT, Opened, Row]):
         """Compute the targets of several opened items at once.
 
         Raises:
-            MemoryError: If memory runs out; each item is then computed alone.
+            EcmfError: If no item is to blame, for example a `ModelError`; it ends the run.
+            Exception: Any other: each item is then computed alone. One that fails again is quarantined, after another
+                try in pieces if memory ran out or if it can be divided.
         """
 
 
@@ -315,13 +321,18 @@ class Batch(Generic[ItemT]):
 
     Attributes:
         opened: Items, each with its opened input.
-        errors: Items with bad input, each with the reason.
-        too_large: Items that ran out of memory, each with the error to report if this happens again to the item alone.
+        errors: Items that failed, each with the reason.
+        retries: Items to try again in pieces, while no other item is in memory, each with its first error.
     """
 
     opened: list[tuple[ItemT, Any]] = field(default_factory=list)
     errors: list[tuple[ItemT, ClipError]] = field(default_factory=list)
-    too_large: list[tuple[ItemT, OutOfMemory]] = field(default_factory=list)
+    retries: list[tuple[ItemT, ClipError]] = field(default_factory=list)
+
+    def fail(self, item: ItemT, error: ClipError) -> None:
+        """Add a failed item to ``retries`` if its pieces may succeed alone, otherwise to ``errors``."""
+        divisible = isinstance(error, UnexpectedError) and len(item.alone()) > 1
+        (self.retries if divisible or isinstance(error, OutOfMemory) else self.errors).append((item, error))
 
 
 def run_task(
@@ -338,10 +349,8 @@ def open_items(opener: Opener[ItemT, Any], items: Sequence[ItemT], watch: Watch)
         watch(Phase.OPEN, position)
         try:
             batch.opened.append((item, opener.open(item)))
-        except ClipError as error:
-            batch.errors.append((item, error))
-        except MemoryError as error:
-            batch.too_large.append((item, out_of_memory_error(Phase.OPEN, error)))
+        except BaseException as error:  # noqa: BLE001 - libraries in Rust panic with a BaseException
+            batch.fail(item, item_error(Phase.OPEN, error))
     return batch
 
 
@@ -353,79 +362,128 @@ def finish_batch(
     watch: Watch,
 ) -> Done[ItemT]:
     """Compute and store an opened batch; empties ``batch.opened``."""
-    outcomes = [outcome for item, error in batch.errors for outcome in _fail_all_targets(item, error)]
+    outcomes: list[Outcome[Any]] = []
     if batch.opened:
         watch(Phase.WORK, 0)
-        outcomes += _compute(step, batch.opened, batch.too_large)
+        outcomes += _compute(step, batch)
     batch.opened.clear()  # frees the memory of decoded frames before the retries below
+    for item, error in batch.errors:
+        outcomes += _fail_all_targets(item, error)
     for position, item in enumerate(task.items):
-        if any(item is large for large, _ in batch.too_large):
+        if any(item is failed for failed, _ in batch.retries):
             for piece in item.alone():
                 outcomes += _run_alone(step, piece, position, watch)
-    _check_all_targets_returned(outcomes, task.items)
-    rows: dict[str, list[Any]] = defaultdict(list)
+    outcomes += _missing_outcomes(outcomes, task.items)
+    rows: dict[str, list[Outcome[Any]]] = defaultdict(list)
     errors: list[tuple[Target, ClipError]] = []
     for outcome in outcomes:
         if isinstance(outcome.result, ClipError):
             errors.append((outcome.target, outcome.result))
         else:
-            rows[outcome.target.branch].append(outcome.result)
+            rows[outcome.target.branch].append(outcome)
     watch(Phase.KEEP, 0)
+    kept: dict[str, int] = {}
     for branch, finished in rows.items():
-        spools[branch].keep(task.name, finished)
-    return Done(task, {branch: len(finished) for branch, finished in rows.items()}, errors)
+        unserialisable = _keep(spools[branch], task.name, finished)
+        errors += unserialisable
+        if len(unserialisable) < len(finished):
+            kept[branch] = len(finished) - len(unserialisable)
+    return Done(task, kept, [(target, picklable_error(error)) for target, error in errors])
 
 
-def _compute(
-    step: Step[ItemT, Any, Any], opened: Sequence[tuple[ItemT, Any]], too_large: list[tuple[ItemT, OutOfMemory]]
-) -> list[Outcome[Any]]:
-    """Compute all items at once, or one at a time if memory runs out; append those that still fail to ``too_large``."""
+def item_error(phase: Phase, error: BaseException) -> ClipError:
+    """Return the reason for quarantining an item, from the exception that ended its phase.
+
+    Raises:
+        BaseException: The same exception, if no item is to blame: an `EcmfError` that is no `ClipError`, a failure of
+            the machine, or an interruption.
+    """
+    if isinstance(error, ClipError):
+        return error
+    if isinstance(error, (EcmfError, KeyboardInterrupt, GeneratorExit)) or is_machine_failure(error):
+        raise error
+    return out_of_memory_error(phase, error) if is_out_of_memory(error) else UnexpectedError.of(error)
+
+
+def picklable_error(error: ClipError) -> ClipError:
+    """Return the error, or its description as `UnexpectedError` if it cannot be sent to another process."""
+    try:
+        is_picklable = type(pickle.loads(pickle.dumps(error))) is type(error)
+    except Exception:  # noqa: BLE001 - pickling can raise anything
+        is_picklable = False
+    return error if is_picklable else UnexpectedError.of(error)
+
+
+def _compute(step: Step[ItemT, Any, Any], batch: Batch[ItemT]) -> list[Outcome[Any]]:
+    """Compute all opened items at once; if that fails, one at a time, and record those that fail again."""
+    opened = batch.opened
     try:
         return step.work(opened)
-    except MemoryError:
-        pass  # caused by one item, or by all of them together
+    except BaseException as error:  # noqa: BLE001 - caused by one item, or by all of them together
+        first = item_error(Phase.WORK, error)
+    if len(opened) == 1:
+        batch.fail(opened[0][0], first)
+        return []
     outcomes: list[Outcome[Any]] = []
     for pair in opened:
         try:
             outcomes += step.work([pair])
-        except MemoryError as error:
-            too_large.append((pair[0], out_of_memory_error(Phase.WORK, error)))
+        except BaseException as error:  # noqa: BLE001 - as above
+            batch.fail(pair[0], item_error(Phase.WORK, error))
     return outcomes
 
 
 def _run_alone(step: Step[ItemT, Any, Any], item: ItemT, position: int, watch: Watch) -> Sequence[Outcome[Any]]:
     """Open and compute an item while no other is in memory; report the final result."""
-    watch(Phase.OPEN, position)
+    phase = Phase.OPEN
     try:
+        watch(phase, position)
         opened = step.open(item)
-    except ClipError as error:
-        return _fail_all_targets(item, error)
-    except MemoryError as error:
-        return _fail_all_targets(item, out_of_memory_error(Phase.OPEN, error))
-    watch(Phase.WORK, 0)
-    try:
+        phase = Phase.WORK
+        watch(phase, 0)
         return step.work([(item, opened)])
-    except MemoryError as error:
-        return _fail_all_targets(item, out_of_memory_error(Phase.WORK, error))
+    except BaseException as error:  # noqa: BLE001 - as above
+        return _fail_all_targets(item, item_error(phase, error))
 
 
-def out_of_memory_error(phase: Phase, error: MemoryError) -> OutOfMemory:
+def _keep(spool: Spool[Any], task: str, finished: Sequence[Outcome[Any]]) -> list[tuple[Target, ClipError]]:
+    """Store the rows of a branch, and return the targets whose row cannot be serialised."""
+    try:
+        spool.keep(task, [outcome.result for outcome in finished])
+    except (OSError, MemoryError, EcmfError):  # the disk, or the store
+        raise
+    except Exception:
+        good, errors = [], []
+        for outcome in finished:
+            try:
+                spool.pack([outcome.result])
+            except Exception as error:  # noqa: BLE001 - serialising can raise anything
+                errors.append((outcome.target, item_error(Phase.KEEP, error)))
+            else:
+                good.append(outcome.result)
+        if not errors:
+            raise
+        if good:
+            spool.keep(task, good)
+        return errors
+    return []
+
+
+def out_of_memory_error(phase: Phase, error: BaseException) -> OutOfMemory:
     """Return the error of a clip that ran out of memory while it was processed alone."""
-    detail = f" ({error})" if str(error) else ""
-    return OutOfMemory(f"out of memory while the clip was being {phase.value} alone{detail}")
+    detail = str(error).partition("\n")[0].strip()
+    return OutOfMemory(f"out of memory while the clip was being {phase.value} alone{f' ({detail})' if detail else ''}")
 
 
 def _fail_all_targets(item: ItemT, error: ClipError) -> list[Outcome[Any]]:
     return [Outcome(target, error) for target in item.targets]
 
 
-def _check_all_targets_returned(outcomes: Sequence[Outcome[Any]], items: Sequence[ItemT]) -> None:
-    """Raise if the step returned no outcome for a target, which would otherwise be lost silently."""
-    missing = {target for item in items for target in item.targets} - {outcome.target for outcome in outcomes}
-    if missing:
-        raise RuntimeError(
-            f"the step returned no outcome for {len(missing)} targets, for example {min(missing, key=str)}"
-        )
+def _missing_outcomes(outcomes: Sequence[Outcome[Any]], items: Sequence[ItemT]) -> list[Outcome[Any]]:
+    """Return an error for each target without an outcome, which would otherwise be lost silently."""
+    returned = {outcome.target for outcome in outcomes}
+    missing = [target for item in items for target in item.targets if target not in returned]
+    return [Outcome(target, UnexpectedError("the step returned no outcome for the clip")) for target in missing]
 
 
 class InProcess:

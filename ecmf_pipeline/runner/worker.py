@@ -11,11 +11,14 @@ import os
 import pickle
 import signal
 import sys
-from contextlib import closing, suppress
+import traceback
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from ecmf_pipeline.runner.machine import is_device_failure
 from ecmf_pipeline.runner.shared_arrays import Layout, SharedArrays, pack, unpack
 from ecmf_pipeline.runner.step import (
     Batch,
@@ -25,8 +28,9 @@ from ecmf_pipeline.runner.step import (
     Step,
     Task,
     finish_batch,
+    item_error,
     open_items,
-    out_of_memory_error,
+    picklable_error,
     run_task,
 )
 from ecmf_pipeline.runner.worker_process import Delivery, Opened, PhaseStarted, ProcessFailed, Ready, Role, Start
@@ -99,8 +103,8 @@ class _ParentConnection:
         with closing(arrays):
             try:
                 return Batch(list(zip(task.items, unpack(arrays), strict=True)))
-            except MemoryError as error:
-                return Batch(too_large=[(item, out_of_memory_error(Phase.OPEN, error)) for item in task.items])
+            except Exception as error:  # noqa: BLE001 - this process opens the items again, one at a time
+                return Batch(retries=[(item, item_error(Phase.OPEN, error)) for item in task.items])
 
     def watch(self, phase: Phase, position: int) -> None:
         self.send(PhaseStarted(phase, position))
@@ -121,28 +125,43 @@ def _serve(parent: _ParentConnection) -> None:
     step: Step[Any, Any, Any] = factory(start.number)
     parent.send(Ready())
     while (order := parent.receive()) is not None:
-        if isinstance(order, Delivery):
-            batch = parent.unpack(order.task, order.layout)
-            parent.send(finish_batch(step, spools, order.task, batch, parent.watch))
-        else:
-            parent.send(run_task(step, spools, order, parent.watch))
+        with _exit_on_device_failure():
+            if isinstance(order, Delivery):
+                batch = parent.unpack(order.task, order.layout)
+                done = finish_batch(step, spools, order.task, batch, parent.watch)
+            else:
+                done = run_task(step, spools, order, parent.watch)
+        parent.send(done)
     step.close()
 
 
+@contextmanager
+def _exit_on_device_failure() -> Iterator[None]:
+    """End this process if a CUDA call fails: every later call fails too, so fresh processes must try its items."""
+    try:
+        yield
+    except Exception as error:
+        if not is_device_failure(error):
+            raise
+        traceback.print_exception(error)
+        sys.stderr.flush()
+        os._exit(1)
+
+
 def _open_batch(parent: _ParentConnection, opener: Opener[Any, Any], task: Task[Any]) -> None:
-    """Open a batch and send it to the main process, without items that are bad or do not fit in memory."""
+    """Open a batch and send it to the main process, without items that fail."""
     batch = open_items(opener, task.items, parent.watch)
     arrays = None
     try:
         arrays = pack([opened for _, opened in batch.opened]) if batch.opened else None
-    except MemoryError as error:
-        batch.too_large += [(item, out_of_memory_error(Phase.OPEN, error)) for item, _ in batch.opened]
+    except Exception as error:  # noqa: BLE001 - memory is too small, or an item cannot be pickled
+        batch.retries += [(item, item_error(Phase.OPEN, error)) for item, _ in batch.opened]
         batch.opened.clear()
     position_of = {id(item): position for position, item in enumerate(task.items)}
     message = Opened(
         good=[position_of[id(item)] for item, _ in batch.opened],
-        bad=[(position_of[id(item)], error) for item, error in batch.errors],
-        too_large=[(position_of[id(item)], error) for item, error in batch.too_large],
+        bad=[(position_of[id(item)], picklable_error(error)) for item, error in batch.errors],
+        retries=[(position_of[id(item)], error) for item, error in batch.retries],
         layout=arrays.layout if arrays else None,
     )
     batch.opened.clear()  # the shared arrays hold a copy

@@ -17,7 +17,7 @@ from multiprocessing.connection import Pipe
 from pathlib import Path
 from typing import Any, Generic
 
-from ecmf_pipeline.core.errors import WORKER_NOTE, ClipError, OutOfMemory
+from ecmf_pipeline.core.errors import WORKER_NOTE, ClipError
 from ecmf_pipeline.runner.machine import count_oom_kills, memory_environment, thread_environment
 from ecmf_pipeline.runner.shared_arrays import Layout, SharedArrays
 from ecmf_pipeline.runner.step import ItemT, Phase, Task
@@ -61,14 +61,14 @@ class Opened:
 
     Attributes:
         good: Items that the arrays hold, in this order.
-        bad: Items that cannot be opened, each with the reason.
-        too_large: Items that ran out of memory, each with the error to report if the item was alone.
+        bad: Items that failed, each with the reason.
+        retries: Items to try again in pieces, each with the error to report if the item was alone and is indivisible.
         layout: Layout of the arrays; None if no item is good, and no arrays follow.
     """
 
     good: Sequence[int]
     bad: Sequence[tuple[int, ClipError]]
-    too_large: Sequence[tuple[int, OutOfMemory]]
+    retries: Sequence[tuple[int, ClipError]]
     layout: Layout | None
 
 

@@ -6,6 +6,7 @@ Only stages use `Params`. Each package defines its own section and receives only
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self, get_args
@@ -17,10 +18,11 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.config import Config, Pool, PoolOrFrames
+from ecmf_pipeline.core.documents import parse_yaml
 from ecmf_pipeline.core.errors import ParamsError
 from ecmf_pipeline.corpora.config import CorpusConfig
 from ecmf_pipeline.corpora.sample.config import SampleConfig
-from ecmf_pipeline.encoders.base_config import BaseEncoderConfig
+from ecmf_pipeline.encoders.base_config import BaseEncoderConfig, TextColumn
 from ecmf_pipeline.encoders.config import (
     EfficientNetConfig,
     EgemapsConfig,
@@ -52,7 +54,7 @@ class IndexConfig(Config):
         workers: Worker processes that read new files. None: one for each core; 0: the main process only, which ends
             if the demuxer crashes on a file.
         clip_timeout: Seconds to hash and probe one file. A file that exceeds it twice is quarantined until the file
-            or this value changes.
+            changes or this value is raised.
     """
 
     max_quarantined: float = Field(0.2, ge=0, le=1)
@@ -199,28 +201,83 @@ class Params(Config):
         encoder = members[0] if len(members) == 1 else JoinedConfig(members=tuple(members))
         return encoder.resolved(self.extract.device)
 
-    def settings_of(self, modality: Modality, encoder: BaseEncoderConfig | None = None) -> dict[str, Any]:
+    @property
+    def text_columns(self) -> frozenset[TextColumn]:
+        """The texts that the text encoders in use read; empty if there are none or their features are imported."""
+        encoders = [self.encoders[name] for name in self.extract.encoders.get(Modality.TEXT, ())]
+        computed = [encoder for encoder in encoders if not isinstance(encoder, ImportedConfig)]
+        return frozenset(column for encoder in computed for column in encoder.text_columns)
+
+    @property
+    def needs_enriched_texts(self) -> bool:
+        """Whether an encoder in use reads transcripts that the LLM has enriched."""
+        return "enriched" in self.text_columns
+
+    @property
+    def needs_llm(self) -> bool:
+        """Whether the LLM enriches transcripts or votes."""
+        return self.needs_enriched_texts or bool(self.vote.inputs)
+
+    @property
+    def votes_on_transcripts(self) -> bool:
+        """Whether the LLM votes on transcripts, or on cues of the voice, which include the rate of speech."""
+        cues = self.llm.votes.cues if "cues" in self.vote.inputs else ()
+        return "text" in self.vote.inputs or Modality.AUDIO.value in cues
+
+    @property
+    def needs_transcripts(self) -> bool:
+        """Whether an encoder in use or the LLM reads transcripts; the report only shows them."""
+        return bool(self.text_columns & {"original", "enriched"}) or self.votes_on_transcripts
+
+    @property
+    def needs_face_crops(self) -> bool:
+        """Whether an encoder in use or the LLM reads the face crops that come with the corpus."""
+        names = self.extract.encoders.get(Modality.FACE, ())
+        computed = any(not isinstance(self.encoders[name], ImportedConfig) for name in names)
+        votes = "frames" in self.vote.inputs and self.llm.votes.frames.crops
+        return self.faces.source == "openface" and (computed or votes)
+
+    def settings_of(
+        self, modality: Modality, encoder: BaseEncoderConfig | None = None, *, weights_required: bool = True
+    ) -> dict[str, Any]:
         """Return all settings that affect the features of a modality; see `branch_settings`.
 
         Args:
             modality: A modality.
             encoder: Encoder to use instead of the one in params.
-
-        Raises:
-            ModelError: If weights are missing.
+            weights_required: See `branch_settings`.
         """
-        return branch_settings(modality, encoder or self.encoder_of(modality), self.media, self.faces)
+        return branch_settings(
+            modality, encoder or self.encoder_of(modality), self.media, self.faces, weights_required=weights_required
+        )
 
 
 def branch_settings(
-    modality: Modality, encoder: BaseEncoderConfig, media: MediaConfig, faces: FaceConfig
+    modality: Modality,
+    encoder: BaseEncoderConfig,
+    media: MediaConfig,
+    faces: FaceConfig,
+    *,
+    weights_required: bool = True,
 ) -> dict[str, Any]:
     """Return all settings that affect the features of a modality: the encoder and the preparation of its input.
 
+    Args:
+        modality: The modality.
+        encoder: Its encoder.
+        media: How clips are read.
+        faces: How faces are found.
+        weights_required: Whether weights must be on this machine, as for extraction. If not, values that depend on
+            missing weights are `core.weights.Unknown`; everything else can be compared with a store.
+
     Raises:
-        ModelError: If weights are missing.
+        MissingWeights: If weights are missing and required.
+        ModelError: If embedded weights were altered.
     """
-    settings: dict[str, Any] = {"modality": modality.value, "encoder": encoder.settings()}
+    settings: dict[str, Any] = {
+        "modality": modality.value,
+        "encoder": encoder.settings(weights_required=weights_required),
+    }
     if isinstance(encoder, ImportedConfig):
         return settings  # their input was prepared elsewhere
     if modality in {Modality.GLOBAL, Modality.FACE}:
@@ -231,25 +288,12 @@ def branch_settings(
             "recipe": 4,
         }
     if modality is Modality.FACE:
-        settings["faces"] = faces.settings()
+        settings["faces"] = faces.settings(weights_required=weights_required)
         if faces.source == "openface":
             settings["media"] = {"frames": settings["media"]["frames"]}  # crops are read instead of the video
     if modality is Modality.AUDIO:
         settings["media"] = {"sample_rate": SAMPLE_RATE, "recipe": 2}
     return settings
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """A safe loader that rejects duplicate keys, as DVC does."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                message = f"duplicate key {key.value!r}"
-                raise yaml.constructor.ConstructorError(None, None, message, key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
 
 
 def load_params(path: Path = paths.PARAMS) -> Params:
@@ -266,7 +310,7 @@ def load_params(path: Path = paths.PARAMS) -> Params:
             command="ecmf-pipe init FOLDER",
         )
     try:
-        document = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_UniqueKeyLoader) or {}
+        document = parse_yaml(path.read_text(encoding="utf-8-sig")) or {}
     except UnicodeDecodeError as error:
         raise ParamsError(f"{path} is not UTF-8 text ({error})", "save it as UTF-8") from error
     except yaml.MarkedYAMLError as error:
@@ -274,7 +318,7 @@ def load_params(path: Path = paths.PARAMS) -> Params:
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise ParamsError(f"{path}{where}: not valid YAML: {error.problem}", "correct this line") from error
     except yaml.YAMLError as error:
-        raise ParamsError(f"{path} is not valid YAML: {error}", "remove these characters") from error
+        raise ParamsError(f"{path} is not valid YAML: {error}", "correct it") from error
     if not isinstance(document, dict):
         raise ParamsError(f"{path} is not a mapping of sections", "start it with a section such as corpus:")
     return validated(_with_folders_of_main_project(document), where=str(path))
@@ -366,7 +410,7 @@ def _problem(detail: ErrorDetails, document: Mapping[str, Any], merged: Mapping[
         return _Problem(key, f"{key}: unknown type {context['tag']!r}", _suggest(context["tag"], types), is_of_preset)
     text = detail["msg"].removeprefix("Value error, ")
     if location:
-        got = "" if isinstance(detail["input"], dict) else f" (got {detail['input']!r})"
+        got = "" if isinstance(detail["input"], dict) else f" (got {reprlib.repr(detail['input'])})"
         text = f"{text[:1].lower()}{text[1:]}{got}"
     return _Problem(key, f"{key}: {text}", context.get("hint", ""), is_of_preset)
 

@@ -56,7 +56,7 @@ def resolve(params: Params, labels: Sequence[str]) -> Mapping[str, Callable[[], 
         **{f"extract-{modality.value}": partial(_extraction, params, modality) for modality in Modality},
         "llm": partial(params.llm.settings, labels or MER_LABELS),
         "rewrite": partial(_rewriting, params),
-        "transcribe": params.transcribe.settings,
+        "transcribe": partial(_transcription, params),
         "vote": partial(_voting, params),
         "labels": partial(_label_files, params),
         "rounds": partial(_rounds, params),
@@ -70,7 +70,13 @@ def _extraction(params: Params, modality: Modality) -> _Settings:
     return params.settings_of(modality)
 
 
+def _transcription(params: Params) -> _Settings:
+    return params.transcribe.settings() if params.needs_transcripts else {"used": False}
+
+
 def _rewriting(params: Params) -> _Settings:
+    if not params.needs_enriched_texts:
+        return {"used": False, "texts": sorted(params.text_columns)}
     prompt = load_rewrite_prompt(params.rewrite.prompt)
     return {"prompt": fingerprint(prompt.model_dump(mode="json")), "how": params.rewrite.how}
 

@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from ecmf_pipeline.core.console import format_bytes, format_count, warn
+from ecmf_pipeline.core.documents import parse_yaml
 
 LOCK = Path("dvc.lock")
 """Records hash, size and number of files of each output; it is committed to git."""
@@ -81,7 +82,7 @@ def find_shared_outputs(outputs: Sequence[Path]) -> SharedOutputs | None:
     if not absent:
         return None
     try:
-        lock = _Lock.model_validate(yaml.safe_load(LOCK.read_text(encoding="utf-8")))
+        lock = _Lock.model_validate(parse_yaml(LOCK.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, ValidationError):
         return None
     outs = [out for stage in lock.stages.values() for out in stage.outs if out.path in absent and out.nfiles]

@@ -20,10 +20,16 @@ def run(modalities: Sequence[Modality]) -> None:
         modalities: Modalities; empty: those of ``rewrite.cues``.
     """
     params = load_params()
+    requested = modalities or list(map(Modality, params.rewrite.cues))
+    if not params.needs_enriched_texts:
+        for modality in requested:
+            write_cues(paths.cues(modality), {})
+        echo("cues: no encoder in use reads enriched transcripts, nothing to do")
+        return
     clips = read_manifest_with_transcripts(params)
-    for modality in modalities or list(map(Modality, params.rewrite.cues)):
+    for modality in requested:
         cues = cues_of(params, clips, modality)
-        changed = write_cues(paths.cues(modality), cues)
+        changed = write_cues(paths.cues(modality), {clip.clip_id: cues.get(clip.clip_id, ()) for clip in clips})
         with_cues = sum(bool(names) for names in cues.values())
         state = "written" if changed else "unchanged"
         echo(f"cues {modality.value}: {with_cues} of {len(clips)} clips have cues; table {state}")

@@ -6,7 +6,6 @@ from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.core.errors import TooFewClips
 from ecmf_pipeline.core.files import write_json
-from ecmf_pipeline.core.predictions import PredictionTable
 from ecmf_pipeline.evaluation.controls import compare_controls, fusion_predictions, predict_out_of_fold, training_sets
 from ecmf_pipeline.evaluation.label_quality import LabelEvidence, compare_methods, measure_calibration, measure_sources
 from ecmf_pipeline.evaluation.scoring import Evaluator, evaluate, summary, write_plots
@@ -18,6 +17,7 @@ from ecmf_pipeline.stages.shared.inputs import (
     folds_of,
     read_corpus_verdicts,
     read_features,
+    read_given_predictions,
     read_labelled_corpus,
     read_refined_predictions,
 )
@@ -28,9 +28,10 @@ def run() -> None:
     params = load_params()
     corpus = read_labelled_corpus()
     clips, labels, training = corpus.clips, corpus.labels, params.train.training
-    tables = {path.stem: PredictionTable.read(path) for path in sorted(paths.predictions("given").glob("*.csv"))}
-    refined = read_refined_predictions(paths.predictions("refined") / "fusion.csv")
-    decisions = read_decisions(paths.REFINED)
+    variants = [path.stem for path in sorted(paths.predictions("given").glob("*.csv"))]
+    tables = {variant: read_given_predictions(variant, corpus) for variant in variants}
+    refined = read_refined_predictions(paths.predictions("refined") / "fusion.csv", corpus)
+    decisions = read_decisions(paths.REFINED, corpus=corpus)
     verdicts = read_corpus_verdicts(params.refine.verdicts, corpus)
     folds, seed = folds_of(corpus, params.vote.folds, params.vote.seed), params.vote.seed
     evaluator = Evaluator(clips, labels, params.evaluate)

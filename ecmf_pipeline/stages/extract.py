@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import Modality, read_manifest, read_texts
+from ecmf_pipeline.core.clips import Modality, read_manifest
 from ecmf_pipeline.core.console import echo
-from ecmf_pipeline.extraction.run import Branch, extract, open_writers, plan_branch
+from ecmf_pipeline.extraction.run import Branch, clip_limits, extract, open_writers, plan_branch
 from ecmf_pipeline.runner import RunReport
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.sharing.hints import warn_of_shared_outputs
+from ecmf_pipeline.stages.shared.inputs import read_needed_texts
 
 
 def run(modalities: Sequence[Modality], *, workers: int | None = None, retry_quarantined: bool = False) -> None:
@@ -32,7 +33,7 @@ def run(modalities: Sequence[Modality], *, workers: int | None = None, retry_qua
         echo(f"extract {modality.value}: not in extract.encoders, nothing to do")
     warn_of_shared_outputs([paths.features(modality) for modality in used])
     clips = read_manifest(paths.MANIFEST)
-    texts = read_texts(paths.REWRITES) if Modality.TEXT in used else {}
+    texts = read_needed_texts(params, clips) if Modality.TEXT in used else {}
     settings = {modality: params.settings_of(modality) for modality in used}
     with open_writers(settings, paths.features) as writers:
         branches = [
@@ -44,6 +45,7 @@ def run(modalities: Sequence[Modality], *, workers: int | None = None, retry_qua
                 settings=settings[modality],
                 root=paths.features(modality),
                 quarantine_path=paths.quarantine("extract", modality),
+                limits=clip_limits(params.extract, params.media),
                 retry_quarantined=retry_quarantined,
             )
             for modality in used
@@ -56,6 +58,7 @@ def run(modalities: Sequence[Modality], *, workers: int | None = None, retry_qua
             corpus_root=params.corpus.root,
             media=params.media,
             faces=params.faces,
+            index_cache=paths.INDEX_CACHE,
             config=params.extract if workers is None else params.extract.model_copy(update={"workers": workers}),
         )
         for branch in branches:

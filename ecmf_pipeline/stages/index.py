@@ -19,8 +19,8 @@ def run() -> None:
     started_ns = time.time_ns()
     params = load_params()
     last = LastScan(
-        f"{params.corpus!r} {params.index!r} {params.faces.source}",
-        *scanned_folders(params.corpus, face_crops=params.faces.source == "openface"),
+        f"{params.corpus!r} {params.index!r} {params.needs_face_crops}",
+        *scanned_folders(params.corpus, face_crops=params.needs_face_crops),
     )
     summary = last.summary()
     if summary is None:
@@ -30,11 +30,12 @@ def run() -> None:
 
 
 def _scan(params: Params, last: LastScan, started_ns: int) -> None:
+    from ecmf_pipeline.core.errors import clip_error
     from ecmf_pipeline.corpora.index import format_index_summary, index_corpus, write_index
     from ecmf_pipeline.corpora.registry import read_corpus
     from ecmf_pipeline.runner.quarantine import Quarantine
 
-    listing = read_corpus(params.corpus, face_crops=params.faces.source == "openface")
+    listing = read_corpus(params.corpus, face_crops=params.needs_face_crops)
     result = index_corpus(
         listing, paths.INDEX_CACHE, workers=params.index.workers, clip_timeout=params.index.clip_timeout
     )
@@ -42,5 +43,6 @@ def _scan(params: Params, last: LastScan, started_ns: int) -> None:
     changed = write_index(listing, result, quarantine)
     echo(format_index_summary(result, listing.labels, read=result.hashed, changed=changed))
     quarantine.check_share(sum(bool(clip.path) for clip in result.clips), params.index.max_quarantined)
-    if all(measured.digest for measured in result.quarantined.values()):  # files without a digest are read again
+    reasons = {clip_error(measured.reason) for measured in result.quarantined.values()}
+    if not any(reason.is_transient or reason.is_version_bound for reason in reasons):  # such files may be read again
         last.remember(format_index_summary(result, listing.labels, read=0, changed=False), started_ns=started_ns)

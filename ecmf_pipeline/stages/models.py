@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.console import echo, progress
+from ecmf_pipeline.core.weights import EMBEDDED_MODELS, embedded_model
 from ecmf_pipeline.encoders.config import EgemapsConfig
-from ecmf_pipeline.encoders.embedded.packages import EMBEDDED_MODELS, embedded_model, fetch
+from ecmf_pipeline.encoders.embedded.packages import fetch
 from ecmf_pipeline.settings.params import load_params
 
 

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 
 from ecmf_pipeline import __version__
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import Modality, read_corpus_tables, read_texts
+from ecmf_pipeline.core.clips import Modality, read_corpus_tables
 from ecmf_pipeline.core.console import echo
-from ecmf_pipeline.core.files import read_json, read_text, write_atomic
+from ecmf_pipeline.core.files import read_json, write_atomic
 from ecmf_pipeline.core.predictions import PredictionTable
-from ecmf_pipeline.extraction.run import coverage
+from ecmf_pipeline.core.tables import from_spreadsheet_text, open_table
+from ecmf_pipeline.extraction.run import clip_limits, coverage
 from ecmf_pipeline.labels.tables import read_decisions
 from ecmf_pipeline.report.contact_sheets import face_sheets
 from ecmf_pipeline.report.inputs import FaceSheet, PredictedClip, ReportInput
 from ecmf_pipeline.report.page import render
 from ecmf_pipeline.runner.quarantine import read_all
 from ecmf_pipeline.settings.params import load_params
-from ecmf_pipeline.stages.shared.inputs import add_transcripts, read_refined_predictions
-from ecmf_pipeline.store import FeatureStore
+from ecmf_pipeline.stages.shared.inputs import (
+    add_transcripts,
+    open_modality_store,
+    read_needed_texts,
+    read_refined_predictions,
+)
 
 _SHOWN_VERSIONS = (
     "torch",
@@ -43,9 +46,9 @@ def run() -> None:
     """Load the results of all stages and write the page."""
     params = load_params()
     corpus = add_transcripts(params, read_corpus_tables())
-    predictions = read_refined_predictions(paths.deployed_predictions("refined"))
-    texts = read_texts(paths.REWRITES)
-    stores = {modality: FeatureStore.open(paths.features(modality)) for modality in params.extract.encoders}
+    predictions = read_refined_predictions(paths.deployed_predictions("refined"), corpus)
+    texts = read_needed_texts(params, corpus.clips)
+    stores = {modality: open_modality_store(params, modality) for modality in params.extract.encoders}
     covered = {
         modality.value: asdict(
             coverage(
@@ -54,9 +57,11 @@ def run() -> None:
                 texts,
                 root=paths.features(modality),
                 quarantine_path=paths.quarantine("extract", modality),
+                fingerprint=store.fingerprint,
+                limits=clip_limits(params.extract, params.media),
             )
         )
-        for modality in stores
+        for modality, store in stores.items()
     }
     sheets: Sequence[FaceSheet] = ()
     no_sheets = ""
@@ -78,7 +83,7 @@ def run() -> None:
         },
         clips=corpus.clips,
         index=read_json(paths.INDEX_METRICS, made_by="index"),
-        findings=list(csv.DictReader(io.StringIO(read_text(paths.FINDINGS)))),
+        findings=_read_findings(),
         quarantine=read_all(paths.QUARANTINE, params.extract.encoders),
         coverage=covered,
         encoders={modality.value: store.settings for modality, store in stores.items()},
@@ -89,7 +94,7 @@ def run() -> None:
         ablate=read_json(paths.ABLATE, made_by="ablate") if paths.ABLATE.is_file() else None,
         vote_sources=read_json(paths.SOURCES, made_by="evaluate"),
         predictions=list(_predicted_clips(predictions)),
-        refined=read_decisions(paths.REFINED, votes=True),
+        refined=read_decisions(paths.REFINED, votes=True, corpus=corpus),
         face_sheets=sheets,
         no_face_sheets=no_sheets,
         params=params.model_dump(mode="json"),
@@ -97,6 +102,13 @@ def run() -> None:
     )
     write_atomic(paths.REPORT, render(content, params.report))
     echo(f"report: {paths.REPORT}")
+
+
+def _read_findings() -> list[dict[str, str]]:
+    """Read the table of findings, whose cells are escaped for spreadsheets."""
+    table = open_table(paths.FINDINGS, command="ecmf-pipe index")
+    columns = table.header()
+    return table.parse(lambda row: dict(zip(columns, map(from_spreadsheet_text, row), strict=True)), key=0)
 
 
 def _predicted_clips(table: PredictionTable) -> Iterable[PredictedClip]:

@@ -29,9 +29,14 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
         retry_quarantined: Whether to query again for quarantined texts although nothing changed.
     """
     params = load_params()
+    if not params.text_columns:
+        write_empty_quarantine(REWRITE_FILES)
+        write_texts(paths.REWRITES, {})
+        echo("rewrite: no encoder in use reads texts, nothing to do")
+        return
     warn_of_shared_outputs([paths.REWRITE])
     clips = read_manifest_with_transcripts(params)
-    contexts = read_contexts(params, clips)
+    contexts = read_contexts(params, clips) if params.needs_enriched_texts else {}
     answer_files = replace(
         REWRITE_ANSWER_FILES if params.rewrite.how == "written" else REWRITE_FILES, retry_quarantined=retry_quarantined
     )
@@ -49,9 +54,13 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
     texts: dict[str, ClipText] = {
         clip.clip_id: ClipText(clip.transcript, rewritten.texts.get(clip.clip_id, ""), clip.translation)
         for clip in clips
-        if clip.clip_id in rewritten.texts or clip.translation.strip()
+        if clip.transcript.strip() or clip.translation.strip()
     }
     changed = write_texts(paths.REWRITES, texts)
+    if not params.needs_enriched_texts:
+        state = "written" if changed else "unchanged"
+        echo(f"rewrite: no encoder in use reads enriched transcripts, none was enriched; table {state}")
+        return
     echo(
         f"rewrite: {len(rewritten.texts)} transcripts enriched ({rewritten.unclear} without a clear emotion), "
         f"{rewritten.answered} answered, {rewritten.cached} from the cache, {rewritten.truncated} truncated, "

@@ -1,4 +1,4 @@
-"""`transcribe`: transcribe clips without a transcript; does nothing unless params name a model."""
+"""`transcribe`: transcribe clips without a transcript, if params name a model and something in use reads them."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
     params = load_params()
     config = params.transcribe if workers is None else params.transcribe.model_copy(update={"workers": workers})
     path = paths.quarantine("transcribe")
-    if config.model is None:
+    if config.model is None or not params.needs_transcripts:
         quarantine = Quarantine(path, stage="transcribe")
         quarantine.clear()
         quarantine.write()
         write_transcripts(paths.TRANSCRIPTS, {})
-        echo("transcribe: transcribe.model is not set, nothing to do")
+        reason = "transcribe.model is not set" if config.model is None else "nothing in use reads transcripts"
+        echo(f"transcribe: {reason}, nothing to do")
         return
     warn_of_shared_outputs([paths.TRANSCRIPTS.parent])
     from ecmf_pipeline.transcription.run import transcribe
@@ -41,6 +42,7 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
         cache_root=paths.TRANSCRIPT_CACHE,
         spool=paths.DATA / ".transcripts.spool",
         quarantine_path=path,
+        index_cache=paths.INDEX_CACHE,
         retry_quarantined=retry_quarantined,
     )
     changed = write_transcripts(paths.TRANSCRIPTS, result.transcripts)

@@ -46,7 +46,9 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
     params = load_params()
     if not paths.VOTES.is_file():
         warn_of_shared_outputs([paths.VOTES.parent])
-    corpus = add_transcripts(params, read_labelled_corpus())
+    corpus = read_labelled_corpus()
+    if params.votes_on_transcripts:
+        corpus = add_transcripts(params, corpus)
     external = _external_votes(params, corpus)  # first, so that a wrong file is reported before hours of voting
     votes = _classifier_votes(params, corpus)
     of_llm, scored = llm_votes(params, corpus, workers=workers, retry_quarantined=retry_quarantined)
@@ -91,15 +93,15 @@ def _own_sources(params: Params) -> set[str]:
 def _classifier_votes(params: Params, corpus: Corpus) -> dict[str, NDArray[np.float64]]:
     """Train the classifiers out of fold and return their votes, by source."""
     config = params.vote
+    voters = configured_voters(config)
+    if not voters:
+        return {}
     given = corpus.given
     verdicts = read_corpus_verdicts(params.refine.verdicts, corpus)
     by_modality = read_features(params, corpus.clips)
     features: dict[str, NDArray[np.floating]] = {**by_modality}
     if len(by_modality) > 1:
         features[ALL] = join_modalities(by_modality)
-    voters = configured_voters(config)
-    if not voters:
-        return {}
     # In a single round the fusion's vote is the prediction of `predict`; further rounds train the fusion again.
     joint: dict[str, JointVoter] = {}
     if config.rounds > 1:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -13,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core.errors import StoreError
-from ecmf_pipeline.core.files import sha256_text
-from ecmf_pipeline.store.format import PartAttributes, array_names, group_attributes, read_array
+from ecmf_pipeline.core.files import parse_json
+from ecmf_pipeline.store.format import PartAttributes, array_identity, array_names, read_array
 
 
 class Kind(StrEnum):
@@ -196,6 +195,8 @@ class PartCheck:
                 kind, message = Kind.SHAPE, f"it has {len(values)} rows, the lengths of its clips add up to {rows}"
             elif values is not None and array_name == "values":
                 kind, message = self._check_values(values) or (kind, message)
+            if values is not None and kind is None and _is_replaced(array_name, values, part):
+                kind, message = Kind.ARRAY, "it is another array than the part was written with"
             if kind is not None:
                 yield self._finding(kind, folder / array_name, message, name, part)
 
@@ -216,10 +217,13 @@ def _check_attributes(folder: Path, part: PartAttributes) -> str | None:
     """Return the defect of the attributes of a part, or None."""
     if any(not isinstance(length, int) or length < 1 for length in part.length):
         return "its attribute `length` has an entry below 1"
-    # The name of a part ends with a hash of its attributes, so even one changed letter of a clip id is found.
-    if not folder.name.endswith(sha256_text(json.dumps(group_attributes(folder)))[:8]):
-        return "its attributes do not match the hash in its name: they were changed, or the folder was renamed"
+    if missing := sorted(set(part.arrays) - {"values", *array_names(folder)}):
+        return f"its array {missing[0]} does not exist"
     return None
+
+
+def _is_replaced(name: str, values: NDArray[Any], part: PartAttributes) -> bool:
+    return name in part.arrays and array_identity(values) != part.arrays[name]
 
 
 def _read_checked(folder: Path) -> tuple[NDArray[Any] | None, Kind | None, str]:
@@ -249,5 +253,5 @@ def _read_checked(folder: Path) -> tuple[NDArray[Any] | None, Kind | None, str]:
 
 
 def _has_checksum(folder: Path) -> bool:
-    codecs = json.loads((folder / "zarr.json").read_bytes()).get("codecs", [])
+    codecs = parse_json((folder / "zarr.json").read_bytes()).get("codecs", [])
     return any(codec.get("name") == "crc32c" for codec in codecs)

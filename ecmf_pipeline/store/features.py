@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ecmf_pipeline.core.arrays import Ints, average_rows, pool_segments, pooled_width
 from ecmf_pipeline.core.config import Pool
 from ecmf_pipeline.core.errors import MissingInput, StaleStore
+from ecmf_pipeline.core.files import fingerprint as fingerprint_of
 from ecmf_pipeline.store.format import (
     FeatureRow,
     PartAttributes,
@@ -28,7 +29,6 @@ from ecmf_pipeline.store.format import (
     read_parts,
     settings_attributes,
 )
-from ecmf_pipeline.store.kept import restore_features
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -119,8 +119,6 @@ class FeatureStore:
             MissingInput: If there is no store.
             StaleStore: If the store has no features of these settings.
         """
-        if fingerprint and not has_fingerprint(root, fingerprint):
-            restore_features(root, fingerprint)
         current = current_fingerprint(root)
         if current is None:
             raise MissingInput(
@@ -148,6 +146,8 @@ class FeatureStore:
         current_fingerprint(self.root)  # raises if the store has another format
         attributes = settings_attributes(self.folder)
         self.dim, self.settings = attributes["dim"], attributes["settings"]
+        if fingerprint_of(self.settings) != self.fingerprint:
+            raise damage_error(f"the settings in {self.folder / 'zarr.json'} do not have the fingerprint of its folder")
         self.provenance = attributes.get("provenance", {})
         self.dtype = np.dtype(attributes["dtype"])
         names = [name for name in part_names(self.folder) if name not in self._superseded]
@@ -292,16 +292,26 @@ class FeatureStore:
         (part_read,) = self._table.part_reads(entries)
         rows = slice(int(part_read.starts[0]), int(part_read.starts[0] + part_read.lengths[0]))
         folder = self.folder / part_read.part
-        side = {name: read_array(folder / name)[rows] for name in array_names(folder) if name != "values"}
+        identities = self._table.arrays[part_read.part]
+        if missing := sorted(identities.keys() - set(array_names(folder))):
+            raise damage_error(f"{folder / missing[0]} does not exist")
+        side = {
+            name: read_array(folder / name, identities.get(name))[rows]
+            for name in array_names(folder)
+            if name != "values"
+        }
         values = self._read_values(part_read.part)[rows]
         return FeatureRow(clip_id, self._table.digests[int(entries[0])], values, side)
 
     def _read_values(self, name: str) -> NDArray[Any]:
         """Read all rows of a part, (rows, D)."""
-        values = read_array(self.folder / name / "values")
+        folder = self.folder / name / "values"
+        values = read_array(folder, self._table.arrays[name].get("values"))
         expected = (self._table.rows(name), self.dim)
-        if values.shape != expected:
-            raise damage_error(f"{self.folder / name / 'values'} has the shape {values.shape}, not {expected}")
+        if values.shape != expected or values.dtype != self.dtype:
+            raise damage_error(
+                f"{folder} is {values.dtype} of the shape {values.shape}, not {self.dtype} of the shape {expected}"
+            )
         return values
 
 
@@ -379,6 +389,7 @@ class EntryTable:
         lengths: Number of rows of each entry.
         newest: Number of the last entry of each clip.
         older: Numbers of the earlier entries of clips with several, in order.
+        arrays: Identities of the arrays of each part; see `PartAttributes`.
     """
 
     parts: list[str] = field(default_factory=list)
@@ -387,6 +398,7 @@ class EntryTable:
     lengths: list[int] = field(default_factory=list)
     newest: dict[str, int] = field(default_factory=dict)
     older: dict[str, list[int]] = field(default_factory=dict)
+    arrays: dict[str, Mapping[str, str]] = field(default_factory=dict)
 
     def add(self, name: str, part: PartAttributes) -> None:
         """Append the entries of the next part."""
@@ -400,6 +412,7 @@ class EntryTable:
                 if entry < last[clip_id]:
                     self.older.setdefault(clip_id, []).append(start + entry)
         self.parts.append(name)
+        self.arrays[name] = part.arrays
         self.first.append(start)
         self.digests.extend(part.digest)
         self.lengths.extend(part.length)

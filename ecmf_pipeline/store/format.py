@@ -8,7 +8,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline.core.errors import MissingInput, StaleStore, StoreError
 from ecmf_pipeline.core.files import fingerprint as fingerprint_of
-from ecmf_pipeline.core.files import flush_folder, sha256_text, write_atomic
+from ecmf_pipeline.core.files import flush_folder, parse_json, sha256_text, write_atomic
 
 FORMAT = 2
 """Version of the format; raised if an older reader could misread new stores. Other versions are not read."""
@@ -144,7 +144,7 @@ def group_attributes(folder: Path) -> dict[str, Any]:
     """
     document = folder / "zarr.json"
     try:
-        attributes: dict[str, Any] = json.loads(document.read_bytes())["attributes"]
+        attributes: dict[str, Any] = parse_json(document.read_bytes())["attributes"]
     except FileNotFoundError as error:
         raise MissingInput(f"{folder} does not exist", "extract the features", command="ecmf-pipe extract") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -214,6 +214,7 @@ class PartAttributes:
         supersedes: Names of the parts that this one replaces; they do not count even if they still exist.
         versions: Each combination of library versions that computed some of the rows, in order of first use. An empty
             combination means rows of unknown versions; an empty sequence means that all are unknown.
+        arrays: The `array_identity` of each array, by name; empty if unknown. `write_part` sets it.
     """
 
     fingerprint: str
@@ -222,6 +223,7 @@ class PartAttributes:
     length: Sequence[int]
     supersedes: Sequence[str] = ()
     versions: Sequence[Mapping[str, str]] = ()
+    arrays: Mapping[str, str] = field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
         """Return the attributes as written to ``zarr.json``."""
@@ -235,6 +237,8 @@ class PartAttributes:
             document["supersedes"] = list(self.supersedes)
         if self.versions:
             document["versions"] = [dict(sorted(versions.items())) for versions in self.versions]
+        if self.arrays:
+            document["arrays"] = dict(self.arrays)
         return document
 
 
@@ -288,6 +292,7 @@ def read_attributes(folder: Path, fingerprint: str) -> PartAttributes:
             attributes["length"],
             attributes.get("supersedes", ()),
             attributes.get("versions", ()),
+            attributes.get("arrays", {}),
         )
     except KeyError as error:
         raise damage_error(f"{folder} has no attribute {error}") from error
@@ -297,11 +302,32 @@ def read_attributes(folder: Path, fingerprint: str) -> PartAttributes:
             "move that folder away: features of different settings must not be mixed",
             command="ecmf-pipe store verify",
         )
+    # The name of a part ends with a hash of its attributes, so even one changed letter of a clip id is found.
+    if not folder.name.endswith(_attributes_hash(attributes)):
+        raise damage_error(
+            f"the attributes of {folder} do not have the hash in its name: they were changed, or the folder was renamed"
+        )
     if not len(part.clip_id) == len(part.digest) == len(part.length):
         raise damage_error(f"the attributes `clip_id`, `digest` and `length` of {folder} differ in length")
     if not isinstance(part.versions, list | tuple) or not all(isinstance(one, dict) for one in part.versions):
         raise damage_error(f"the attribute `versions` of {folder} is not a list of objects")
     return part
+
+
+def _attributes_hash(attributes: Mapping[str, Any]) -> str:
+    return sha256_text(json.dumps(attributes))[:8]
+
+
+def array_identity(values: NDArray[Any], crc: int | None = None) -> str:
+    """Return type, shape and CRC-32C of an array, such as ``float16 120x384 0a1b2c3d``; it identifies the array.
+
+    Args:
+        values: The array.
+        crc: CRC-32C of its little-endian bytes; None: computed here.
+    """
+    if crc is None:
+        crc = google_crc32c.value(np.ascontiguousarray(values, values.dtype.newbyteorder("<")).tobytes())
+    return f"{values.dtype.name} {'x'.join(map(str, values.shape))} {crc:08x}"
 
 
 @dataclass(frozen=True)
@@ -353,28 +379,35 @@ def array_names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.is_dir())
 
 
-def read_array(folder: Path) -> NDArray[Any]:
+def read_array(folder: Path, identity: str | None = None) -> NDArray[Any]:
     """Read one array of a part and check its CRC-32C.
+
+    Args:
+        folder: Folder of the array.
+        identity: Its `array_identity` according to the part; None if unknown.
 
     Raises:
         FileNotFoundError: If the part no longer exists, because it was merged into another.
         StoreError: If the array is unreadable or its chunk is missing (Zarr would read a missing chunk as zeros).
     """
     try:
-        return _read_chunk(folder)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        values, crc = _read_chunk(folder)
+    except Exception as error:  # of a damaged document, zarr raises errors of many types
         if not folder.parent.is_dir():
             raise FileNotFoundError(folder) from error
         if isinstance(error, FileNotFoundError):
             raise damage_error(f"{error.filename or folder} does not exist") from error
         raise damage_error(f"{folder} cannot be read ({error})") from error
+    if identity is not None and (found := array_identity(values, crc)) != identity:
+        raise damage_error(f"{folder} is another array ({found}) than the part was written with ({identity})")
+    return values
 
 
-def _read_chunk(folder: Path) -> NDArray[Any]:
-    """Read an array of one chunk; raise OSError, ValueError, KeyError or TypeError if it is damaged."""
-    document = json.loads((folder / "zarr.json").read_bytes())
+def _read_chunk(folder: Path) -> tuple[NDArray[Any], int | None]:
+    """Read an array of one chunk; return it and its CRC-32C, None if that was not computed."""
+    document = parse_json((folder / "zarr.json").read_bytes())
     if not _is_plain(document):
-        return _read_by_zarr(folder)
+        return _read_by_zarr(folder), None
     dtype = np.dtype(document["data_type"]).newbyteorder("<")
     shape = tuple(document["shape"])
     data = np.fromfile(folder.joinpath("c", *["0"] * len(shape)), np.uint8)
@@ -382,10 +415,11 @@ def _read_chunk(folder: Path) -> NDArray[Any]:
     if len(data) != expected:
         raise ValueError(f"its chunk has {len(data)} of {expected} bytes")
     data, stored = data[:-_CRC_BYTES], data[-_CRC_BYTES:]
-    if google_crc32c.value(data) != int.from_bytes(stored.tobytes(), "little"):
+    crc = google_crc32c.value(data)
+    if crc != int.from_bytes(stored.tobytes(), "little"):
         raise ValueError("its chunk has another CRC-32C than the stored one")
     values: NDArray[Any] = data.view(dtype).reshape(shape)
-    return values
+    return values, crc
 
 
 def _is_plain(document: dict[str, Any]) -> bool:
@@ -432,8 +466,9 @@ def write_part(
     import zarr  # its import takes longer than a run with nothing to do
     from zarr.codecs import Crc32cCodec
 
-    document = attributes.document()
-    name = f"part-{number:06d}-{sha256_text(json.dumps(document))[:8]}"
+    identities = {array_name: array_identity(array) for array_name, array in arrays.items()}
+    document = replace(attributes, arrays=identities).document()
+    name = f"part-{number:06d}-{_attributes_hash(document)}"
     if (folder / name).is_dir():
         return name  # the same rows are already stored
     unfinished = staging / f"part-{uuid.uuid4().hex}"

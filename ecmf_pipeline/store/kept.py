@@ -192,6 +192,13 @@ def restore_features(root: Path, fingerprint: str) -> None:
         make_current(root, fingerprint)
 
 
+def lost_groups(root: Path) -> list[Path]:
+    """Return the kept settings groups that a store lacks, as folders named by their fingerprint."""
+    kept = KeptParts(root).folder
+    documents = kept.glob(f"*/{DOCUMENT}") if kept else ()
+    return sorted(path.parent for path in documents if not has_fingerprint(root, path.parent.name))
+
+
 def _is_intact(folder: Path, part: PartAttributes, dim: int | None) -> bool:
     """Read a part; return whether its attributes have the hash in its name and all arrays their CRC-32C and shape."""
     try:

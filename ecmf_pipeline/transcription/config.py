@@ -34,7 +34,8 @@ class TranscribeConfig(Config):
         device: A torch device; "auto" uses CUDA if available.
         workers: Number of worker processes, each with a copy of the model. None: one per core. 0: run in the main
             process.
-        clip_timeout: Seconds allowed per clip, on average over a batch. A clip that exceeds it twice is quarantined.
+        clip_timeout: Seconds allowed per clip, on average over a batch. A clip that exceeds it twice is quarantined
+            until this value is raised.
         max_quarantined: Share of the clips to transcribe that may be quarantined; above it, the stage ends with exit
             code 1.
     """

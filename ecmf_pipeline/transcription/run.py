@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core.clips import Clip
-from ecmf_pipeline.core.errors import ChangedSinceIndex, TryAgain
-from ecmf_pipeline.core.files import fingerprint
+from ecmf_pipeline.core.errors import ClipTimeout, TruncatedMedia, TryAgain
+from ecmf_pipeline.core.files import FileState, fingerprint, indexed_content
+from ecmf_pipeline.corpora.measuring import known_states
 from ecmf_pipeline.llm.answers import AnswerCache, AnswerWriter
 from ecmf_pipeline.media.audio import read_audio
 from ecmf_pipeline.media.config import MediaConfig
-from ecmf_pipeline.media.containers import has_changed
 from ecmf_pipeline.runner import Outcome, Run, RunConfig, RunReport, Step, Target
 from ecmf_pipeline.runner.machine import as_out_of_memory, threads_per_worker
 from ecmf_pipeline.runner.quarantine import Quarantine
@@ -59,6 +59,7 @@ def transcribe(
     cache_root: Path,
     spool: Path,
     quarantine_path: Path,
+    index_cache: Path | None = None,
     retry_quarantined: bool = False,
 ) -> TranscriptionResult:
     """Transcribe the clips that have sound but no transcript; each file is transcribed only once.
@@ -71,6 +72,8 @@ def transcribe(
         cache_root: The folder of the transcript cache.
         spool: The folder of finished batches that are not in the cache yet; not tracked by DVC.
         quarantine_path: The table of quarantined clips.
+        index_cache: The cache of `index`. Files in another state than it holds are hashed before they are read; None:
+            all files are.
         retry_quarantined: Whether to retry quarantined clips although nothing changed.
 
     Raises:
@@ -83,7 +86,8 @@ def transcribe(
         clip.clip_id: clip.digest for clip in clips if lacks_words(clip) and clip.has_audio and clip.digest
     }
     settings = fingerprint(config.settings())
-    quarantine = Quarantine(quarantine_path, stage="transcribe", fingerprint=settings)
+    limits = {ClipTimeout.__name__: config.clip_timeout, TruncatedMedia.__name__: media.least_readable}
+    quarantine = Quarantine(quarantine_path, stage="transcribe", fingerprint=settings, limits=limits)
     if retry_quarantined:
         quarantine.clear()
     cache = AnswerCache(cache_root, settings, TranscriptRecord.parse)
@@ -91,7 +95,7 @@ def transcribe(
         missing = {clip_id: key for clip_id, key in keys.items() if key not in cache}
         quarantine.drop_outdated(missing)
         report = RunReport(reused={BRANCH: len(keys) - len(missing)})
-        if items := _items(clips, missing, quarantine, corpus_root):
+        if items := _items(clips, missing, quarantine, corpus_root, index_cache):
             run: Run[Recording] = Run(
                 partial(_make_step, config, media),
                 {BRANCH: writer},
@@ -122,7 +126,11 @@ def transcribe(
 
 
 def _items(
-    clips: Sequence[Clip], missing: Mapping[str, str], quarantine: Quarantine, corpus_root: Path
+    clips: Sequence[Clip],
+    missing: Mapping[str, str],
+    quarantine: Quarantine,
+    corpus_root: Path,
+    index_cache: Path | None,
 ) -> list[Recording]:
     """Return the files to transcribe, without duplicates.
 
@@ -133,11 +141,14 @@ def _items(
         if clip.clip_id in missing and not quarantine.holds(clip.clip_id, clip.digest):
             by_digest[clip.digest].append(clip)
     files = sorted(by_digest.values(), key=lambda copies: (copies[0].duration, copies[0].clip_id))
+    names = [copies[0].path for copies in files]
+    states = known_states(index_cache, corpus_root, names) if index_cache and names else {}
     return [
         Recording(
             corpus_root / copies[0].path,
             copies[0].bytes,
             tuple(Target(clip.clip_id, BRANCH, clip.digest) for clip in copies),
+            states.get(copies[0].path),
         )
         for copies in files
     ]
@@ -151,11 +162,13 @@ class Recording:
         path: The file.
         bytes: Its size at the time of indexing.
         targets: The clips with this content.
+        state: State of the file with this content; None if unknown.
     """
 
     path: Path
     bytes: int
     targets: tuple[Target, ...]
+    state: FileState | None = None
 
     def alone(self) -> Sequence[Recording]:
         """Return the recording itself: it cannot be divided."""
@@ -184,13 +197,9 @@ class TranscriptionStep(Step[Recording, NDArray[np.float32], TranscriptRecord]):
         """Decode the sound as mono samples at 16 kHz, (n,).
 
         Raises:
-            ClipError: If the file has no sound or cannot be decoded.
+            ClipError: If the file has changed, has no sound or cannot be decoded.
         """
-        if has_changed(item.path, item.bytes):
-            raise ChangedSinceIndex(
-                "the file has changed since it was indexed", "update the manifest", command="ecmf-pipe index"
-            )
-        with as_out_of_memory():
+        with as_out_of_memory(), indexed_content(item.path, item.targets[0].digest, item.state, item.bytes):
             return read_audio(item.path, self._media)
 
     def work(self, batch: Sequence[tuple[Recording, NDArray[np.float32]]]) -> list[Outcome[TranscriptRecord]]:

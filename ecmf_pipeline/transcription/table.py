@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import zlib
 from collections.abc import Mapping, Sequence
@@ -14,8 +12,7 @@ from pathlib import Path
 from pydantic import FiniteFloat, TypeAdapter
 
 from ecmf_pipeline.core.clips import Clip
-from ecmf_pipeline.core.errors import InputError, MissingInput
-from ecmf_pipeline.core.files import read_text, write_atomic
+from ecmf_pipeline.core.tables import open_table, parse_number, write_sealed_csv
 from ecmf_pipeline.transcription.config import TranscribeConfig
 
 _COLUMNS = ["clip_id", "transcript", "language", "confidence", "verdict"]
@@ -100,13 +97,11 @@ def write_transcripts(path: Path, transcripts: Mapping[str, Transcript]) -> bool
     Returns:
         Whether the content of the file changed.
     """
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    for clip_id, transcript in sorted(transcripts.items()):
-        confidence = f"{transcript.confidence:.4f}"
-        writer.writerow([clip_id, transcript.text, transcript.language, confidence, transcript.verdict.value])
-    return write_atomic(path, table.getvalue(), only_if_changed=True)
+    rows = (
+        [clip_id, transcript.text, transcript.language, f"{transcript.confidence:.4f}", transcript.verdict.value]
+        for clip_id, transcript in sorted(transcripts.items())
+    )
+    return write_sealed_csv(path, _COLUMNS, rows)
 
 
 def read_transcripts(path: Path) -> dict[str, Transcript]:
@@ -116,19 +111,13 @@ def read_transcripts(path: Path) -> dict[str, Transcript]:
         MissingInput: If `transcribe` has not run yet.
         InputError: If the table is damaged.
     """
-    if not path.is_file():
-        raise MissingInput(f"{path} does not exist", "transcribe the clips", command="ecmf-pipe transcribe")
-    header, *rows = list(csv.reader(io.StringIO(read_text(path)))) or [[]]
-    damaged = InputError(f"{path} is damaged", "write it again", command="ecmf-pipe transcribe")
-    if header != _COLUMNS:
-        raise damaged
-    try:
-        return {
-            clip_id: Transcript(text, language, float(confidence), Verdict(verdict))
-            for clip_id, text, language, confidence, verdict in rows
-        }
-    except ValueError as error:
-        raise damaged from error
+    table = open_table(path, command="ecmf-pipe transcribe")
+    return dict(table.parse(_parse_row, _COLUMNS))
+
+
+def _parse_row(row: Sequence[str]) -> tuple[str, Transcript]:
+    clip_id, text, language, confidence, verdict = row
+    return clip_id, Transcript(text, language, parse_number(confidence, low=float("-inf")), Verdict(verdict))
 
 
 def with_transcripts(clips: Sequence[Clip], transcripts: Mapping[str, Transcript]) -> list[Clip]:

@@ -44,9 +44,9 @@ def test_encoders_of_all_presets_and_in_use_are_listed(project):
     used = [line.split() for line in lines[lines.index(titles[-1]) + 1 :]]
     assert [row[:3] for row in used if row[0] in {"global", "face", "audio", "text"}] == [
         ["global", "-", "not"],
-        ["face", "dinov2_large", "facebook/dinov2-large"],
+        ["face", "dinov2_large", "facebook/dinov2-large@47b73eefe95e"],
         ["audio", "-", "not"],
-        ["text", "roberta_large", "hfl/chinese-roberta-wwm-ext-large"],
+        ["text", "roberta_large", "hfl/chinese-roberta-wwm-ext-large@a25cc9e05974"],
     ]
     assert used[-2][1] == "Qwen/Qwen2.5-7B-Instruct"
     assert used[-1][-3:] == ["clip_large,", "expression_vit,", "hubert_large"]

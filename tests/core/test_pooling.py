@@ -23,6 +23,14 @@ def test_pooling_equals_numpy_for_each_clip(data, pool):
         np.testing.assert_allclose(vector, expected[pool], atol=5e-3, rtol=1e-4)
 
 
+@pytest.mark.parametrize("pool", ["mean", "max", "mean_std"])
+def test_the_largest_float32_rows_are_pooled_without_overflow(pool):
+    largest = np.finfo(np.float32).max
+    rows = np.array([[largest, largest], [largest, -largest]], np.float32)
+    expected = {"mean": [largest, 0], "max": [largest, largest], "mean_std": [largest, 0, 0, largest]}[pool]
+    assert pool_segments(rows, np.array([2]), pool).tolist() == [expected]
+
+
 @pytest.mark.parametrize("lengths", [[2, 0], [1, 1], [4]])
 def test_clip_without_rows_or_wrong_lengths_are_rejected(lengths):
     with pytest.raises(ValueError, match="at least one row"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,6 +43,22 @@ def test_each_clip_has_the_digest_of_its_crops(root):
     assert b.face_digest
     assert not b.has_video
     assert (c.face_path, c.face_digest, c.face_bytes) == ("", "", 0)
+
+
+def test_folders_of_pictures_are_face_crops_and_changes_are_seen(root):
+    for number in (1, 2):
+        (root / f"openface_face/c/frame_{number}.bmp").write_bytes(b"x" * number)
+    first = index(root)
+    clip = first.clips[2]
+    assert (clip.face_path, clip.face_bytes) == ("openface_face/c", 3)
+    assert len(clip.face_digest) == 64
+    assert "no_face_crops" not in count_by_kind(first.findings)
+    assert index(root).hashed == 0
+    (root / "openface_face/c/frame_2.bmp").write_bytes(b"yy")
+    os.utime(root / "openface_face/c/frame_2.bmp", ns=(10**18, 10**18 * 2))
+    changed = index(root)
+    assert changed.hashed == 1
+    assert changed.clips[2].face_digest != clip.face_digest
 
 
 def test_missing_and_unmatched_face_crops_are_reported(root):

@@ -6,15 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import av
 import pytest
 
-from ecmf_pipeline.core.clips import read_manifest, write_manifest
+from ecmf_pipeline.core.clips import ClipId, read_manifest, write_manifest
 from ecmf_pipeline.core.errors import FileUnreachable, UnreadableMedia
-from ecmf_pipeline.core.files import sha256_file
+from ecmf_pipeline.core.files import FileState, sha256_file
 from ecmf_pipeline.corpora import measuring
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.corpora.index import IndexResult, format_index_summary, index_corpus, select_findings
 from ecmf_pipeline.corpora.listing import CorpusListing, Finding, FindingKind, count_by_kind
+from ecmf_pipeline.runner import quarantine
 
 Read = Callable[..., CorpusListing]
 Write = Callable[..., Path]
@@ -165,6 +167,23 @@ def test_bad_files_are_quarantined(project: Project, write_media: Write, media_b
     assert again.findings == result.findings
 
 
+def test_a_file_that_was_cut_off_is_reported(project: Project) -> None:
+    """Half of the packets of a Matroska file are missing; only its header has the length."""
+    path = project.root / "long.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuvj420p"
+        for _ in range(40):
+            container.mux(stream.encode(av.VideoFrame(32, 32, "yuvj420p")))
+        container.mux(stream.encode())
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    result = project.index()
+    (finding,) = (finding for finding in result.findings if finding.kind == "truncated")
+    assert (finding.clip_id, result.quarantined) == ("long", {})
+    assert {clip.clip_id: clip.duration for clip in result.clips}["long"] == pytest.approx(4, abs=0.11)
+    assert project.index().findings == result.findings
+
+
 def test_duplicate_content_is_reported(project: Project, write_media: Write) -> None:
     write_media(project.root / "y.mp4", mark="a.mp4")
     for name in ("empty1.mp4", "empty2.mp4"):
@@ -172,6 +191,16 @@ def test_duplicate_content_is_reported(project: Project, write_media: Write) -> 
     [finding] = [f for f in project.index().findings if f.kind == "duplicate_content"]
     assert finding.clip_id == "y"
     assert all(text in finding.message for text in ("'y.mp4'", "'a.mp4'", "train", "candidate"))
+
+
+@pytest.mark.parametrize(("names", "leaks"), [(("z1", "z2"), False), (("a", "z1"), True)])
+def test_duplicates_of_clips_that_are_not_trained_on_do_not_affect_training(
+    project: Project, write_media: Write, names: tuple[str, str], leaks: bool
+) -> None:
+    for name in names:
+        write_media(project.root / f"{name}.mp4", mark="same bytes")
+    [finding] = [f for f in project.index().findings if f.kind == "duplicate_content"]
+    assert ("both training and evaluation" in finding.message) is leaks
 
 
 def test_file_removed_after_scan_is_quarantined(project: Project) -> None:
@@ -192,7 +221,7 @@ def test_file_changed_during_read_is_quarantined_and_retried(project: Project, m
         return digest
 
     with monkeypatch.context() as patch:
-        patch.setattr(measuring, "sha256_file", hash_slowly)
+        patch.setattr(measuring, "sha256_input", hash_slowly)
         [(clip_id, measured)] = project.index(workers=0).quarantined.items()
     assert (clip_id, measured.digest, measured.reason) == ("b", "", FileUnreachable.__name__)
     assert "b.mp4 changed" in measured.message
@@ -207,7 +236,7 @@ def test_file_without_read_permission_is_retried(project: Project, monkeypatch: 
         return sha256_file(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(measuring, "sha256_file", refuse)
+        patch.setattr(measuring, "sha256_input", refuse)
         [measured] = project.index(workers=0).quarantined.values()
     assert measured.reason == FileUnreachable.__name__
     assert "Permission denied" in measured.message
@@ -226,7 +255,7 @@ def test_interrupt_loses_only_the_current_batch(
         return sha256_file(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(measuring, "sha256_file", interrupted)
+        patch.setattr(measuring, "sha256_input", interrupted)
         with pytest.raises(KeyboardInterrupt):
             project.index(workers=0)
     assert not project.manifest.exists()
@@ -254,9 +283,8 @@ def test_interrupt_while_taking_a_batch_loses_nothing(project: Project, monkeypa
 def test_batches_of_killed_run_are_adopted_for_same_corpus_only(project: Project) -> None:
     listing = project.list()
     writer = measuring.CacheWriter(measuring.IndexCache(project.cache, project.root))
-    status = (project.root / "a.mp4").stat()
-    file = measuring.FileToMeasure("a.mp4", status.st_size, status.st_mtime_ns)
-    writer.spool.keep("first-000000", [(file, measuring.Measurement("0" * 64, 1.0, True, False))])
+    file = measuring.FileToMeasure("a.mp4", FileState.of(project.root / "a.mp4"))
+    writer.spool.keep("first-000000", [(file, measuring.Measurement("0" * 64, 1.0, 1.0, True, False))])
     spool, backup = project.cache.with_name(".index.spool"), project.root.with_name("backup")
     shutil.copytree(spool, backup)
     result = index_corpus(listing, project.cache, workers=0)
@@ -267,14 +295,65 @@ def test_batches_of_killed_run_are_adopted_for_same_corpus_only(project: Project
     assert project.index(workers=0).hashed == 3
 
 
-@pytest.mark.parametrize("step", ["sha256_file", "probe_media"])
-def test_unexpected_exceptions_propagate(project: Project, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
-    def broken(_: Path) -> str:
-        raise ZeroDivisionError
+@pytest.mark.parametrize("step", ["sha256_input", "probe_media"])
+def test_an_unexpected_exception_quarantines_its_file_until_the_program_changes(
+    project: Project, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    function: Any = getattr(measuring, step)
 
-    monkeypatch.setattr(measuring, step, broken)
-    with pytest.raises(ZeroDivisionError):
-        project.index(workers=0)
+    def broken(path: Path) -> Any:
+        if path.name == "b.mp4":
+            raise ZeroDivisionError
+        return function(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(measuring, step, broken)
+        result = project.index(workers=0)
+        assert {str(clip_id): measured.reason for clip_id, measured in result.quarantined.items()} == {
+            "b": "UnexpectedError"
+        }
+        assert "ZeroDivisionError" in result.quarantined[ClipId("b")].message
+        expected = "" if step == "sha256_file" else sha256_file(project.root / "b.mp4")
+        assert result.clips[1].digest == expected
+        assert project.index(workers=0).hashed == 0
+    for module in (measuring, quarantine):
+        monkeypatch.setattr(module, "program_version", lambda: "another")
+    result = project.index(workers=0)
+    assert (result.hashed, result.reused, result.quarantined) == (1, 2, {})
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_new_content_with_same_size_and_mtime_is_a_change(project: Project, write_media: Write, in_place: bool) -> None:
+    before = {str(clip.clip_id): clip.digest for clip in project.index().clips}
+    path = project.root / "b.mp4"
+    times = path.stat()
+    other = path if in_place else project.root.with_name("other.mp4")
+    write_media(other, mark="z.mp4")
+    os.utime(other, ns=(times.st_atime_ns, times.st_mtime_ns))
+    other.replace(path)
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (times.st_size, times.st_mtime_ns)
+    result = project.index()
+    assert (result.hashed, result.reused) == (1, 2)
+    assert result.clips[1].digest == sha256_file(path) != before["b"]
+
+
+def test_a_file_that_cannot_settle_is_measured_but_not_remembered(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock of its file server is ahead, so a later change could leave its state as it is."""
+    with monkeypatch.context() as patch:
+        patch.setattr(measuring, "wait_until_settled", lambda _: False)
+        assert all(clip.digest for clip in project.index(workers=0).clips)
+    assert project.index(workers=0).hashed == 3
+
+
+def test_known_states_are_those_of_files_with_a_digest(project: Project) -> None:
+    project.index()
+    names = [f"{name}.mp4" for name in "abcd"]
+    states = measuring.known_states(project.cache, project.root, names)
+    assert states == {f"{name}.mp4": FileState.of(project.root / f"{name}.mp4") for name in "abc"}
+    assert measuring.known_states(project.cache, project.root / "other", names) == {}
+    assert measuring.known_states(project.cache.with_name("missing"), project.root, names) == {}
 
 
 def test_unusual_names_reach_the_manifest(project: Project, write_media: Write) -> None:
@@ -348,7 +427,12 @@ def test_findings_name_file_and_clip(tmp_path: Path, read: Read, write_media: Wr
 def test_real_clips(shared_data: Path, tmp_path: Path, read: Read) -> None:
     listing = read(shared_data / "clips", "mer")
     result = index_corpus(listing, tmp_path / "cache.json", workers=2)
-    assert (result.hashed, result.quarantined, result.findings) == (32, {}, ())
+    assert (result.hashed, result.quarantined) == (32, {})
+    assert [(finding.kind, finding.clip_id) for finding in result.findings] == [
+        ("unread_files", ""),
+        ("truncated", "clip_022"),
+    ]
+    assert "SOURCES.csv" in result.findings[0].message
     assert sum(clip.has_audio for clip in result.clips) == 13
     assert all(clip.has_video and 2 < clip.duration < 20 for clip in result.clips)
     assert index_corpus(listing, tmp_path / "cache.json", workers=2).hashed == 0

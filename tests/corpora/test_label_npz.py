@@ -4,6 +4,7 @@ import collections
 import os
 import pickle
 import re
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,47 @@ def test_huge_pickle_length_is_rejected(tmp_path: Path, opcode: bytes) -> None:
     path = write_pickle(tmp_path / "huge.npz", b"\x80\x04" + opcode + b"\xff" * 8 + b".")
     with pytest.raises(InputError, match=r"train_corpus is (damaged|refused)"):
         read_label_npz(path)
+
+
+@pytest.mark.parametrize(
+    "pickled",
+    [
+        b"\x80\x04}r\xff\xff\xff\x0f.",
+        b"\x80\x02}p268435455\n.",
+        b"\x80\x04\x95\xff\xff\xff\x0f\0\0\0\0}.",
+        b"\x80\x04\x8e\xff\xff\xff\x0f\0\0\0\0.",
+        b"\x80\x05\x96\xff\xff\xff\x0f\0\0\0\0.",
+        b"\x80\x04X\xff\xff\xff\x0f.",
+    ],
+    ids=["LONG_BINPUT", "PUT", "FRAME", "BINBYTES8", "BYTEARRAY8", "BINUNICODE"],
+)
+def test_sizes_beyond_the_pickle_take_no_memory(tmp_path: Path, pickled: bytes) -> None:
+    """Each declares 256 MB or a memo of 268 million entries."""
+    path = write_pickle(tmp_path / "huge.npz", pickled)
+    peak_bytes = peak_of_reading(path)
+    assert peak_bytes < 2**22
+
+
+def test_zip_bombs_take_no_memory(tmp_path: Path) -> None:
+    for name, compression, size in (
+        ("deflated", zipfile.ZIP_DEFLATED, label_npz.MAX_ENTRY_BYTES + 1),
+        ("lzma", zipfile.ZIP_LZMA, 2**24),
+    ):
+        path = tmp_path / f"{name}.npz"
+        with zipfile.ZipFile(path, "w", compression) as archive:
+            archive.writestr("train_corpus.npy", bytes(size))
+        assert peak_of_reading(path) < 2**22
+
+
+def peak_of_reading(path: Path) -> int:
+    """Return the peak of traced memory while a file is refused."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError):
+            read_label_npz(path)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 def module_state() -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from ecmf_pipeline.stages import index as stage
 PARAMS = """
 corpus: {kind: KIND, root: corpus}
 index: {workers: 0, max_quarantined: 0.4}
-extract: {encoders: {audio: egemaps}}
+extract: {encoders: {ENCODERS}}
 """
 
 
@@ -46,8 +46,9 @@ class Project:
 
         monkeypatch.setattr(registry, "read_corpus", count_scan)
 
-    def set_params(self, kind: str = "folder", more: str = "") -> None:
-        (self.folder / "params.yaml").write_text(PARAMS.replace("KIND", kind) + more)
+    def set_params(self, kind: str = "folder", more: str = "", encoders: str = "audio: egemaps") -> None:
+        params = PARAMS.replace("KIND", kind).replace("ENCODERS", encoders)
+        (self.folder / "params.yaml").write_text(params + more)
 
     def index(self) -> bool:
         """Run `index` and return whether it scanned the corpus."""
@@ -151,7 +152,7 @@ def test_only_files_of_mer_layout_cause_a_scan(project: Project, write_media: Ca
 
 
 def test_face_crops_are_scanned_if_params_use_them(project: Project) -> None:
-    project.set_params("mer", "faces: {source: openface}\n")
+    project.set_params("mer", "faces: {source: openface}\n", encoders="face: mini_xception")
     project.index()
     assert not project.index()
     crops = Path("corpus/openface_face/videoa/videoa.npy")

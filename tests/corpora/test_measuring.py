@@ -116,6 +116,29 @@ def test_timeout_is_retried_under_another_limit(project: Project, write_media: C
     assert set(project.count_opened()) == {"hangs.mp4"}
 
 
+@pytest.mark.slow
+def test_a_file_that_cannot_be_hashed_in_time_is_remembered_with_the_limit(
+    project: Project, write_media: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ECMF_SLOW_DISK", "1")
+    project.set_params(clip_timeout=0.5)
+    write_media(project.corpus / "slow.mp4")
+    assert "21 files read, 1 quarantined" in project.index()
+    entry = project.quarantined()["slow"]
+    assert (entry["reason"], entry["digest"], entry["limit"]) == ("ClipTimeout", "", "0.5")
+    for limit in (0.5, 0.4):  # not lifted
+        project.count_opened()
+        project.set_params(clip_timeout=limit)
+        assert "0 files read, 1 quarantined" in project.index()
+        assert project.count_opened() == {}
+    project.set_params(clip_timeout=0.6)
+    assert "1 file read, 1 quarantined" in project.index()
+    assert project.quarantined()["slow"]["limit"] == "0.6"
+    monkeypatch.delenv("ECMF_SLOW_DISK")
+    project.set_params(clip_timeout=20)
+    assert "1 file read, 0 quarantined" in project.index()
+
+
 def test_file_of_killed_worker_is_retried(project: Project, write_media: Callable[..., Path]) -> None:
     write_media(project.corpus / "killed.mp4")
     project.index()

@@ -11,7 +11,10 @@ import pytest
 
 from ecmf_pipeline.core.clips import Clip, ClipId, Split
 from ecmf_pipeline.core.errors import CorpusError
+from ecmf_pipeline.corpora.config import CorpusConfig
+from ecmf_pipeline.corpora.index import index_corpus
 from ecmf_pipeline.corpora.listing import CorpusListing, count_by_kind
+from ecmf_pipeline.corpora.registry import read_corpus
 
 Read = Callable[..., CorpusListing]
 
@@ -134,6 +137,31 @@ def test_sample_layout_has_gold_and_groups(corpus: Path, read: Read) -> None:
     assert count_by_kind(listing.findings)["group_without_clip"] == 1
 
 
+@pytest.mark.parametrize("name", ["gold.csv", "track1_test_dis.csv", "track1_test.csv"])
+def test_each_table_of_gold_labels_is_read(corpus: Path, read: Read, name: str) -> None:
+    (corpus / name).write_text("name,discrete\ns_3,angry\n")
+    listing = read(corpus, "mer")
+    assert {clip.clip_id: clip.gold_label for clip in listing.clips if clip.gold_label} == {"s_3": "angry"}
+    assert "unread_files" not in count_by_kind(listing.findings)
+
+
+@pytest.mark.parametrize(
+    "name", ["[1]", "a[b-c]", "-5", "--help", "samplenew3_00012(1)", "a%03d", "a*", "{b}", "s-1.v2"]
+)
+def test_brackets_and_dashes_in_names_are_kept(tmp_path: Path, make_clip: Any, name: str) -> None:
+    make_clip(tmp_path / f"video/{name}.mp4", pictures=3)
+    (tmp_path / f"openface_face/{name}").mkdir(parents=True)
+    (tmp_path / f"openface_face/{name}/{name}.npy").write_bytes(b"x")
+    (tmp_path / "track1_train.csv").write_text(f"name,discrete\n{name}.mp4,sad\n")
+    (tmp_path / "subtitle_chieng.csv").write_text(f"name,chinese,english\n{name},x,Hi\n")
+    listing = read_corpus(CorpusConfig(kind="mer", root=tmp_path), face_crops=True)
+    result = index_corpus(listing, tmp_path / "cache.json", workers=0)
+    assert (result.findings, result.quarantined) == ((), {})
+    [clip] = result.clips
+    assert (clip.clip_id, clip.given_label, clip.transcript, clip.has_video) == (name, "sad", "Hi", True)
+    assert clip.face_digest
+
+
 def test_labels_of_organisers_are_gold(corpus: Path, read: Read) -> None:
     (corpus / "track1_test_dis.csv").write_text("name,discrete\ns_3,angry\ns_4,sad\n")
     assert [clip.gold_label for clip in read(corpus, "mer").clips] == ["", "", "angry", "sad", ""]
@@ -251,6 +279,8 @@ def test_subtitles_without_transcript_column_are_rejected(corpus: Path, read: Re
 def test_real_clips(shared_data: Path, read: Read) -> None:
     listing = read(shared_data / "clips", "mer")
     assert Counter(clip.split.value for clip in listing.clips) == {"train": 20, "candidate": 12}
-    assert listing.findings == ()
+    assert [(finding.kind, "SOURCES.csv" in finding.message) for finding in listing.findings] == [
+        ("unread_files", True)
+    ]
     assert sum(bool(clip.transcript) for clip in listing.clips) == 2
     assert len(read(shared_data / "clips" / "video").clips) == 32

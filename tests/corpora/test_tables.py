@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,7 @@ def test_unusable_table_is_rejected(tmp_path: Path, content: str, message: str) 
     assert caught.value.hint
 
 
-@pytest.mark.parametrize("content", ["name,label\n妈妈,joy\n".encode("gb18030"), "name,label\n".encode("utf-16")])
+@pytest.mark.parametrize("content", ["name,label\n妈妈,joy\n".encode("gb18030"), "name,label\n汉".encode("gbk")])
 def test_table_that_is_not_utf8_is_rejected(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(InputError) as caught:
         read_table(write_table(tmp_path, content), ("name", "label"))
@@ -110,6 +111,7 @@ def test_cells_are_cleaned(text: str, cleaned: str) -> None:
 def test_any_text_is_read_back_cleaned(tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]]) -> None:
     rows = [("".join(c for c in a if c >= " ") or "x", b) for a, b in rows]
     rows = [(a.encode(errors="ignore").decode(), b.encode(errors="ignore").decode()) for a, b in rows]
+    rows = [(re.sub("[\x80-\x9f]", "", a) or "x", re.sub("[\x80-\x9f]", "", b)) for a, b in rows]  # see test_encodings
     text = io.StringIO()
     writer = csv.writer(text, quoting=csv.QUOTE_ALL)
     writer.writerows([("name", "text"), *rows])

@@ -7,9 +7,11 @@ import pytest
 from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.errors import InputError, ModelError, TryAgain
 from ecmf_pipeline.doctor.checks import Check, State, duration, exit_code
+from ecmf_pipeline.doctor.models import check_revisions
 from ecmf_pipeline.doctor.run import check_disk, project_trial
 from ecmf_pipeline.doctor.trial import TimedEngine, Trial, sample_evenly
 from ecmf_pipeline.runner.step import Done, Task
+from ecmf_pipeline.settings.params import Params
 
 
 def checks_with(*states: State) -> list[Check]:
@@ -92,3 +94,37 @@ def test_time_per_item_excludes_the_first_of_several_batches(monkeypatch, second
     engine = TimedEngine(ScriptedEngine(clock))
     assert len(list(engine.run([Task(str(n), 0, (s,)) for n, s in enumerate(seconds)], None, None))) == len(seconds)
     assert engine.seconds_per_item() == expected
+
+
+@pytest.mark.parametrize(
+    ("revision", "cached", "state"),
+    [
+        ("main", [], State.WARNING),
+        ("main", ["a" * 40], State.WARNING),
+        ("a" * 40, [], State.OK),
+        ("a" * 40, ["a" * 40, "b" * 40], State.OK),
+        ("a" * 40, ["b" * 40], State.WARNING),
+    ],
+)
+def test_revisions_of_hub_models_are_compared_with_the_cache(tmp_path, monkeypatch, revision, cached, state):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    for commit in cached:
+        (tmp_path / "models--org--clip" / "snapshots" / commit).mkdir(parents=True)
+    encoders = {
+        "clip": {"type": "transformers_vision", "model": "org/clip", "revision": revision},
+        "unused": {"type": "transformers_vision", "model": "org/other"},
+    }
+    params = Params.model_validate({"encoders": encoders, "extract": {"encoders": {"global": "clip"}}})
+    (check,) = check_revisions(params)
+    assert check.state is state
+    assert check.figures["key"] == "encoders.clip.revision"
+    assert check.figures["cached"] == cached
+
+
+def test_revisions_of_language_and_speech_models_are_checked():
+    document = {"llm": {"model": "org/llm", "gguf_file": None}, "transcribe": {"model": "org/speech"}}
+    keys = [check.figures["key"] for check in check_revisions(Params.model_validate(document))]
+    assert keys == ["llm.revision", "transcribe.revision"]
+    unused = {**document, "vote": {"inputs": []}, "extract": {"encoders": {"audio": "egemaps"}}}
+    assert list(check_revisions(Params.model_validate(unused))) == []

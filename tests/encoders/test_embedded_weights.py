@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from ecmf_pipeline.core.errors import ModelError
-from ecmf_pipeline.encoders.embedded.packages import EMBEDDED_MODELS, EmbeddedModel, WeightFile, fetch
+from ecmf_pipeline.core.weights import EMBEDDED_MODELS, EmbeddedModel, WeightFile
+from ecmf_pipeline.encoders.embedded.packages import fetch
 
 
 def sha256(content: bytes) -> str:

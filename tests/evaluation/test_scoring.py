@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import csv
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
+from dvc_render.vega import VegaRenderer
 
 from ecmf_pipeline.core.clips import Clip, ClipId, Split
 from ecmf_pipeline.core.predictions import PredictionTable
 from ecmf_pipeline.evaluation.config import EvaluateConfig
-from ecmf_pipeline.evaluation.scoring import Evaluator, evaluate, label_quality
+from ecmf_pipeline.evaluation.scoring import Evaluator, evaluate, label_quality, write_plots
 from ecmf_pipeline.labels.refine import Decision, LabelAction
 
 LABELS = ("happy", "sad")
@@ -137,3 +141,30 @@ def test_labels_fixed_by_a_person_are_counted_separately(clips):
         "this human label is newer than the votes and differs from the refined label"
     )
     assert (quality["broken_by_verdicts"], quality["pseudo_by_verdicts"]) == (1, 1)
+
+
+def test_labels_in_plots_cannot_end_the_script_that_dvc_writes(tmp_path: Path) -> None:
+    names = ("</script><b>", "a.b[0]\"'\\")
+    clips = [clip(str(row), name, name) for row, name in enumerate(names)]
+    predicted = PredictionTable(
+        clip_ids=("0", "1"),
+        splits=("train", "train"),
+        out_of_fold=np.ones(2, bool),
+        flags=("", ""),
+        label_names=names,
+        probs=np.eye(2, dtype=np.float32),
+        modalities=("face",),
+        modality_weights=np.ones((2, 1), np.float32),
+    )
+    score = {"weighted_f1": 1.0}
+    results = {"modalities": {"face": score}, "fusion": {"given": score}}
+    write_plots(tmp_path, Evaluator(clips, names, CONFIG), predicted, results)
+    with (tmp_path / "confusion.csv").open(encoding="utf-8", newline="") as file:
+        rows = [row | {"rev": "workspace"} for row in csv.DictReader(file)]
+    page = VegaRenderer(rows, "plot", template="confusion", x="predicted", y="actual").generate_html()
+    assert "<b>" not in page
+    assert page.count("</script>") == 1
+    spec, _ = json.JSONDecoder().raw_decode(page[page.index("{") :])
+    values = {value["actual"] for value in spec["data"]["values"]}
+    assert names[1] in values
+    assert len(values) == 2

@@ -18,7 +18,7 @@ from ecmf_pipeline.extraction.run import Branch, extract, open_writers, plan_bra
 from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.faces.detector import FaceTrack
 from ecmf_pipeline.media.config import MediaConfig
-from ecmf_pipeline.runner.quarantine import Quarantine
+from ecmf_pipeline.runner.quarantine import Limits, Quarantine
 from ecmf_pipeline.settings.params import branch_settings
 
 MEDIA = MediaConfig(frames=4)
@@ -93,7 +93,7 @@ class Project:
     def root(self, modality: Modality) -> Path:
         return self.folder / f"{modality.value}.zarr"
 
-    def plan(self, modality: Modality, **options: Any) -> Branch:
+    def plan(self, modality: Modality, *, limits: Limits | None = None, **options: Any) -> Branch:
         config = MeanConfig(**options)
         return plan_branch(
             modality,
@@ -103,6 +103,7 @@ class Project:
             settings=branch_settings(modality, config, MEDIA, self.faces),
             root=self.root(modality),
             quarantine_path=self.folder / f"{modality.value}.csv",
+            limits=limits,
         )
 
     def run(self, *modalities: Modality, max_quarantined: float = 1.0, **options: Any):
@@ -117,6 +118,7 @@ class Project:
                 corpus_root=self.folder,
                 media=MEDIA,
                 faces=self.faces,
+                index_cache=self.folder / ".index-cache.json",
                 config=ExtractConfig(batch_size=2, max_quarantined=max_quarantined, workers=0),
             )
 

@@ -9,9 +9,14 @@ import pytest
 
 from ecmf_pipeline.core.arrays import MAX_FRAMES
 from ecmf_pipeline.core.clips import Clip, ClipId, Modality
-from ecmf_pipeline.core.errors import InputError
-from ecmf_pipeline.extraction.features import StoredFeatures, open_features
-from ecmf_pipeline.store import FeatureRow, StoreWriter, create_settings_group, make_current
+from ecmf_pipeline.core.errors import InputError, MissingInput
+from ecmf_pipeline.encoders.config import EgemapsConfig, ImportedConfig
+from ecmf_pipeline.extraction.features import StoredFeatures, open_features, open_store
+from ecmf_pipeline.extraction.run import plan_branch
+from ecmf_pipeline.faces.config import FaceConfig
+from ecmf_pipeline.media.config import MediaConfig
+from ecmf_pipeline.settings.params import branch_settings
+from ecmf_pipeline.store import FeatureRow, FeatureStore, StoreWriter, create_settings_group, make_current
 
 CLIPS = [
     Clip(ClipId(name), f"{name}.mp4", digest=f"digest of {name}", has_video=True, has_audio=name != "mute")
@@ -44,8 +49,7 @@ def stored(tmp_path: Path) -> StoredFeatures:
         CLIPS,
         {},
         [Modality.GLOBAL, Modality.FACE, Modality.AUDIO],
-        store_root=lambda modality: tmp_path / f"{modality.value}.zarr",
-        fingerprint_of=lambda _: None,
+        open_modality=lambda modality: FeatureStore.open(tmp_path / f"{modality.value}.zarr"),
     )
 
 
@@ -72,6 +76,33 @@ def test_sequences_have_a_bounded_length(stored: StoredFeatures) -> None:
     assert stored.read(["gone", "stale"], "frames")["face"].shape == (2, 3), "no clip of these has a row"
 
 
+def test_an_empty_store_of_imported_features_is_an_error(tmp_path: Path) -> None:
+    root = tmp_path / "audio.zarr"
+    settings = branch_settings(Modality.AUDIO, ImportedConfig(name="hubert"), MediaConfig(), FaceConfig())
+    make_current(root, create_settings_group(root, settings, dim=None, dtype="float32"))
+    with pytest.raises(MissingInput) as caught:
+        open_store(root, settings)
+    assert caught.value.command == "ecmf-pipe store import PATH --modality audio --encoder hubert"
+    with pytest.raises(MissingInput) as caught:
+        plan_branch(
+            Modality.AUDIO,
+            CLIPS,
+            {},
+            encoder=ImportedConfig(name="hubert"),
+            settings=settings,
+            root=root,
+            quarantine_path=tmp_path / "audio.csv",
+        )
+    assert caught.value.command == "ecmf-pipe store import PATH --modality audio --encoder hubert"
+
+
+def test_an_empty_store_of_computed_features_is_opened(tmp_path: Path) -> None:
+    root = tmp_path / "audio.zarr"
+    settings = branch_settings(Modality.AUDIO, EgemapsConfig(), MediaConfig(), FaceConfig())
+    make_current(root, create_settings_group(root, settings, dim=None, dtype="float32"))
+    assert len(open_store(root, settings)) == 0, "no clip has audio"
+
+
 def test_no_features_at_all_is_an_error(tmp_path: Path) -> None:
     write(tmp_path / "face.zarr", {}, 3)
     with pytest.raises(InputError) as caught:
@@ -79,7 +110,6 @@ def test_no_features_at_all_is_an_error(tmp_path: Path) -> None:
             CLIPS,
             {},
             [Modality.FACE],
-            store_root=lambda modality: tmp_path / f"{modality.value}.zarr",
-            fingerprint_of=lambda _: None,
+            open_modality=lambda modality: FeatureStore.open(tmp_path / f"{modality.value}.zarr"),
         )
     assert caught.value.command == "ecmf-pipe extract"

@@ -31,7 +31,7 @@ def text_origin(name: str = "minilm", **changes: Any) -> FeatureOrigin:
     weights = options.pop("weights")
 
     class TextConfigWithFakeWeights(TextConfig):
-        def weights_settings(self) -> dict[str, Any]:
+        def weights_settings(self, *, weights_required: bool = True) -> dict[str, Any]:
             return {"files": {"model.safetensors": weights}}
 
     settings = branch_settings(Modality.TEXT, TextConfigWithFakeWeights(**options), MediaConfig(), FaceConfig())
@@ -101,6 +101,15 @@ def test_settings_that_may_differ_between_corpora_are_compared_only_within_one()
     for old, new in pairs:
         assert error_message(old, new)
         assert error_message(old, new, columns_only=True) == ""
+
+
+def test_a_model_may_predict_on_another_machine_but_not_with_other_settings() -> None:
+    trained = {"global": visual_origin(MediaConfig(reader="decord")), "text": text_origin()}
+    other = {"global": visual_origin(MediaConfig(reader="pyav")), "text": text_origin(precision="bf16")}
+    check_feature_origins(trained, other, hint="h", other_machine=True)
+    for origin in (visual_origin(MediaConfig(frames=8)), visual_origin(MediaConfig(max_side=640))):
+        with pytest.raises(InputError):
+            check_feature_origins(trained, {"global": origin}, hint="h", other_machine=True)
 
 
 def visual_origin(media: MediaConfig) -> FeatureOrigin:

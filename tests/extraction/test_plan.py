@@ -13,11 +13,12 @@ from tests.extraction.brightness import MeanConfig
 
 
 def test_only_a_changed_transcript_is_computed_again(project):
+    both = {"inputs": ("original", "enriched")}
     project.texts = {"face": ClipText("a", "bb"), "mute": ClipText("ccc", "d"), "tree": ClipText("", "")}
-    assert project.run(Modality.TEXT).done == {"text": 2}
+    assert project.run(Modality.TEXT, **both).done == {"text": 2}
     project.texts["mute"] = ClipText("ccc", "changed")
-    assert project.plan(Modality.TEXT).todo == {"mute"}
-    project.run(Modality.TEXT)
+    assert project.plan(Modality.TEXT, **both).todo == {"mute"}
+    project.run(Modality.TEXT, **both)
     loaded = FeatureStore.open(project.root(Modality.TEXT)).load(["face", "mute", "tree"])
     assert loaded.values[:2].tolist() == [[1, 2], [3, 7]]
     assert loaded.present.tolist() == [True, True, False]
@@ -29,6 +30,13 @@ def test_a_clip_without_a_required_transcript_is_absent(project):
     assert project.plan(Modality.TEXT).todo == {"face", "mute"}
     assert project.plan(Modality.TEXT, **translation).todo == {"face", "tree"}
     assert (project.plan(Modality.TEXT, **both).todo, project.plan(Modality.TEXT, **both).absent) == ({"face"}, 2)
+
+
+def test_an_enriched_transcript_that_no_encoder_reads_may_change(project):
+    project.texts = {"face": ClipText("a", "b")}
+    project.run(Modality.TEXT)
+    project.texts["face"] = ClipText("a", "changed")
+    assert project.plan(Modality.TEXT).todo == set()
 
 
 def test_a_changed_translation_affects_only_encoders_that_read_it(project):
@@ -49,9 +57,12 @@ def test_a_changed_translation_affects_only_encoders_that_read_it(project):
     assert counts == Coverage(done=1, missing=1, absent=1, quarantined=0)  # for the inputs of the current store
 
 
-def test_the_translation_changes_the_digest_only_if_it_is_read():
-    assert text_digest(ClipText("a", "b", "c")) == sha256_text("a\0b")
-    assert text_digest(ClipText("a", "b", "c"), ["original", "translation"]) == sha256_text("a\0b\0c")
+def test_the_digest_covers_the_texts_that_are_read():
+    text = ClipText("a", "b", "c")
+    assert text_digest(text) == sha256_text("a")
+    assert text_digest(text, ["original", "enriched"]) == text_digest(text, ["enriched", "original"])
+    assert text_digest(text, ["original", "enriched"]) == sha256_text("b\0a")
+    assert text_digest(text, ["original", "translation"]) == sha256_text("a\0c")
 
 
 def test_coverage_needs_only_the_store(project):

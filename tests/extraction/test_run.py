@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import time
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 from skimage import data
 
+from ecmf_pipeline.core import files
 from ecmf_pipeline.core.clips import Clip, ClipId, ClipText, Modality
 from ecmf_pipeline.core.errors import TooManyQuarantined, TryAgain
+from ecmf_pipeline.core.files import FileState, sha256_file
+from ecmf_pipeline.corpora import measuring
+from ecmf_pipeline.extraction import step as step_module
+from ecmf_pipeline.extraction.config import ExtractConfig
+from ecmf_pipeline.extraction.run import clip_limits
 from ecmf_pipeline.extraction.step import ClipToExtract
+from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.runner.quarantine import Quarantine
 from ecmf_pipeline.store import FeatureStore
 from tests.extraction.brightness import reasons
@@ -92,6 +103,64 @@ def test_a_file_that_changed_since_indexing_affects_only_its_media_branches(proj
     assert set(FeatureStore.open(project.root(Modality.TEXT)).newest()) == {"face", "mute", "tree"}
     for modality in (Modality.GLOBAL, Modality.FACE, Modality.AUDIO):
         assert reasons(project, modality)["face"] == "ChangedSinceIndex"
+
+
+@pytest.mark.parametrize("knows_states", [True, False])
+def test_a_file_replaced_by_one_of_the_same_size_and_mtime_is_not_decoded(project, decodes, knows_states):
+    states = {clip.path: FileState.of(project.folder / clip.path) for clip in project.clips}
+    time.sleep(0.06)  # more than one tick of the file system's clock
+    path = project.folder / "face.mp4"
+    times, content = path.stat(), path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measuring, "known_states", lambda *_: states if knows_states else {})
+        with pytest.raises(TryAgain, match="ChangedSinceIndex 1"):
+            project.run(Modality.GLOBAL)
+    assert decodes == ["mute", "tree"]
+    assert reasons(project, Modality.GLOBAL) == {"face": "ChangedSinceIndex"}
+
+
+def test_files_in_their_indexed_state_are_not_hashed(project, monkeypatch):
+    hashed: list[str] = []
+    monkeypatch.setattr(files, "sha256_file", lambda path: hashed.append(path.name) or sha256_file(path))
+    project.run(Modality.GLOBAL)
+    assert hashed == ["face.mp4", "mute.mp4", "tree.mp4"]  # no known states: each file is hashed once
+    hashed.clear()
+    states = {clip.path: FileState.of(project.folder / clip.path) for clip in project.clips}
+    monkeypatch.setattr(measuring, "known_states", lambda *_: states)
+    assert project.run(Modality.FACE).done == {"face": 2}
+    assert hashed == []
+
+
+def test_a_file_that_changes_while_it_is_decoded_is_not_stored(project, monkeypatch):
+    read_samplings = step_module.read_samplings
+
+    def read_and_change(path: Path, *arguments: Any):
+        sampled = read_samplings(path, *arguments)
+        if path.name == "face.mp4":
+            path.write_bytes(path.read_bytes())
+            path.write_bytes(path.read_bytes()[:-1] + b"x")
+        return sampled
+
+    monkeypatch.setattr(step_module, "read_samplings", read_and_change)
+    with pytest.raises(TryAgain, match="ChangedSinceIndex 1"):
+        project.run(Modality.GLOBAL)
+    assert set(FeatureStore.open(project.root(Modality.GLOBAL)).newest()) == {"mute", "tree"}
+
+
+def test_a_clip_that_met_a_limit_is_tried_again_when_the_limit_is_lifted(project):
+    plan = project.plan(Modality.GLOBAL)
+    plan.quarantine.add("face", "ClipTimeout", "", plan.digests["face"], 120.0)
+    plan.quarantine.add("tree", "TruncatedMedia", "", plan.digests["tree"], 0.7)
+    plan.quarantine.write()
+    for clip_timeout, least_readable, expected in (
+        (120, 0.9, {"mute"}),
+        (121, 0.9, {"mute", "face"}),
+        (60, 0.7, {"mute", "tree"}),
+    ):
+        limits = clip_limits(ExtractConfig(clip_timeout=clip_timeout), MediaConfig(least_readable=least_readable))
+        assert project.plan(Modality.GLOBAL, limits=limits).todo == expected
 
 
 def test_a_clip_is_split_into_its_branches():

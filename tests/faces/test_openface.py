@@ -59,6 +59,36 @@ def test_each_row_is_sampled_at_most_once(length, count, rows):
     assert even_rows(length, count).tolist() == rows
 
 
+@pytest.mark.parametrize("extension", ["png", "BMP"])
+def test_pictures_in_a_folder_are_the_rows_in_order_of_their_numbers(tmp_path, extension):
+    crops = save_crops(tmp_path / "a.npy", 12)
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number, crop in enumerate(crops):
+        cv2.imwrite(str(folder / f"frame_det_00_{number}.{extension}"), crop)
+    (folder / "._frame_det_00_1.png").write_bytes(b"x")
+    (folder / "readme.txt").write_bytes(b"x")
+    from_file = read_openface(tmp_path / "a.npy", count=3, size=112)
+    from_folder = read_openface(folder, count=3, size=112)
+    assert from_folder.frames.tolist() == from_file.frames.tolist()
+    np.testing.assert_array_equal(from_folder.crops, from_file.crops)
+
+
+@pytest.mark.parametrize(
+    ("content", "cause"),
+    [
+        (b"", "not a readable picture"),
+        (b"not a picture", "not a readable picture"),
+        (cv2.imencode(".png", np.zeros((64, 112, 3), np.uint8))[1].tobytes(), "(64, 112, 3)"),
+    ],
+)
+def test_damaged_pictures_raise_unusable_face_crops(tmp_path, content, cause):
+    (tmp_path / "1.png").write_bytes(content)
+    with pytest.raises(UnusableFaceCrops) as caught:
+        read_openface(tmp_path, count=1, size=112)
+    assert cause in caught.value.message
+
+
 def test_count_all_reads_all_crops(tmp_path):
     save_crops(tmp_path / "a.npy", 7)
     assert read_openface(tmp_path / "a.npy", count="all", size=64).frames.tolist() == list(range(7))

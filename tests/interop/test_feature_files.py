@@ -216,6 +216,8 @@ class TestBadNpy:
             (np.array([1j, 2]), "holds complex"),
             (np.zeros(2, [("x", "f4")]), "holds .*f4"),
             (np.array([1e300, 1.0]), "1e[+]300, .* float32"),
+            (np.full((3, 2), np.finfo(np.float32).max), "3.4.*e[+]38, .* not finite"),
+            (np.array([-2e19, 1.0]), "2e[+]19, .* not finite"),
         ],
     )
     def test_unusable_values_are_rejected(self, folder: Path, values: Any, message: str) -> None:

@@ -49,16 +49,16 @@ def test_votes_may_be_probabilities(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
-        ("clip_id,source,label\na,x,\na,y,glad\n", ["record 2", "'glad'", "NA, happy, sad"]),
-        ("clip_id,source,label\na,x,sad\na,x,sad\n", ["record 2", "twice"]),
-        ("clip_id,source,label\na,,sad\n", ["record 1", "empty source name"]),
-        ("clip_id,source,p_sad,p_NA,p_happy\na,x,0.5,0.2,0.2\n", ["record 1", "distribution"]),
-        ("clip_id,source,p_sad,p_NA,p_happy\na,x,0.5,0.5,\n", ["record 1", "distribution"]),
+        ("clip_id,source,label\na,x,\na,y,glad\n", ["row 3", "'glad'", "NA, happy, sad"]),
+        ("clip_id,source,label\na,x,sad\na,x,sad\n", ["row 3", "twice"]),
+        ("clip_id,source,label\na,,sad\n", ["row 2", "empty source name"]),
+        ("clip_id,source,p_sad,p_NA,p_happy\na,x,0.5,0.2,0.2\n", ["row 2", "distribution"]),
+        ("clip_id,source,p_sad,p_NA,p_happy\na,x,0.5,0.5,\n", ["row 2", "distribution"]),
         ("clip_id,source,p_sad\na,x,1\n", ["no column 'label'"]),
         ("clip_id,source,label\nx,me,sad\ny,me,\n", ["'x'", "'a'"]),
-        ("clip_id,source,label\na,me,sad\na,posterior_model,sad\n", ["record 2", "'posterior_model'"]),
-        ("clip_id,source,label\na,posterior,sad\n", ["record 1", "'posterior'", "reserved"]),
-        ('clip_id,source,label\na,"x\ny",sad\n', ["record 1", r"'x\ny'", "not printable"]),
+        ("clip_id,source,label\na,me,sad\na,posterior_model,sad\n", ["row 3", "'posterior_model'"]),
+        ("clip_id,source,label\na,posterior,sad\n", ["row 2", "'posterior'", "reserved"]),
+        ('clip_id,source,label\na,"x\ny",sad\n', ["row 2", r"'x\ny'", "not printable"]),
         ("clip_id,label\na,sad\n", ["no column 'source'"]),
     ],
 )
@@ -94,7 +94,7 @@ def test_labels_that_contradict_the_probabilities_raise_input_error(
         read_external_votes(
             write_file(tmp_path, f"{LABEL_AND_PROBABILITIES}a,x,sad,0.5,0.2,0.3\nb,x,{record}\n"), LABELS, CLIPS
         )
-    assert all(part in caught.value.message for part in ["record 2", *parts])
+    assert all(part in caught.value.message for part in ["row 3", *parts])
 
 
 def test_a_file_without_records_is_valid(tmp_path: Path) -> None:
@@ -106,10 +106,10 @@ def test_a_file_without_records_is_valid(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
-        ("clip_id,label\na,glad\n", ["record 1", "'glad'", "NA, happy, sad"]),
-        ("clip_id,label\na,\n", ["record 1", "unknown label ''"]),
+        ("clip_id,label\na,glad\n", ["row 2", "'glad'", "NA, happy, sad"]),
+        ("clip_id,label\na,\n", ["row 2", "unknown label ''"]),
         ("clip_id,label\nx,sad\ny,sad\n", ["'x'", "'a'"]),
-        ("clip_id,label\na,sad\na,sad\n", ["record 2", "the clip occurs twice"]),
+        ("clip_id,label\na,sad\na,sad\n", ["row 3", "the clip occurs twice"]),
         ("clip_id\na\n", ["no column 'label'"]),
     ],
 )

@@ -14,7 +14,9 @@ from ecmf_pipeline.labels.refine import Decision, LabelAction, Vote
 from ecmf_pipeline.labels.tables import (
     REFINED_COLUMNS,
     read_decisions,
+    read_human_labels,
     read_votes,
+    write_clips_to_label,
     write_refined,
     write_votes,
 )
@@ -76,13 +78,16 @@ def test_vote_bytes_do_not_depend_on_the_order(tmp_path: Path, votes: dict[str, 
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
 
 
-def test_missing_rows_are_abstentions_and_row_order_is_free(tmp_path: Path) -> None:
+def test_row_order_is_free_but_each_source_has_a_row_for_each_clip(tmp_path: Path) -> None:
     path = tmp_path / "votes.csv"
-    path.write_text("clip_id,source,label,p_b,p_a\nz,one,a,0.25,0.75\na,two,b,1,0\nz,two,,,\n")
+    path.write_text("clip_id,source,label,p_b,p_a\nz,one,a,0.25,0.75\na,two,b,1,0\nz,two,,,\na,one,,,\n")
     table = read_votes(path, ("a", "b"))
     assert table.clip_ids == ("a", "z")
     assert_array_equal(table.votes["one"], [[np.nan, np.nan], [0.75, 0.25]])
     assert_array_equal(table.votes["two"], [[0, 1], [np.nan, np.nan]])
+    path.write_text(path.read_text().removesuffix("a,one,,,\n"))
+    with pytest.raises(InputError, match="'a' and source 'one'"):
+        read_votes(path, ("a", "b"))
 
 
 @pytest.mark.parametrize(
@@ -90,16 +95,16 @@ def test_missing_rows_are_abstentions_and_row_order_is_free(tmp_path: Path) -> N
     [
         ("", "damaged"),
         ("clip_id,source,label,p_a\nx,s,a,1\n", "'p_b'"),
-        ("clip_id,source,label,p_a,p_b\nx,s,a,0.9,0.9\n", "record 1: the probabilities"),
-        ("clip_id,source,label,p_a,p_b\nx,s,a,,0.9\n", "record 1: the probabilities"),
-        ("clip_id,source,label,p_a,p_b\nx,s,a,1,0\ny,s,b,1.5,-0.5\n", "record 2: the probabilities"),
-        ("clip_id,source,label,p_a,p_b\nx,s,c,1,0\n", "record 1: unknown label 'c'"),
-        ("clip_id,source,label,p_a,p_b\nx,s,b,1,0\n", "record 1: label is 'b'"),
-        ("clip_id,source,label,p_a,p_b\nx,s,a,,\n", "record 1: label is 'a'"),
-        ("clip_id,source,label,p_a,p_b\nx,s,a,1,0\nx,s,b,0,1\n", "record 2: the source votes twice"),
-        ("clip_id,source,label,p_a,p_b\nx,s,a,one,0\n", "damaged"),
-        ("clip_id,source,label,p_a,p_b\nx,s,a,1,0,7\n", "record 1 has 6 cells, not 5"),
-        ("clip_id,source,label,p_a,p_b\nx,s\n", "record 1 has 2 cells, not 5"),
+        ("clip_id,source,label,p_a,p_b\nx,s,a,0.9,0.9\n", "row 2: the probabilities"),
+        ("clip_id,source,label,p_a,p_b\nx,s,a,,0.9\n", "row 2: the probabilities"),
+        ("clip_id,source,label,p_a,p_b\nx,s,a,1,0\ny,s,b,1.5,-0.5\n", "row 3: the probabilities"),
+        ("clip_id,source,label,p_a,p_b\nx,s,c,1,0\n", "row 2: unknown label 'c'"),
+        ("clip_id,source,label,p_a,p_b\nx,s,b,1,0\n", "row 2: label is 'b'"),
+        ("clip_id,source,label,p_a,p_b\nx,s,a,,\n", "row 2: label is 'a'"),
+        ("clip_id,source,label,p_a,p_b\nx,s,a,1,0\nx,s,b,0,1\n", "row 3: the source votes twice"),
+        ("clip_id,source,label,p_a,p_b\nx,s,a,one,0\n", "row 2: p_a is not a finite number"),
+        ("clip_id,source,label,p_a,p_b\nx,s,a,1,0,7\n", "row 2 is damaged: 6 cells instead of 5"),
+        ("clip_id,source,label,p_a,p_b\nx,s\n", "row 2 is damaged: 2 cells instead of 5"),
         ('clip_id,source,label,p_a,p_b\nx,"s,a,1,0\n', "damaged"),
     ],
 )
@@ -175,7 +180,7 @@ def test_refined_bytes_do_not_depend_on_the_order(
         (",keep,", ",keap,", "unknown decision"),
         (",0.3,", ",-0.3,", "weight is not a number"),
         (",0.3,", ",,", "weight is not a number"),
-        (",0.3,", ",much,", "damaged"),
+        (",0.3,", ",much,", "weight is not a finite number"),
         ("clip_id", "name", "'clip_id'"),
         ("NA,快乐,keep", "NA,,keep", "without a label"),
         ("001", "nan", "twice"),
@@ -194,3 +199,22 @@ def test_damaged_refined_labels_raise_input_error_with_the_command(
     assert part in caught.value.message
     assert str(path) in caught.value.message
     assert caught.value.command == "ecmf-pipe refine"
+
+
+def test_clips_to_label_open_as_text_and_their_verdicts_are_read_back(tmp_path: Path) -> None:
+    path = tmp_path / "next.csv"
+    names = ("=1+1", "-clip", "@b", "'=c", "plain")
+    decisions = [
+        Decision(ClipId(name), Split.TRAIN, "+sad", "+sad", LabelAction.KEEP, 1.0, 0.6, 1.0, "=reason")
+        for name in names
+    ]
+    write_clips_to_label(path, np.full((5, 2), 0.5), decisions, range(5))
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert not [cell for row in rows for cell in row.values() if cell.startswith(("=", "+", "-", "@"))]
+    verdicts = tmp_path / "verdicts.csv"
+    with verdicts.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerows([["clip_id", "label"], *([row["clip_id"], row["given_label"]] for row in rows)])
+    gold, others = read_human_labels(verdicts, ("happy", "+sad"), names)
+    assert (gold.tolist(), others) == ([1] * 5, 0)

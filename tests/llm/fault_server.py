@@ -11,6 +11,7 @@ import json
 import re
 import sys
 import threading
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -108,6 +109,10 @@ class FaultServer:
         elif fault.isdigit():
             echo = f"Incorrect API key: {handler.headers['Authorization']}"
             _send(handler, json.dumps({"error": {"message": echo, "code": "no"}}).encode(), int(fault))
+        elif fault.startswith("redirect "):
+            _send(handler, b"", 307, {"Location": fault.removeprefix("redirect ")})
+        elif fault == "gzip bomb":
+            _send(handler, gzip_bomb(), headers={"Content-Encoding": "gzip"})
         elif message := _option_error(fault, body):
             _send(handler, json.dumps({"error": {"message": message, "code": "unsupported"}}).encode(), 400)
         elif fault in SERVER_FAULTS:
@@ -120,6 +125,17 @@ class FaultServer:
             if fault == "ok":
                 with self._lock:
                     self.paid[text] += 1
+
+
+BOMB_BYTES = 96 * 2**20
+
+
+def gzip_bomb() -> bytes:
+    """Return a valid reply in gzip whose answer has `BOMB_BYTES` characters."""
+    before, after = json.dumps(_completion("CUT", logprobs=False)).encode().split(b"CUT")
+    compressor = zlib.compressobj(wbits=31)
+    blocks = [before, *[b" " * 2**20] * (BOMB_BYTES // 2**20), after]
+    return b"".join([*map(compressor.compress, blocks), compressor.flush()])
 
 
 OPTION_ERRORS = {

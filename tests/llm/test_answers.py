@@ -8,14 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import hypothesis
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ecmf_pipeline.core.errors import StoreBusy
-from ecmf_pipeline.core.files import sha256_text
+from ecmf_pipeline.core.errors import InputError, StoreBusy
+from ecmf_pipeline.core.files import sha256_bytes, sha256_text
 from ecmf_pipeline.llm.answers import AnswerWriter, ScoreCache, TextScores, part_files
 
 
@@ -115,29 +114,31 @@ def test_further_caches_are_only_read(tmp_path: Path) -> None:
     assert len(ScoreCache(tmp_path / "vote", "abc")) == 1
 
 
-@hypothesis.settings(deadline=None)
-@given(cut=st.integers(min_value=1, max_value=300))
-def test_a_truncated_part_loses_only_the_truncated_line(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
-    folder = tmp_path_factory.mktemp("torn")
-    texts = ["one", "two", "three"]
-    content = b"".join(plain_line(text, -0.125, 0.25) for text in texts)
-    (folder / "cache" / "abc").mkdir(parents=True)
-    (folder / "cache" / "abc" / "part-000000-01234567.jsonl").write_bytes(content[:-cut])
-    whole = list(read(folder, *texts))
-    assert whole == texts[: len(whole)]
-    assert len(whole) >= content[:-cut].count(b"\n")
-    append(folder, row("four", 1, 2))
-    assert list(read(folder, *texts, "four")) == [*whole, "four"]
-    assert ScoreCache(folder / "cache", "abc").dropped <= 1
+@given(data=st.data())
+def test_an_altered_part_is_an_error_with_its_path(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.mktemp("altered")
+    append(folder, row("one", -0.125, 0.25), row("two", 1, 2))
+    (part,) = part_files(folder / "cache" / "abc")
+    content = part.read_bytes()
+    position = data.draw(st.integers(0, len(content) - 1))
+    altered = bytes([content[position] ^ data.draw(st.integers(1, 255))])
+    part.write_bytes(content[:position] + data.draw(st.sampled_from([altered + content[position + 1 :], b""])))
+    with pytest.raises(InputError) as caught:
+        read(folder, "one")
+    assert str(part) in caught.value.message
+    assert caught.value.command == f"rm {part} && dvc checkout {part}"
+    part.unlink()
+    assert read(folder, "one", "two") == {}, "its questions are sent again"
 
 
-def test_damaged_lines_are_dropped_and_counted(tmp_path: Path) -> None:
-    path = tmp_path / "cache" / "abc" / "part-000007-01234567.jsonl"
-    path.parent.mkdir(parents=True)
+def test_lines_that_cannot_be_parsed_are_dropped_and_counted(tmp_path: Path) -> None:
     damage = b'17\n{"key": "x"}\n\xff\xfe\n{"key": "x", "scores": ["?"]}\n{"key": "x", "scores": [NaN]}\n'
-    path.write_bytes(
-        plain_line("hello", 1, 2) + damage + b'{"key": ["x"], "scores": [1]}\n\n' + plain_line("you", 3, 4)
-    )
+    content = plain_line("hello", 1, 2) + damage + b'{"key": ["x"], "scores": [1]}\n\n' + plain_line("you", 3, 4)
+    path = tmp_path / "cache" / "abc" / f"part-000007-{sha256_bytes(content)[:8]}.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
     damaged = ScoreCache(tmp_path / "cache", "abc")
     assert damaged.dropped == 6
     assert scores_of(damaged, "hello", "you") == {"hello": (1, 2), "you": (3, 4)}

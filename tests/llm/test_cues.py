@@ -128,13 +128,16 @@ def test_speech_rate(text: str, seconds: float, rate: float) -> None:
 def test_cues_round_trip_through_a_table(tmp_path: Path) -> None:
     path = tmp_path / "face.csv"
     with pytest.raises(MissingInput) as missing:
-        read_cues(path)
+        read_cues(path, ["a"])
     assert missing.value.command == "ecmf-pipe cues"
-    assert write_cues(path, {"b": ("smile", "jaw_open"), "a": (), "c": ("loud",)})
-    assert not write_cues(path, {"c": ("loud",), "b": ("smile", "jaw_open")})
-    assert read_cues(path) == {"b": ("smile", "jaw_open"), "c": ("loud",)}
+    cues = {"b": ("smile", "jaw_open"), "a": (), "c": ("loud",)}
+    assert write_cues(path, cues)
+    assert not write_cues(path, dict(reversed(cues.items())))
+    assert read_cues(path, ["a", "b", "c"]) == cues
+    with pytest.raises(MissingInput, match="'d'"):
+        read_cues(path, ["a", "b", "c", "d"])
     path.write_text("clip_id,cues\na,happy\n")
-    with pytest.raises(InputError) as caught:
-        read_cues(path)
+    with pytest.raises(InputError, match="row 2") as caught:
+        read_cues(path, ["a"])
     assert not isinstance(caught.value, MissingInput)
     assert str(path) in caught.value.message

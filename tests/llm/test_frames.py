@@ -88,7 +88,9 @@ def test_each_file_is_sent_once(tmp_path: Path, clips: list[Clip]) -> None:
 
 def test_an_unreadable_file_is_quarantined(tmp_path: Path, clips: list[Clip]) -> None:
     (tmp_path / "broken.mp4").write_bytes(b"no clip" * 50)
-    broken = replace(clips[0], clip_id=ClipId("broken"), path="broken.mp4", digest="1" * 64, bytes=350)
+    broken = replace(
+        clips[0], clip_id=ClipId("broken"), path="broken.mp4", digest=sha256_file(tmp_path / "broken.mp4"), bytes=350
+    )
     with serving(lambda *_: 'content: {"label": "sad"}') as server:
         config = frames_config(server.url)
         config = config.model_copy(
@@ -97,6 +99,16 @@ def test_an_unreadable_file_is_quarantined(tmp_path: Path, clips: list[Clip]) ->
         result = score(tmp_path, [clips[0], broken], config)
     assert (result.answered, result.quarantined) == (1, 1)
     assert "UnreadableMedia" in (tmp_path / "quarantine.csv").read_text()
+
+
+def test_a_file_replaced_by_one_of_the_same_size_is_not_sent(tmp_path: Path, clips: list[Clip]) -> None:
+    path = tmp_path / "a.mp4"
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with serving(lambda *_: 'content: {"label": "sad"}') as server:
+        assert score(tmp_path, clips[:1], frames_config(server.url)).quarantined == 1
+        assert server.requests == []
+    assert "ChangedSinceIndex" in (tmp_path / "quarantine.csv").read_text()
 
 
 def test_crops_of_faces_are_sent_if_configured(tmp_path: Path, clips: list[Clip], models: Path) -> None:

@@ -10,10 +10,8 @@ from pathlib import Path
 import pytest
 
 from ecmf_pipeline.cli import llm
-from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import Clip, ClipId, Split, write_manifest
+from ecmf_pipeline.core.clips import Clip, ClipId, Corpus, Split, write_corpus_tables
 from ecmf_pipeline.core.errors import BudgetSpent, InputError
-from ecmf_pipeline.core.files import write_atomic
 from ecmf_pipeline.llm.server_run import DRAFTS_FILE
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.stages import rewrite
@@ -34,9 +32,9 @@ llm:
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
     monkeypatch.chdir(tmp_path)
-    write_atomic(paths.CORPUS, json.dumps({"labels": LABELS, "candidates": [], "synthetic": False}))
     texts = [*numbered_texts(9), "line 0", ""]
-    write_manifest(paths.MANIFEST, [Clip(ClipId(f"c{n:02d}"), transcript=text) for n, text in enumerate(texts)])
+    clips = [Clip(ClipId(f"c{n:02d}"), transcript=text) for n, text in enumerate(texts)]
+    write_corpus_tables(Corpus(clips, [*LABELS], [], synthetic=False))
     with serving(lambda text, _: "prose" if text == "line 3" else "ok") as server:
         write_params(server, "served")
         yield server
@@ -164,7 +162,7 @@ def test_answers_to_prompts_with_corpus_examples_are_in_use(capsys: pytest.Captu
         )
         for number in range(12)
     ]
-    write_manifest(paths.MANIFEST, clips)
+    write_corpus_tables(Corpus(clips, [*LABELS], [], synthetic=False))
     params = load_params()
     llm_votes(params, add_transcripts(params, read_labelled_corpus()))
     paid = files()

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from ecmf_pipeline.core.errors import ParamsError
+from ecmf_pipeline.core.files import sha256_text
 from ecmf_pipeline.llm.config import LlmConfig, RewriteConfig
 from ecmf_pipeline.llm.prompt import CUES, Context, RewritePrompt, load_rewrite_prompt, packaged_rewrite_prompts
 from ecmf_pipeline.llm.rewriting import RewriteResult, enrich_transcripts, enrich_with_answer, generate_rewrites
@@ -126,7 +127,9 @@ def test_cached_answers_that_violate_the_schema_are_requested_again(tmp_path: Pa
         (part,) = (tmp_path / "cache").rglob("*.jsonl")
         damaged, whole = map(json.loads, part.read_text().splitlines())
         values = {name: value for name, value in (damaged["values"] | change).items() if value is not None}
-        part.write_text("".join(json.dumps(row) + "\n" for row in (damaged | {"values": values}, whole)))
+        content = "".join(json.dumps(row) + "\n" for row in (damaged | {"values": values}, whole))
+        part.unlink()
+        part.with_name(f"part-000000-{sha256_text(content)[:8]}.jsonl").write_text(content)  # as by an earlier version
         again = rewrite(tmp_path, contexts, server_config(server.url))
         assert len(server.received) == 3
         assert rewrite(tmp_path, contexts, server_config(server.url)).answered == 0

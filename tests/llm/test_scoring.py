@@ -93,17 +93,19 @@ def test_texts_of_similar_length_share_a_batch(tmp_path: Path, monkeypatch: pyte
     assert ScriptedModel(tmp_path).calls() == [["1", "22", "333"], ["4444", "55555", "7777777"], ["b", "a"]]
 
 
-def test_an_unexpected_error_stops_the_run_and_keeps_finished_batches(tmp_path: Path) -> None:
+def test_an_unexpected_error_quarantines_only_its_text(tmp_path: Path) -> None:
     texts = [str(number) for number in range(6)] + ["gone!", "later..."]
     for workers in (0, 1):
         folder = tmp_path / str(workers)
         folder.mkdir()
-        with pytest.raises(ConnectionError, match="gone"):
-            score(folder, texts, workers=workers)
-        assert table(folder) == {}
+        result = score(folder, texts, workers=workers)
+        assert (result.answered, result.quarantined) == (7, 1)
+        assert {clip: entry.reason for clip, entry in table(folder).items()} == {"c6": "UnexpectedError"}
         (folder / "log").unlink()
+        score(folder, texts, workers=workers)
+        assert ScriptedModel(folder).texts() == []
         score(folder, [text.replace("gone", "back") for text in texts])
-        assert ScriptedModel(folder).texts() == ["back!", "later..."]
+        assert ScriptedModel(folder).texts() == ["back!"]
 
 
 def test_a_text_that_crashes_its_worker_is_quarantined(tmp_path: Path) -> None:

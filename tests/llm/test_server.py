@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from ecmf_pipeline.llm.server_protocol import RequestOptions
 from tests.llm import fault_server
 from tests.llm.fault_server import (
     ANSWER_FAULTS,
+    KEY,
     LABELS,
     SERVER_FAULTS,
     numbered_texts,
@@ -208,6 +210,36 @@ def test_a_refused_text_is_quarantined_and_a_wrong_key_stops_the_run(tmp_path: P
         score(tmp_path / "key", numbered_texts(20), server_config(server.url, concurrency=2))
     assert "401" in caught.value.message
     assert len(server.received) <= 2
+
+
+def test_an_oversized_reply_affects_only_its_text_and_is_not_kept_in_memory(tmp_path: Path) -> None:
+    with serving(lambda text, _: "gzip bomb" if text == "line 2" else "ok") as server:
+        config = server_config(server.url, concurrency=1).model_copy(update={"max_quarantined": 0.5})
+        tracemalloc.start()
+        try:
+            result = score(tmp_path, numbered_texts(5), config)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert (result.answered, result.quarantined) == (4, 1)
+    assert "RequestRefused" in (tmp_path / "quarantine.csv").read_text()
+    assert server.received.count("line 2") == 1, "it is not requested again"
+    assert peak < fault_server.BOMB_BYTES / 3
+
+
+@pytest.mark.parametrize("same_host", [True, False])
+def test_redirects_are_refused_and_the_key_is_not_sent_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, same_host: bool
+) -> None:
+    monkeypatch.setenv("A_KEY", KEY)
+    with serving(ok) as other, serving(lambda *_: f"redirect {target}/chat/completions") as server:
+        target = (server.url if same_host else other.url).replace("/v1", f"/{KEY}")
+        with pytest.raises(ModelError) as caught:
+            score(tmp_path, numbered_texts(3), server_config(server.url, key_env="A_KEY", concurrency=1))
+    assert (len(server.received), len(other.received)) == (1, 0)
+    assert (server.url if same_host else other.url).removesuffix("/v1") in caught.value.message.split("redirects to")[1]
+    assert "llm.server.base_url" in str(caught.value.hint)
+    assert KEY not in str(caught.value)
 
 
 @pytest.mark.parametrize("number", [1e308, 5.0, float("nan")])

@@ -39,3 +39,21 @@ def test_file_that_ffmpeg_cannot_read_raises_unreadable_media(tmp_path):
     path.write_bytes(b"not a video")
     with pytest.raises(UnreadableMedia), open_container(path):
         pass
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EPERM, errno.EAGAIN])
+def test_errors_of_the_machine_at_a_readable_file_concern_its_content(monkeypatch, tmp_path, number):
+    """Demuxers return EIO for damaged Matroska files, decoders EPERM for damaged AAC; the clip must not be retried."""
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(b"damaged")
+    fail_to_open(monkeypatch, number)
+    with pytest.raises(UnreadableMedia), open_container(path):
+        pass
+
+
+def test_limit_of_open_files_is_transient_for_a_readable_file(monkeypatch, tmp_path):
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(b"damaged")
+    fail_to_open(monkeypatch, errno.EMFILE)
+    with pytest.raises(FileUnreachable), open_container(path):
+        pass

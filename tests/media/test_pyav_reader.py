@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from ecmf_pipeline.core.errors import NoVideoStream, TruncatedMedia, UnreadableMedia
 from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.media.containers import open_container, probe_media
-from ecmf_pipeline.media.pyav_reader import PyAvVideo, Timeline
+from ecmf_pipeline.media.pyav_reader import PyAvVideo
 from ecmf_pipeline.media.sampling import read_frames
+from ecmf_pipeline.media.timeline import Timeline
 
 WIDTH, HEIGHT = 160, 120
 TRUNCATABLE = ("mp4", "mov", "mkv", "webm", "flv", "avi")
@@ -103,6 +104,17 @@ def test_the_default_stream_is_read(tmp_path: Path) -> None:
             container.mux(stream.encode())
     frames, _ = read_frames(path, MediaConfig(frames=2))
     np.testing.assert_allclose(levels(frames), 120, atol=3)
+
+
+def test_an_empty_stream_does_not_hide_another(tmp_path: Path) -> None:
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w") as container:
+        empty, full = (container.add_stream("libx264", rate=25) for _ in range(2))
+        for stream in (empty, full):
+            stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        container.mux([*full.encode(grey(80)), *full.encode()])
+    frames, _ = read_frames(path, MediaConfig())
+    np.testing.assert_allclose(levels(frames), 80, atol=3)
 
 
 def test_stream_of_an_unknown_codec_is_unreadable(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from ecmf_pipeline.core.errors import NoAudioStream, NoVideoStream, SilentAudio, TooManyPictures, UnreadableMedia
 from ecmf_pipeline.media.audio import read_audio
 from ecmf_pipeline.media.config import SAMPLE_RATE, MediaConfig
-from ecmf_pipeline.media.pyav_reader import Timeline
 from ecmf_pipeline.media.sampling import read_frames, read_samplings, sample_indices
+from ecmf_pipeline.media.timeline import Timeline
 
 READERS = ["auto", "decord", "pyav"]
 
@@ -73,16 +73,16 @@ def write_video(path: Path, codec: str = "libx264", pix_fmt: str = "yuv420p", **
 @pytest.fixture
 def decoded_times(monkeypatch) -> list[float]:
     """Times of all pictures that PyAV decodes."""
-    from ecmf_pipeline.media import pyav_reader
+    from ecmf_pipeline.media import pictures
 
     times: list[float] = []
-    original_add_frame = pyav_reader._PictureBuffer.add_frame
+    original_add_frame = pictures.PictureBuffer.add_frame
 
     def add_frame(buffer, decoded, shown, *, is_sampled):
         times.append(decoded.time)
         original_add_frame(buffer, decoded, shown, is_sampled=is_sampled)
 
-    monkeypatch.setattr(pyav_reader._PictureBuffer, "add_frame", add_frame)
+    monkeypatch.setattr(pictures.PictureBuffer, "add_frame", add_frame)
     return times
 
 
@@ -141,7 +141,7 @@ def test_joint_samplings_equal_separate_samplings(make_clip, tmp_path, reader):
 
 def test_too_many_pictures_are_rejected_before_decoding(make_clip, tmp_path, monkeypatch):
     clip = make_clip(tmp_path / "a.mp4", pictures=50, size=(64, 48))
-    monkeypatch.setattr("ecmf_pipeline.media.pyav_reader._MAX_DECODED_BYTES", 49 * 64 * 48 * 3)
+    monkeypatch.setattr("ecmf_pipeline.media.pictures._MAX_DECODED_BYTES", 49 * 64 * 48 * 3)
     assert len(read_samplings(clip, MediaConfig(), [49])[0].frames) == 49
     with pytest.raises(TooManyPictures, match=r"50 frames of 64 x 48.*media\.max_side"):
         read_samplings(clip, MediaConfig(), [4, "all"])

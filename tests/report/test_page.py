@@ -362,6 +362,14 @@ def test_identical_inputs_give_identical_bytes() -> None:
     assert render(make_report_input(LABELS), ReportConfig()) == render(make_report_input(LABELS), ReportConfig())
 
 
+def test_possible_bugs_are_counted_apart_from_bad_clips() -> None:
+    run = make_report_input(LABELS)
+    bugs = [replace(run.quarantine[0], reason="UnexpectedError", clip_id=f"clip{number}") for number in range(2)]
+    notice = "2 entries with UnexpectedError may show bugs of ecmf-pipeline"
+    assert notice in render_page(replace(run, quarantine=[*run.quarantine, *bugs])).text
+    assert "UnexpectedError" not in render_page(run).text
+
+
 def test_quarantine_times_do_not_change_the_page() -> None:
     run = make_report_input(LABELS)
     later = replace(run, quarantine=[replace(run.quarantine[0], time="2031-01-01T00:00:00+00:00")])

@@ -16,7 +16,7 @@ from pathlib import Path
 from pickle import PickleBuffer
 from typing import Any
 
-from ecmf_pipeline.core.errors import FileUnreachable, InputError, ModelError, NoFaceFound, UnreadableMedia
+from ecmf_pipeline.core.errors import ClipError, FileUnreachable, InputError, ModelError, NoFaceFound, UnreadableMedia
 from ecmf_pipeline.core.files import write_atomic
 from ecmf_pipeline.runner import Engine, Opener, Outcome, Run, RunConfig, RunReport, Step, Target, shared_arrays
 from ecmf_pipeline.runner.quarantine import Quarantine
@@ -95,6 +95,17 @@ def inject_fault(fault: str, folder: Path) -> None:
             raise KeyError("a bug")
         case ["raise", "UnpicklableError"]:
             raise UnpicklableError("one", "two")
+        case ["raise", "UnpicklableClipError"]:
+            raise UnpicklableClipError("one", "two")
+        case ["raise", "Panic"]:
+            raise Panic("a library in Rust panics with a BaseException")
+        case ["raise", "full", "disk"]:
+            raise OSError(errno.ENOSPC, "No space left on device", "temporary file")
+        case ["break", "device"]:
+            _broken_devices.add(0)
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        case ["open", "unpicklable"]:
+            return
         case ["raise", "ModelError"]:
             raise ModelError("no detector", "fetch it")
         case ["raise", "InputError"]:
@@ -108,6 +119,21 @@ class UnpicklableError(Exception):
 
     def __init__(self, first: str, second: str) -> None:
         super().__init__(first + second)
+
+
+class UnpicklableClipError(ClipError):
+    """A clip error that cannot be pickled."""
+
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__(first + second)
+
+
+class Panic(BaseException):
+    """An exception that is not an `Exception`."""
+
+
+_broken_devices: set[int] = set()
+"""Not empty if the device of this process failed: all later calls fail too."""
 
 
 @dataclass
@@ -131,8 +157,10 @@ class DoublingStep(Step[Number, int, "tuple[str, int]"]):
             raise MemoryError
         if any(item.work_fault == "return nothing" for item, _ in batch):
             return []
+        if _broken_devices:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
         for item, _ in batch:
-            if item.work_fault != "out of memory unless alone":
+            if item.work_fault not in {"out of memory unless alone", "return unserialisable"}:
                 inject_fault(item.active_fault(item.work_fault), self.folder)
         return [
             Outcome(target, _result(target, item, 2 * int(bytes(opened))))
@@ -152,7 +180,8 @@ class NumberOpener(Opener[Number, "bytes | PickleBuffer"]):
     number: int
 
     def open(self, item):
-        return PickleBuffer(open_number(item, self.folder, 100 + self.number))
+        opened = open_number(item, self.folder, 100 + self.number)
+        return PickleBuffer(opened) if item.active_fault(item.open_fault) != "open unpicklable" else lambda: opened
 
     def close(self):
         (self.folder / f"closed {100 + self.number}").touch()
@@ -186,7 +215,9 @@ def _write_one_item(file: Any, data: bytes | memoryview) -> int:
     return _write(file, data)
 
 
-def _result(target: Target, item: Number, doubled: int) -> tuple[str, int] | NoFaceFound:
+def _result(target: Target, item: Number, doubled: int) -> tuple[str, Any] | NoFaceFound:
+    if item.work_fault == "return unserialisable" and target.branch == "a":
+        return str(item.value), object()
     return NoFaceFound("seven") if target.branch == "b" and item.value % 7 == 0 else (str(item.value), doubled)
 
 
@@ -224,7 +255,10 @@ class FileSpool:
         path = self.path(task)
         if task == self.disk_full_at:
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        write_atomic(path, json.dumps(rows))
+        write_atomic(path, self.pack(rows))
+
+    def pack(self, rows: Sequence[tuple[str, int]]) -> bytes:
+        return json.dumps(rows).encode()
 
     def path(self, task: str) -> Path:
         return self.folder / "kept" / self.branch / task

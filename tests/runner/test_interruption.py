@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ecmf_pipeline.core.errors import Interrupted
+from ecmf_pipeline.core.errors import Interrupted, ModelError
 from ecmf_pipeline.runner.run import Interruption, release_on_signal
 from tests.runner.doubling import Number, RunHarness
 
@@ -111,10 +111,10 @@ def test_signal_handlers_are_restored_after_an_interruption(tmp_path, number):
     assert signal.getsignal(number) == before
 
 
-def test_an_unexpected_exception_is_raised_despite_a_later_interruption(tmp_path):
+def test_an_error_that_stops_the_run_is_raised_despite_a_later_interruption(tmp_path):
     harness = RunHarness(tmp_path / "run", seal_fault="signal SIGINT")
-    with pytest.raises(KeyError):
-        harness.run([*(Number(value) for value in (1, 2, 3)), Number(4, open_fault="raise KeyError")], workers=0)
+    with pytest.raises(ModelError):
+        harness.run([*(Number(value) for value in (1, 2, 3)), Number(4, open_fault="raise ModelError")], workers=0)
     assert harness.results.sealed("a") == [1, 2, 3]
 
 

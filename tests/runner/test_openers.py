@@ -78,8 +78,10 @@ def test_shared_arrays_are_released_when_the_run_is_closed_or_fails(harness):
     results = run(harness, 30, workers=1, openers=2, work_fault="sleep 0.05")
     next(results)
     results.close()
-    with pytest.raises(KeyError):
-        harness.run([*numbers(1, 2, 3, 4), Number(5, work_fault="raise KeyError"), Number(6)], workers=1, batch_size=1)
+    with pytest.raises(ModelError):
+        harness.run(
+            [*numbers(1, 2, 3, 4), Number(5, work_fault="raise ModelError"), Number(6)], workers=1, batch_size=1
+        )
     assert count_shared_arrays() == before
 
 
@@ -145,6 +147,15 @@ def test_an_error_while_building_an_opener_stops_the_run(tmp_path):
     with pytest.raises(ModelError) as caught:
         harness.run(numbers(1, 2, 3), workers=1)
     assert (caught.value.message, caught.value.hint) == ("no detector", "fetch it")
+
+
+@pytest.mark.parametrize("branch", ["", "b"])
+def test_an_item_whose_opened_view_cannot_be_pickled_is_quarantined(harness, branch):
+    bad = Number(2, open_fault="open unpicklable", fault_branch=branch)
+    harness.run(numbers(1, 2, 3, 4, n2=bad), workers=1)
+    assert harness.results.sealed("a") == ([1, 2, 3, 4] if branch else [1, 3, 4])
+    assert harness.results.sealed("b") == [1, 3, 4]
+    assert harness.reasons("b") == {"2": "UnexpectedError"}
 
 
 def test_a_batch_that_exceeds_memory_is_opened_in_pieces(tmp_path):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import pytest
 
+import ecmf_pipeline
 from ecmf_pipeline.core import errors
 from ecmf_pipeline.core.errors import TooManyQuarantined
-from ecmf_pipeline.runner.quarantine import Quarantine, read_all
+from ecmf_pipeline.runner.quarantine import Quarantine, program_version, read_all
 
 
 def open_table(folder: Path, fingerprint: str = "f1") -> Quarantine:
@@ -97,6 +99,68 @@ def test_entries_with_transient_reasons_are_dropped_at_any_class_depth(tmp_path)
             entries.add(clip_id, reason, "", "d")
         entries.drop_outdated(dict.fromkeys("abcd", "d"))
     assert [entry.clip_id for entry in entries] == ["c", "d"]
+
+
+@pytest.mark.parametrize(
+    ("reason", "limit", "setting", "is_retried"),
+    [
+        ("ClipTimeout", 60.0, 60.0, False),
+        ("ClipTimeout", 60.0, 30.0, False),
+        ("ClipTimeout", 60.0, 60.5, True),
+        ("TruncatedMedia", 0.7006, 0.9, False),
+        ("TruncatedMedia", 0.7006, 0.7006, True),
+        ("TruncatedMedia", 0.7006, 0.5, True),
+        ("NoFaceFound", None, 0.0, False),
+    ],
+)
+def test_a_clip_that_met_a_limit_is_retried_when_the_limit_is_lifted(tmp_path, reason, limit, setting, is_retried):
+    entries = open_table(tmp_path)
+    entries.add("a", reason, "", "d1", limit)
+    entries.write()
+    path = tmp_path / "extract-face.csv"
+    again = Quarantine(path, stage="extract", modality="face", fingerprint="f1", limits={reason: setting})
+    assert again.holds("a", "d1") is not is_retried
+    again.drop_outdated({"a": "d1"})
+    assert len(again) == (not is_retried)
+    assert open_table(tmp_path).holds("a", "d1")  # without a present limit nothing is retried
+
+
+@pytest.mark.parametrize("reason", ["UnexpectedError", "WorkerCrashed", "NoFaceFound"])
+def test_another_version_of_the_program_retries_only_what_it_may_have_failed(tmp_path, monkeypatch, reason):
+    entries = open_table(tmp_path)
+    entries.add("a", reason, "", "d1")
+    entries.write()
+    assert open_table(tmp_path).holds("a", "d1")
+    monkeypatch.setattr("ecmf_pipeline.runner.quarantine.program_version", lambda: "another")
+    again = open_table(tmp_path)
+    is_retried = reason != "NoFaceFound"
+    assert again.holds("a", "d1") is not is_retried
+    again.drop_outdated({"a": "d1"})
+    assert len(again) == (not is_retried)
+
+
+def test_the_program_version_covers_the_source_code_and_installed_packages(tmp_path, monkeypatch):
+    versions = {program_version(), program_version()}
+    package = tmp_path / "ecmf_pipeline"
+    package.mkdir()
+    (package / "__init__.py").write_text("fixed = True\n")
+    with monkeypatch.context() as patch:
+        patch.setattr("ecmf_pipeline.__file__", str(package / "__init__.py"))
+        versions.add(program_version.__wrapped__())
+    with monkeypatch.context() as patch:
+        patch.setattr("ecmf_pipeline.runner.quarantine.distributions", list)
+        versions.add(program_version.__wrapped__())
+    assert len(versions) == 3
+    assert {version.partition("+")[0] for version in versions} == {ecmf_pipeline.__version__}
+
+
+@pytest.mark.parametrize("name", [name for name, value in vars(errors).items() if isinstance(value, type)])
+def test_clip_errors_reach_the_main_process_unchanged(name):
+    error_class = getattr(errors, name)
+    if issubclass(error_class, errors.ClipError):
+        error = error_class("why", "how", command="what", limit=0.5)
+        copy = pickle.loads(pickle.dumps(error))
+        assert (type(copy), vars(copy)) == (error_class, vars(error))
 
 
 def test_a_long_run_writes_its_table_at_intervals_and_at_the_end(tmp_path, monkeypatch):

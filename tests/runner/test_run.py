@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ecmf_pipeline.core.errors import InputError, ModelError, TooManyQuarantined
-from ecmf_pipeline.runner.quarantine import Quarantine
+from ecmf_pipeline.core.errors import EcmfError, InputError, ModelError, TooManyQuarantined
+from ecmf_pipeline.runner.quarantine import Quarantine, program_version
 from tests.runner.doubling import Number, RunHarness, numbers
 
 
@@ -99,30 +99,94 @@ def test_too_many_bad_items_stop_the_run_after_sealing_finished_batches(harness)
     assert set(harness.reasons("a")) == {"-1", "-2", "-3"}
 
 
-def test_an_unexpected_exception_stops_the_run_after_sealing_finished_batches(harness, workers):
-    items = [*numbers(1, 2, 3), Number(4, open_fault="sleep 0.5"), Number(5, open_fault="raise KeyError"), Number(6)]
-    with pytest.raises(KeyError, match="a bug") as caught:
-        harness.run(items, workers=workers)
+@pytest.mark.parametrize(
+    "fault", ["raise KeyError", "raise UnpicklableError", "raise UnpicklableClipError", "raise Panic"]
+)
+@pytest.mark.parametrize("when", ["open_fault", "work_fault"])
+def test_an_unexpected_exception_quarantines_only_its_item(harness, workers, when, fault):
+    report = harness.run(numbers(1, 2, 3, 4, 5, 6, n2=Number(2, **{when: fault})), workers=workers)
+    assert harness.results.sealed("a") == harness.results.sealed("b") == [1, 3, 4, 5, 6]
+    assert harness.reasons("a") == harness.reasons("b") == {"2": "UnexpectedError"}
+    assert report.done == Counter(a=5, b=5)
+    opened = Counter(value for value, _, _ in harness.opened())
+    assert set(opened.values()) == {1}  # nothing is decoded again
+    if fault == "raise KeyError":
+        (entry,) = harness.tables["a"]
+        assert entry.message.startswith("KeyError: 'a bug' (at runner/doubling.py:")
+        assert " inject_fault, called by " in entry.message
+        assert entry.program == program_version()
+        assert entry.may_be_bug
+
+
+@pytest.mark.parametrize("when", ["open_fault", "work_fault"])
+def test_an_unexpected_exception_of_a_branch_does_not_affect_other_branches(harness, workers, when):
+    harness.run(numbers(1, 2, 3, 4, n2=Number(2, fault_branch="b", **{when: "raise KeyError"})), workers=workers)
+    assert harness.results.sealed("a") == [1, 2, 3, 4]
+    assert harness.results.sealed("b") == [1, 3, 4]
+    assert (harness.reasons("a"), harness.reasons("b")) == ({}, {"2": "UnexpectedError"})
+
+
+@pytest.mark.parametrize("fault", ["raise ModelError", "raise full disk"])
+@pytest.mark.parametrize("when", ["open_fault", "work_fault"])
+def test_an_error_without_an_item_to_blame_stops_the_run_after_sealing_finished_batches(harness, workers, when, fault):
+    late = Number(5, **{when: f"await kept/b/000000-0000; sleep 0.1; {fault}"})
+    with pytest.raises((ModelError, OSError)) as caught:
+        harness.run([*numbers(1, 2, 3, 4), late, Number(6)], workers=workers)
     assert harness.results.sealed("a") == [1, 2, 3]
     assert harness.reasons("a") == {}
+    if fault == "raise full disk":
+        assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, "temporary file")
     if workers:
-        (note,) = caught.value.__notes__
-        assert 'raise KeyError("a bug")' in note
-        assert "in inject_fault" in note
+        assert "in inject_fault" in caught.value.__notes__[0]
 
 
-def test_a_step_without_an_outcome_for_a_target_raises(harness, workers):
-    with pytest.raises(RuntimeError, match="no outcome for 2 targets"):
-        harness.run([Number(1, work_fault="return nothing")], workers=workers)
+def test_a_failed_device_costs_only_the_item_that_broke_it(tmp_path):
+    """After such a failure all calls of the process fail, so the other items need a fresh process."""
+    harness = RunHarness(tmp_path / "harness")
+    harness.run(numbers(1, 2, 3, 4, 5, 6, n2=Number(2, work_fault="break device")), workers=1)
+    assert harness.results.sealed("a") == [1, 3, 4, 5, 6]
+    assert harness.reasons("a") == {"2": "WorkerCrashed"}
+
+
+@pytest.mark.parametrize("when", ["open_fault", "work_fault"])
+def test_a_program_that_fails_at_every_item_stops_the_run(harness, workers, when):
+    items = [Number(value, **{when: "raise KeyError"}) for value in range(1, 81)]
+    with pytest.raises(EcmfError) as caught:
+        harness.run(items, workers=workers, batch_size=4)
+    assert type(caught.value) is EcmfError
+    assert "KeyError: 'a bug'" in caught.value.message
+    assert any("in inject_fault" in note for note in caught.value.__notes__)
+    assert 32 <= len(harness.reasons("a")) <= 40
+    harness.run([*items, Number(99)][32:60], workers=workers, batch_size=4)  # the next run tries others
+
+
+def test_many_unexpected_errors_after_a_success_do_not_stop_the_run(harness, workers):
+    late_fault = "await kept/b/000000-0000; sleep 0.02; raise KeyError"
+    items = [Number(1), *(Number(value, open_fault=late_fault) for value in range(2, 42)), Number(50)]
+    harness.run(items, workers=workers, batch_size=1, part_size=60)
+    assert harness.results.sealed("a") == [1, 50]
+    assert len(harness.reasons("a")) == 40
+
+
+def test_targets_without_an_outcome_are_quarantined(harness, workers):
+    harness.run(numbers(1, 2, 3, 4, n4=Number(4, work_fault="return nothing")), workers=workers)
+    assert harness.results.sealed("a") == [1, 2, 3]
+    assert harness.reasons("a") == harness.reasons("b") == {"4": "UnexpectedError"}
+
+
+def test_an_item_whose_row_cannot_be_serialised_is_quarantined(harness, workers):
+    report = harness.run(numbers(1, 2, 3, 4, n2=Number(2, work_fault="return unserialisable")), workers=workers)
+    assert harness.results.sealed("a") == [1, 3, 4]
+    assert harness.results.sealed("b") == [1, 2, 3, 4]
+    assert harness.reasons("a") == {"2": "UnexpectedError"}
+    assert report.done == Counter(a=3, b=4)
 
 
 @pytest.mark.parametrize("openers", [0, 2])
-def test_errors_from_workers_keep_attributes_and_unpicklable_ones_their_name(harness):
+def test_errors_from_workers_keep_attributes(harness):
     with pytest.raises(InputError) as caught:
         harness.run([Number(1, work_fault="raise InputError")], workers=1)
     assert (caught.value.message, caught.value.hint) == ("wrong input", "fix the input")
-    with pytest.raises(RuntimeError, match="UnpicklableError: onetwo"):
-        harness.run([Number(1, work_fault="raise UnpicklableError")], workers=1)
 
 
 def test_an_error_while_building_the_step_stops_the_run(tmp_path, workers, openers):
@@ -173,10 +237,10 @@ def test_an_item_that_runs_out_of_memory_is_retried_alone(harness, workers):
     assert harness.reasons("a") == {}
 
 
-def test_an_unexpected_exception_is_raised_even_if_parts_cannot_be_sealed(tmp_path):
+def test_an_error_that_stops_the_run_is_raised_even_if_parts_cannot_be_sealed(tmp_path):
     harness = RunHarness(tmp_path / "harness", unsealable=("a0", "b1"))
-    items = [*numbers(1, 2, 3), Number(4, open_fault="raise UnreadableMedia"), Number(5, open_fault="raise KeyError")]
-    with pytest.raises(KeyError, match="a bug") as caught:
+    items = [*numbers(1, 2, 3), Number(4, open_fault="raise UnreadableMedia"), Number(5, open_fault="raise ModelError")]
+    with pytest.raises(ModelError, match="no detector") as caught:
         harness.run(items, workers=0, batch_size=1, part_size=8)
     (note,) = caught.value.__notes__
     assert note.endswith("OSError: [Errno 28] No space left on device: 'a0'")

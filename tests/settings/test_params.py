@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from ecmf_pipeline.core.errors import ParamsError
+from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.settings.params import Params, load_params
 
 
@@ -51,7 +52,7 @@ def test_unknown_key_without_a_similar_key_is_reported_with_all_keys(tmp_path):
     with pytest.raises(ParamsError) as caught:
         load_params(write_params(tmp_path, "media: {zoom: 2}"))
     assert caught.value.keys == ("media.zoom",)
-    assert "frames, least_readable, max_side, reader" in caught.value.hint
+    assert ", ".join(sorted(MediaConfig.model_fields)) in caught.value.hint
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import yaml
 import ecmf_pipeline.settings.presets as presets_package
 from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.errors import ParamsError
+from ecmf_pipeline.encoders.base_config import TransformersConfig, is_commit, is_hub_id
 from ecmf_pipeline.settings.params import Params, load_params, preset_params, validated
 from ecmf_pipeline.settings.presets import DEFAULT_PRESET, merge_over_preset, preset_document, preset_names
 
@@ -129,3 +130,25 @@ def test_errors_in_a_preset_are_attributed_to_the_preset(broken_preset):
         "media.max_side: " not in line for line in lines
     ]
     assert len(lines) == 3
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_each_hub_model_of_a_preset_is_pinned_to_a_commit(name):
+    params = preset_params(name)
+    models = [(one.model, one.revision) for one in params.encoders.values() if isinstance(one, TransformersConfig)]
+    models.append((params.llm.model, params.llm.revision or "main"))
+    assert [model for model, revision in models if is_hub_id(model) and not is_commit(revision)] == []
+
+
+def test_params_override_the_revision_of_a_preset():
+    def revisions(document):
+        params = validated({"preset": "ecmf", "corpus": {"kind": "mer", "root": "c"}, **document}, where="params.yaml")
+        return params.encoders["clip_large"].revision, params.llm.revision
+
+    pinned = revisions({})
+    own = {"encoders": {"clip_large": {"revision": "main"}}, "llm": {"revision": "v2"}}
+    assert revisions(own) == ("main", "v2")
+    same = {"encoders": {"clip_large": {"precision": "fp32"}}, "llm": {"model": "Qwen/Qwen2.5-7B-Instruct"}}
+    assert revisions(same) == pinned
+    other = {"encoders": {"clip_large": {"model": "org/clip"}}, "llm": {"model": "org/llm"}}
+    assert revisions(other) == ("main", None), "the commit of another model"

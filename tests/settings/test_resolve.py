@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from ecmf_pipeline.core import files, paths
+from ecmf_pipeline.core.clips import CorpusDescription, write_corpus_description
 from ecmf_pipeline.core.errors import MissingInput, ParamsError
 from ecmf_pipeline.llm import prompt
 from ecmf_pipeline.settings import resolve
@@ -21,8 +22,11 @@ from ecmf_pipeline.stages import settings as stage
 
 PARAMS = """
 corpus: {kind: folder, root: corpus}
-encoders: {clip: {type: transformers_vision, model: clip}, sounds: {type: egemaps}}
-extract: {encoders: {global: clip, audio: sounds}}
+encoders:
+  clip: {type: transformers_vision, model: clip}
+  sounds: {type: egemaps}
+  words: {type: transformers_text, model: words, inputs: both}
+extract: {encoders: {global: clip, audio: sounds, text: words}}
 transcribe: {model: whisper}
 llm: {model: llm, gguf_file: none.gguf, prompt: own.yaml, cues_prompt: cues.yaml}
 rewrite: {prompt: rewrite.yaml}
@@ -38,7 +42,13 @@ class Project:
     def __init__(self, folder: Path) -> None:
         paths.CORPUS.parent.mkdir()
         self.set_labels("joy", "fear")
-        models = ("llm/none.gguf", "clip/config.json", "clip/model.safetensors", "whisper/config.json")
+        models = (
+            "llm/none.gguf",
+            "clip/config.json",
+            "clip/model.safetensors",
+            "whisper/config.json",
+            "words/config.json",
+        )
         for name in (*models, "verdicts.csv"):
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_text("never read")
@@ -49,7 +59,7 @@ class Project:
         time.sleep(0.06)
 
     def set_labels(self, *labels: str) -> None:
-        paths.CORPUS.write_text(json.dumps({"labels": labels, "candidates": [], "synthetic": False}))
+        write_corpus_description(paths.CORPUS, CorpusDescription([*labels], [], synthetic=False, manifest_sha256=""))
 
     def read(self) -> dict[str, bytes]:
         return {path.stem: path.read_bytes() for path in paths.SETTINGS.glob("*.json")}
@@ -97,6 +107,10 @@ CHANGES: dict[str, tuple[Callable[[], object], set[str]]] = {
     "a missing file of votes": (lambda: Path("votes.csv").write_text("clip_id,source,label\n"), {"labels"}),
     "rounds": (lambda: _replace("params.yaml", "vote: {", "vote: {rounds: 2, "), {"rounds"}),
     "inputs of the votes": (lambda: _replace("params.yaml", "[text]", "[text, cues]"), {"vote"}),
+    "a text encoder that reads no enriched text": (
+        lambda: _replace("params.yaml", "inputs: both", "inputs: original"),
+        {"rewrite", "extract-text"},
+    ),
     "a deleted settings file": (lambda: (paths.SETTINGS / "llm.json").unlink(), {"llm"}),
 }
 
@@ -107,7 +121,7 @@ def test_change_affects_only_the_stages_that_depend_on_it(
 ) -> None:
     if expected == {"vote"}:
         _replace("params.yaml", "clip, audio: sounds", "clip, face: faces, audio: sounds")
-        _replace("params.yaml", "sounds: {type: egemaps}", "sounds: {type: egemaps}, faces: {type: mini_xception}")
+        _replace("params.yaml", "sounds: {type: egemaps}", "sounds: {type: egemaps}\n  faces: {type: mini_xception}")
     project.changes()
     change()
     time.sleep(0.06)

@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import Clip, ClipId, Split, read_manifest, write_manifest
+from ecmf_pipeline.core.clips import Clip, ClipId, Corpus, Split, read_manifest, write_corpus_tables
 from ecmf_pipeline.core.errors import InputError, MissingInput, TooFewClips
-from ecmf_pipeline.core.files import write_atomic
 from ecmf_pipeline.core.predictions import PredictionTable
 from ecmf_pipeline.report.refinement import evidence_blocks
 from ecmf_pipeline.settings import resolve
@@ -65,8 +64,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], 
         )
         for row, label in enumerate(TRUTH.tolist())
     ]
-    write_atomic(paths.CORPUS, '{"labels": ["happy", "sad"], "candidates": [], "synthetic": false}')
-    write_manifest(paths.MANIFEST, clips)
+    write_corpus_tables(Corpus(clips, [*names], [], synthetic=False))
     for labels, name in (("given", "fusion"), ("given", "face"), ("refined", "fusion")):
         table(TRUTH).write(paths.predictions(labels) / f"{name}.csv")  # type: ignore[arg-type]
 
@@ -87,7 +85,7 @@ def test_one_round_takes_the_vote_of_the_fusion_model_from_predict(project: Call
     assert sources() == {"face/linear", "text/linear", "all/linear", "llm"}
     votes = all_votes(read_labelled_corpus())
     np.testing.assert_allclose(votes["fusion"], np.where(np.eye(2)[TRUTH] > 0, 0.9, 0.1), atol=1e-6)
-    write_manifest(paths.MANIFEST, read_manifest(paths.MANIFEST)[:-1])
+    write_corpus_tables(Corpus(read_manifest(paths.MANIFEST)[:-1], ["happy", "sad"], [], synthetic=False))
     with pytest.raises(MissingInput, match="other clips") as caught:
         refine.run()
     assert caught.value.command == "ecmf-pipe vote"

@@ -10,9 +10,9 @@ import pytest
 
 from ecmf_pipeline.cli import llm
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import Clip, ClipId, Modality, Split, read_texts, write_manifest
+from ecmf_pipeline.core.clips import Clip, ClipId, Corpus, Modality, Split, read_texts, write_corpus_tables
 from ecmf_pipeline.core.errors import MissingInput, ParamsError
-from ecmf_pipeline.core.files import fingerprint, write_atomic
+from ecmf_pipeline.core.files import fingerprint
 from ecmf_pipeline.labels.voters import ALL, source_family
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.stages import cues, rewrite
@@ -45,8 +45,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, models: Path, tiny_
         )
         for number in range(CLIPS)
     ]
-    write_manifest(paths.MANIFEST, clips)
-    write_atomic(paths.CORPUS, json.dumps({"labels": ["happy", "sad"], "candidates": [], "synthetic": False}))
+    write_corpus_tables(Corpus(clips, ["happy", "sad"], [], synthetic=False))
     rng = np.random.default_rng(0)
     face, audio = rng.uniform(0, 0.1, (CLIPS, 180)), rng.uniform(0.9, 1.1, (CLIPS, 88))
     face[0, 128 + 44 : 128 + 46] = 0.9

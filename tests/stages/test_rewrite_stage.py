@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import Clip, ClipId, ClipText, read_texts, write_manifest
-from ecmf_pipeline.core.files import write_atomic
+from ecmf_pipeline.core.clips import Clip, ClipId, ClipText, Corpus, read_texts, write_corpus_tables
 from ecmf_pipeline.stages import rewrite
 
 
@@ -17,8 +16,8 @@ def test_translations_are_written_without_querying_the_llm(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("params.yaml").write_text("llm: {model: no/where, gguf_file: null}\n")
-    write_atomic(paths.CORPUS, '{"labels": ["happy", "sad"], "candidates": [], "synthetic": false}')
-    write_manifest(paths.MANIFEST, [Clip(ClipId("a"), translation="I miss her."), Clip(ClipId("b"))])
+    clips = [Clip(ClipId("a"), translation="I miss her."), Clip(ClipId("b"))]
+    write_corpus_tables(Corpus(clips, ["happy", "sad"], [], synthetic=False))
     rewrite.run()
     assert read_texts(paths.REWRITES) == {"a": ClipText("", "", "I miss her.")}
     assert "0 transcripts enriched" in capsys.readouterr().out

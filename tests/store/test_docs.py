@@ -92,7 +92,7 @@ def test_names_are_hashed_as_documented(store, settings):
     assert store.fingerprint == hashlib.sha256(canonical.encode()).hexdigest()[:12]
     for name in part_names(store.folder):
         attributes = json.loads((store.folder / name / "zarr.json").read_text())["attributes"]
-        keys = ["fingerprint", "clip_id", "digest", "length", "supersedes"]
+        keys = ["fingerprint", "clip_id", "digest", "length", "supersedes", "arrays"]
         ordered = json.dumps({key: attributes[key] for key in keys if key in attributes})
         assert name.rpartition("-")[2] == hashlib.sha256(ordered.encode()).hexdigest()[:8]
 

@@ -13,10 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ecmf_pipeline.core.errors import StaleStore
 from ecmf_pipeline.core.files import sha256_text
+from ecmf_pipeline.extraction.features import open_store
 from ecmf_pipeline.llm.answers import AnswerFiles, AnswerWriter, ScoreCache, TextScores, open_drafts, part_files
 from ecmf_pipeline.llm.server_run import Draft
-from ecmf_pipeline.store import FeatureStore, StoreWriter
+from ecmf_pipeline.store import FeatureStore, StoreWriter, create_settings_group, make_current
 from ecmf_pipeline.store.compact import compact, drop_settings
 from ecmf_pipeline.store.dvc_links import share_with_dvc
 from ecmf_pipeline.store.format import current_fingerprint, part_names
@@ -97,9 +99,15 @@ def test_a_removed_part_is_restored_and_the_others_stay(store, root):
     assert (store.folder / second / "zarr.json").stat().st_ino == inode
 
 
-def test_a_reader_that_needs_a_lost_group_restores_it(store, root):
+def test_a_reader_that_needs_lost_settings_restores_them(store, root, settings):
+    make_current(root, create_settings_group(root, {"encoder": "other"}, dim=5, dtype="float16"))
+    shutil.rmtree(store.folder)
+    with pytest.raises(StaleStore):
+        open_store(root, {"encoder": "third"})
+    assert not store.folder.exists()
+    assert len(open_store(root, settings)) == 3
     shutil.rmtree(root)
-    assert len(FeatureStore.open(root, store.fingerprint)) == 3
+    assert len(open_store(root, settings)) == 3
 
 
 def test_a_group_that_was_created_anew_without_a_width_gets_the_kept_width(store, root):
@@ -224,9 +232,10 @@ def test_parts_of_a_temporary_workspace_are_kept_in_the_main_project(project, ro
     assert sorted(FeatureStore(root, store.fingerprint).newest()) == ["a"]
 
 
-def test_a_temporary_workspace_gets_the_parts_of_the_main_project(project, store, root):
+@pytest.mark.usefixtures("store")
+def test_a_temporary_workspace_gets_the_parts_of_the_main_project(project, root, settings):
     theirs = temporary_workspace(project) / root.relative_to(project)
-    assert len(FeatureStore.open(theirs, store.fingerprint)) == 3
+    assert len(open_store(theirs, settings)) == 3
 
 
 def test_two_processes_restore_at_once(store, root):

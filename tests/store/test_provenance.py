@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from ecmf_pipeline.core.errors import StoreError
+from ecmf_pipeline.core.files import sha256_text
 from ecmf_pipeline.store import FeatureStore, StoreWriter, create_settings_group, make_current
 from ecmf_pipeline.store.compact import compact
 from ecmf_pipeline.store.format import part_names
@@ -89,9 +90,11 @@ def test_versions_that_are_not_objects_raise_store_error(root, write, versioned,
     document = json.loads(path.read_text())
     document["attributes"]["versions"] = versions
     path.write_text(json.dumps(document))
+    name = f"part-000000-{sha256_text(json.dumps(document['attributes']))[:8]}"  # as if another program had written it
+    part = path.parent.rename(store.folder / name)
     with pytest.raises(StoreError, match="`versions`") as caught:
         FeatureStore(root, store.fingerprint)
-    assert str(path.parent) in caught.value.message
+    assert str(part) in caught.value.message
 
 
 def test_provenance_that_is_not_an_object_raises_store_error(root, settings):

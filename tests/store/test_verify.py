@@ -110,6 +110,8 @@ DAMAGES: dict[str, tuple[Kind, Callable[[Path], object]]] = {
     ),
     "another width": (Kind.SHAPE, lambda part: replace_array(part / "values", np.ones((12, 6), np.float16))),
     "another type": (Kind.SHAPE, lambda part: replace_array(part / "values", np.ones((12, 5), np.float32))),
+    "another array": (Kind.ARRAY, lambda part: replace_array(part / "values", np.ones((12, 5), np.float16))),
+    "no side array": (Kind.ATTRIBUTES, lambda part: shutil.rmtree(part / "times")),
     "NaN": (Kind.NOT_FINITE, lambda part: replace_array(part / "values", np.full((12, 5), np.nan, np.float16))),
 }
 

@@ -18,6 +18,7 @@ import pytest
 from ecmf_pipeline.core.errors import StoreBusy, StoreError
 from ecmf_pipeline.runner.step import Spool
 from ecmf_pipeline.store import (
+    FeatureRow,
     FeatureStore,
     StoreWriter,
     create_settings_group,
@@ -305,3 +306,16 @@ def test_side_arrays_keep_their_type(root, fingerprint, row):
     assert side["boxes"].dtype == np.int16
     np.testing.assert_array_equal(side["boxes"], boxes)
     assert (side["scores"].dtype, side["scores"].tolist()) == (np.float64, [0.5, 1.0])
+
+
+@pytest.mark.parametrize(
+    "values",
+    [np.zeros((0, 5)), np.zeros((2, 4)), np.zeros(5), np.full((2, 5), np.nan), np.full((2, 5), 70_000.0)],
+    ids=["no rows", "another width", "one dimension", "NaN", "out of the range of float16"],
+)
+def test_unusable_features_are_not_written(root, fingerprint, row, values):
+    with StoreWriter(root, fingerprint) as writer:
+        with pytest.raises(ValueError, match=r"^bad: "):
+            writer.append([row("a"), FeatureRow("bad", "d", values.astype(np.float32))])
+        writer.append([row("a")])
+    assert FeatureStore(root, fingerprint).newest() == {"a": "d"}

@@ -95,6 +95,17 @@ def test_changed_file_is_retried(tmp_path: Path, clips: list[Clip], tiny_whisper
     assert run(tmp_path, clips[:1], tiny_whisper).transcribed == 1
 
 
+def test_a_file_replaced_by_one_of_the_same_size_is_not_transcribed(
+    tmp_path: Path, clips: list[Clip], tiny_whisper: Path
+) -> None:
+    path = tmp_path / "a.mp4"
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(TryAgain) as caught:
+        run(tmp_path, clips[:1], tiny_whisper, max_quarantined=1)
+    assert "ChangedSinceIndex" in caught.value.message
+
+
 def test_verdict_depends_on_confidence_and_repetition() -> None:
     config = TranscribeConfig(min_confidence=-0.5)
     verdicts = {

@@ -1,8 +1,7 @@
-"""Synthetic films with known content: each picture encodes its time and its orientation, the sound is a tone."""
+"""Synthetic films with known content: each picture holds its number, as in the film matrix; the sound is a tone."""
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -12,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-RED, GREEN, BLUE = (200, 30, 30), (30, 180, 30), (30, 30, 200)
-MIN_LEVEL, MAX_LEVEL = 60, 220
+from tests.media.film_writing import draw, write_display_matrix
+
 TONE = 440
 """Hertz."""
 
 _CLOCK = Fraction(1, 1000)
-_LEVEL_TOLERANCE = 14  # the most that a codec may change the mean colour of a quarter
+_LEVEL_TOLERANCE = 14  # the most that a codec may change the mean colour of a part of a picture
 _TIME_TOLERANCE = 0.012  # seconds; containers round times, GIF to hundredths
 
 
@@ -56,18 +55,11 @@ class Film:
     def seconds(self) -> float:
         return sum(self.durations) / 1000
 
-    def level(self, time: float) -> float:
-        """Return the brightness of the lower right quarter of the picture that starts at ``time``."""
-        return MIN_LEVEL + (MAX_LEVEL - MIN_LEVEL) * time / self.seconds
-
-    def picture(self, time: float) -> NDArray[np.uint8]:
-        """Render the upright picture: red and green above, below them blue and a grey that encodes the time."""
-        width, height = self.size
-        picture = np.empty((height, width, 3), np.uint8)
-        picture[: height // 2, : width // 2], picture[: height // 2, width // 2 :] = RED, GREEN
-        picture[height // 2 :, : width // 2], picture[height // 2 :, width // 2 :] = BLUE, round(self.level(time))
+    def picture(self, index: int) -> NDArray[np.uint8]:
+        """Draw an upright picture."""
+        picture = draw(index, self.size)
         if self.texture:
-            noise = np.random.default_rng(round(time * 1000)).integers(-self.texture, self.texture, picture.shape)
+            noise = np.random.default_rng(index).integers(-self.texture, self.texture, picture.shape)
             picture = (picture + noise).clip(0, 255).astype(np.uint8)
         return picture
 
@@ -75,24 +67,25 @@ class Film:
         """Return the start of each picture, in seconds."""
         return [sum(self.durations[:index]) / 1000 for index in range(len(self.durations))]
 
-    def start_of_picture_at(self, moment: float) -> float:
-        """Return the start of the picture that is visible at a moment."""
-        return max(start for start in self.starts() if start <= moment + 1e-3)
+    def picture_at(self, moment: float) -> int:
+        """Return the index of the picture that is visible at a moment."""
+        return sum(start <= moment + 1e-3 for start in self.starts()) - 1
 
     def picture_faults(self, pictures: NDArray[np.uint8], times: NDArray[np.float32], count: int) -> list[str]:
         """Return the faults of ``count`` sampled pictures; empty if they are right."""
         if pictures.shape[1:] != (*self.size[::-1], 3):
             return [f"pictures are {pictures.shape[1:]}, not {(*self.size[::-1], 3)}"]
-        expected = sorted({self.start_of_picture_at((index + 0.5) * self.seconds / count) for index in range(count)})
+        indices = sorted({self.picture_at((index + 0.5) * self.seconds / count) for index in range(count)})
+        expected = [self.starts()[index] for index in indices]
         if (
             len(times) != len(expected)
             or np.abs(times - times[0] - np.array(expected) + expected[0]).max() > _TIME_TOLERANCE
         ):
             return [f"pictures of {np.round(times, 2).tolist()} s, not {np.round(expected, 2).tolist()}"]
         return [
-            f"the picture at {time:.2f} s is off by {worst:.0f} of 255 levels"
-            for picture, time in zip(pictures, expected, strict=True)
-            if (worst := float(np.abs(_quarters(picture) - _quarters(self.picture(time))).max())) > _LEVEL_TOLERANCE
+            f"picture {index} is off by {worst:.0f} of 255 levels"
+            for picture, index in zip(pictures, indices, strict=True)
+            if (worst := float(np.abs(_parts(picture) - _parts(self.picture(index))).max())) > _LEVEL_TOLERANCE
         ]
 
     def sound_faults(self, samples: NDArray[np.float32]) -> list[str]:
@@ -126,15 +119,13 @@ class Film:
         stream.codec_context.time_base = _CLOCK
         return stream
 
-    def encode_pictures(self, stream: Any, *, since: float = 0, until: float = float("inf")) -> list[Any]:
-        """Encode the pictures of a time span, rotated and mirrored so that the display matrix makes them upright."""
+    def encode_pictures(self, stream: Any) -> list[Any]:
+        """Encode the pictures, rotated and mirrored so that the display matrix makes them upright."""
         import av
 
         packets = []
-        for start, duration in zip(self.starts(), self.durations, strict=True):
-            if not since <= start < until:
-                continue
-            stored = np.rot90(self.picture(start), self.turn)
+        for index, (start, duration) in enumerate(zip(self.starts(), self.durations, strict=True)):
+            stored = np.rot90(self.picture(index), self.turn)
             stored = stored[::-1] if self.mirrored else stored
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(stored), format="rgb24")
             frame.pts, frame.time_base, frame.duration = round(start * 1000), _CLOCK, duration
@@ -179,22 +170,16 @@ def move_header_to_front(path: Path) -> Path:
     return temporary.replace(path)
 
 
-def write_display_matrix(path: Path, turn: int, *, mirrored: bool) -> None:
-    """Write a display matrix into the first track header of an mp4 file, like phones (ISO 14496-12, 8.3.2)."""
-    cosine, sine = ((1, 0), (0, 1), (-1, 0), (0, -1))[turn % 4]
-    flip = -1 if mirrored else 1
-    one = 1 << 16
-    matrix = (cosine * one, sine * one, 0, -sine * one * flip, cosine * one * flip, 0, 0, 0, 1 << 30)
-    content = bytearray(path.read_bytes())
-    header = content.index(b"tkhd") + 4
-    start = header + (40 if content[header] == 0 else 52)
-    content[start : start + 36] = struct.pack(">9i", *matrix)
-    path.write_bytes(content)
-
-
-def _quarters(picture: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Return the mean colour of the inner part of each quarter, (4, 3)."""
-    height, width = picture.shape[0] // 2, picture.shape[1] // 2
-    quarters = [picture[y : y + height, x : x + width] for y in (0, height) for x in (0, width)]
-    inner = (slice(height // 8, -(height // 8) or None), slice(width // 8, -(width // 8) or None))
-    return np.stack([quarter[inner].mean(axis=(0, 1)) for quarter in quarters])
+def _parts(picture: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Return the mean colours of the parts of a picture that keep their place: bits, mark and their neighbours."""
+    height, width = picture.shape[:2]
+    parts = [(0, 2, bit, bit + 1) for bit in range(8)]  # quarters of the height, eighths of the width
+    parts += [(row, row + 1, column, column + 2) for row in (2, 3) for column in (0, 2)]
+    means = []
+    for top, bottom, left, right in parts:
+        rows, columns = (
+            slice(round((start + 0.2 * (end - start)) * size), round((end - 0.2 * (end - start)) * size))
+            for start, end, size in ((top / 4, bottom / 4, height), (left / 8, right / 8, width))
+        )
+        means.append(picture[rows, columns].mean(axis=(0, 1)))
+    return np.stack(means)

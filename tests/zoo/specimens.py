@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from fractions import Fraction
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from tests.media.film_cases import FilmCase
+from tests.media.film_writing import write_film
 from tests.zoo.films import Film, move_header_to_front
 
 RIGHT = "right"
@@ -20,6 +21,7 @@ NO_PICTURES = frozenset({"NoVideoStream"})
 NO_SOUND = frozenset({"NoAudioStream"})
 
 X265 = {"preset": "ultrafast", "crf": "10", "x265-params": "log-level=none:pools=1"}
+AV1 = {"preset": "8", "crf": "15", "svtav1-params": "lp=1"}  # faster presets write damaged pictures
 VP9 = {"deadline": "realtime", "cpu-used": "8", "crf": "10", "b": "0", "auto-alt-ref": "0"}
 TEXTURED = Film(texture=40, durations=(40,) * 50)
 
@@ -120,10 +122,16 @@ def _unusual_content() -> list[Specimen]:
         ),
         Specimen("silent.mp4", Film(sound=0.0).write, Film(sound=0.0), sound=silent),
         Specimen("audio_only.mp4", Film(codec=None).write, pictures=NO_PICTURES),
-        Specimen("cover_art.mp4", _write_cover_art),
-        Specimen("two_films.mp4", _write_second_film, sound=NO_SOUND),
-        Specimen("size_changes.webm", _write_changing_size, Film(durations=(40,) * 50), sound=NO_SOUND),
+        _of_matrix("cover_art.mp4", FilmCase("libx264", "mp4", variant="cover_first")),
+        _of_matrix("two_films.mp4", FilmCase("libx264", "mp4", variant="second_video")),
+        _of_matrix("size_changes.webm", FilmCase("libvpx-vp9", "webm", variant="resized")),
     ]
+
+
+def _of_matrix(name: str, case: FilmCase) -> Specimen:
+    """Return a film of the film matrix."""
+    film = Film(size=case.size, durations=(40,) * case.pictures, sound=None)
+    return Specimen(name, lambda path: write_film(case, path), film, sound=NO_SOUND)
 
 
 def _codecs() -> list[Specimen]:
@@ -131,7 +139,7 @@ def _codecs() -> list[Specimen]:
         "10_bit.mp4": Film(pixels="yuv420p10le"),
         "hevc.mp4": Film(codec="libx265", options=X265),
         "hevc_10_bit.mp4": Film(codec="libx265", options=X265, pixels="yuv420p10le"),
-        "av1.mp4": Film(size=(128, 96), codec="libsvtav1", options={"preset": "12", "crf": "10"}),
+        "av1.mp4": Film(size=(128, 96), codec="libsvtav1", options=AV1),
         "vp9.webm": Film(codec="libvpx-vp9", options=VP9, sound_codec="libopus"),
         "vp9_transparent.webm": Film(codec="libvpx-vp9", options=VP9, pixels="yuva420p", sound_codec="libopus"),
         "gif.mp4": Film(codec="gif", pixels="rgb8", options={}, sound=None, container="gif"),
@@ -228,46 +236,3 @@ def _write_wrong_duration(path: Path) -> None:
     start = content.index(b"mdhd") + 4 + 16
     content[start : start + 4] = (3600 * int.from_bytes(content[start - 4 : start], "big")).to_bytes(4, "big")
     path.write_bytes(content)
-
-
-def _write_cover_art(path: Path) -> None:
-    import av
-    from av.stream import Disposition
-
-    film = Film()
-    with av.open(str(path), "w") as container:
-        cover = container.add_stream("mjpeg", rate=1)
-        cover.width, cover.height, cover.pix_fmt = 320, 240, "yuvj420p"
-        cover.disposition = Disposition.attached_pic
-        pictures, sound = film.add_video_stream(container), film.add_audio_stream(container)
-        picture = av.VideoFrame.from_ndarray(np.full((240, 320, 3), 250, np.uint8), format="rgb24")
-        picture.pts, picture.time_base = 0, Fraction(1, 1)
-        packets = [*cover.encode(picture), *cover.encode(), *film.encode_pictures(pictures), *film.encode_tone(sound)]
-        for packet in packets:
-            container.mux(packet)
-
-
-def _write_second_film(path: Path) -> None:
-    import av
-
-    with av.open(str(path), "w") as container:
-        films = [Film(), Film(size=(256, 192))]
-        streams = [film.add_video_stream(container) for film in films]
-        for film, stream in zip(films, streams, strict=True):
-            for packet in film.encode_pictures(stream):
-                container.mux(packet)
-
-
-def _write_changing_size(path: Path) -> None:
-    """Write a film whose picture size halves, as in recorded video calls with a poor connection."""
-    import av
-
-    whole = Film(durations=(40,) * 50, codec="libvpx-vp9", options=VP9)
-    with av.open(str(path), "w") as container, av.open(os.devnull, "w", format="webm") as elsewhere:
-        stream = whole.add_video_stream(container)
-        small = replace(whole, size=(32, 24))
-        small_stream = small.add_video_stream(elsewhere)
-        packets = whole.encode_pictures(stream, until=1.0) + small.encode_pictures(small_stream, since=1.0)
-        for packet in packets:
-            packet.stream = stream
-            container.mux(packet)

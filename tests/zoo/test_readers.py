@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ecmf_pipeline.media.config import MediaConfig
-from ecmf_pipeline.media.pyav_reader import Orientation
+from ecmf_pipeline.media.pictures import Orientation
 from ecmf_pipeline.media.sampling import read_frames
 from tests.zoo.checks import check_pictures, check_sound
 from tests.zoo.films import Film
@@ -55,7 +55,7 @@ def test_scaled_pictures_are_upright(tmp_path, reader, turn, mirrored):
 
 def test_check_detects_rotated_pictures():
     film = Film(size=(64, 64))
-    upright = film.picture(film.start_of_picture_at(0.5))
+    upright = film.picture(film.picture_at(0.5))
     assert film.picture_faults(upright[None], np.array([0.48], np.float32), 1) == []
     for orientation in (Orientation(1), Orientation(2), Orientation(3), Orientation(0, mirrored=True)):
         assert film.picture_faults(orientation.turned(upright)[None], np.array([0.48], np.float32), 1)

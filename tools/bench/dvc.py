@@ -18,6 +18,7 @@ import yaml
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Modality
+from ecmf_pipeline.core.files import FileState
 from ecmf_pipeline.corpora.measuring import IndexCache, Measurement
 from ecmf_pipeline.sharing.new_project import make_project
 from ecmf_pipeline.store import FeatureRow, StoreWriter, create_settings_group
@@ -157,9 +158,8 @@ def _enlarge(project: Path) -> None:
         name = f"film{number:06d}"
         path = root / f"{name}.mp4"
         path.write_bytes(b"%d" % number)
-        status = path.stat()
         measured = Measurement(f"{number:064x}", duration=3.0, has_video=True, has_audio=True)
-        cache.put(path.name, status.st_size, status.st_mtime_ns, measured)
+        cache.put(path.name, FileState.of(path), measured)
         labels.append(f"{name},{'good' if number % 2 else 'bad'}")
     cache.save()
     (root / "labels.csv").write_text("\n".join([*labels, ""]))

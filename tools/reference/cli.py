@@ -29,13 +29,14 @@ are stages of `dvc.yaml` are run by `dvc repro` in the right order. `--help` pri
 |---|---|
 | 0 | The command is done. |
 | 1 | Partial success, or a failure that may pass; see below. |
-| 2 | The input is wrong, the disk is full, another run holds the store, or `doctor` expects that a run would stop. |
+| 2 | The input is wrong, another run holds the store, or `doctor` expects that a run would stop. |
 | 130 | The command was interrupted by Ctrl-C or SIGTERM. Completed work is kept; the same command continues. |
 
 Exit code 1 has these causes:
 
 - The share of quarantined clips exceeds `max_quarantined`.
 - A failure may pass on the next try: a file that could not be read, a server that is down, a budget that is used up.
+- The disk is full. The message names the file and its file system.
 - `store verify` found damage, or `store import` found bad arrays.
 - `doctor` expects that a run would finish with losses.
 

@@ -134,12 +134,15 @@ FILES = (
             "labels": ("list of text", "The labels, in the order of the model's outputs."),
             "candidates": ("list of text", "Clip ids in the order of the submission."),
             "synthetic": ("boolean", "Whether the corpus is generated."),
+            "manifest_sha256": ("text", "SHA-256 of the manifest that was written with this file."),
+            "digest": ("text", "Digest of the other keys."),
         },
     ),
     FileEntry(
         "data/index/findings.csv",
         "index",
-        "Missing or inconsistent parts of the corpus. The run continues.",
+        "Missing or inconsistent parts of the corpus. The run continues. A cell that a spreadsheet would evaluate "
+        "starts with an apostrophe.",
         columns={
             "kind": ("text", "Kind of the finding, such as `label_without_file` or `duplicate_content`."),
             **described(Finding, ("clip_id", "message", "count")),
@@ -175,6 +178,11 @@ FILES = (
         },
     ),
     FileEntry(
+        "data/transcripts/transcripts.csv.sha256",
+        "transcribe",
+        "SHA-256 of `transcripts.csv`, in the format of `sha256sum`.",
+    ),
+    FileEntry(
         "data/transcripts/cache/", "transcribe", "Transcripts by digest of the file, as immutable `.jsonl` parts."
     ),
     FileEntry(
@@ -188,6 +196,9 @@ FILES = (
         "rewrite",
         "The texts of each clip; the text branch reads this table. An empty cell: the clip has no such text.",
         columns={"clip_id": _CLIP_ID, **described(ClipText)},
+    ),
+    FileEntry(
+        "data/rewrite/rewrites.csv.sha256", "rewrite", "SHA-256 of `rewrites.csv`, in the format of `sha256sum`."
     ),
     FileEntry("data/rewrite/cache/", "rewrite", "Label scores of the LLM by fingerprint; see [formats](formats.md)."),
     FileEntry("data/rewrite/answers/", "rewrite", "Answers of the LLM for `rewrite.how: written`, by fingerprint."),
@@ -260,7 +271,8 @@ FILES = (
     FileEntry(
         "data/labels/next.csv",
         "refine",
-        "The clips whose verdict by a person would be most informative, the most informative first.",
+        "The clips whose verdict by a person would be most informative, the most informative first. A cell that a "
+        "spreadsheet would evaluate starts with an apostrophe, which `refine` removes again.",
         columns={
             **described(Decision, ("clip_id", "split", "given_label", "decision")),
             "first": ("number", "Probability of the most probable label."),

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ecmf_pipeline.core.errors import ModelError
-from ecmf_pipeline.encoders.base_config import MODELS_COMMAND, MODELS_HINT
+from ecmf_pipeline.core.weights import MODELS_COMMAND, MODELS_HINT
 from ecmf_pipeline.encoders.config import EfficientNetConfig
 from ecmf_pipeline.encoders.inference import Inference
 from ecmf_pipeline.encoders.preprocess import PictureEncoder, PicturePreparer, Preprocessing

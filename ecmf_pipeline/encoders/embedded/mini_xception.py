@@ -21,8 +21,8 @@ from torch import nn
 
 from ecmf_pipeline.core.console import silence_native_stderr
 from ecmf_pipeline.core.errors import ModelError
+from ecmf_pipeline.core.weights import MODELS_COMMAND, MODELS_HINT
 from ecmf_pipeline.encoders.base import Encoder, Encoding, Preparer
-from ecmf_pipeline.encoders.base_config import MODELS_COMMAND, MODELS_HINT
 from ecmf_pipeline.encoders.config import MiniXceptionConfig
 from ecmf_pipeline.encoders.embedded.efficientnet import SameConv2d, SameMaxPool2d, batch_norm, fold
 from ecmf_pipeline.encoders.inference import Inference

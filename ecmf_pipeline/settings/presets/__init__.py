@@ -2,7 +2,8 @@
 
 params.yaml is merged over its preset key by key. Two values replace the preset's value as a whole, since a merge would
 change their meaning: an entry of ``encoders`` with a ``type``, and ``extract.encoders`` unless it is empty (a modality
-that it does not list is not used).
+that it does not list is not used). A ``revision`` of the preset is the commit of its ``model``, so it is dropped if
+params.yaml sets another model.
 """
 
 from __future__ import annotations
@@ -11,8 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from ecmf_pipeline.core.documents import parse_yaml
 from ecmf_pipeline.core.errors import ParamsError
 
 DEFAULT_PRESET = "embedded"
@@ -35,7 +35,7 @@ def preset_document(name: str) -> dict[str, Any]:
     if name not in preset_names():
         names = ", ".join(preset_names())
         raise ParamsError(f"preset: there is no preset {name!r}", f"use one of {names}", keys=["preset"])
-    document: dict[str, Any] = yaml.safe_load((_FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+    document: dict[str, Any] = parse_yaml((_FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
     return document
 
 
@@ -50,6 +50,8 @@ def merge_over_preset(
         place: Keys that lead to both.
     """
     merged = dict(below)
+    if above.get("model", below.get("model")) != below.get("model"):
+        merged.pop("revision", None)
     for key, value in above.items():
         base, key_path = below.get(key), (*place, key)
         if isinstance(base, Mapping) and isinstance(value, Mapping) and not _replaces_preset(key_path, value):

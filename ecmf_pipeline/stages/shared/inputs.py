@@ -13,6 +13,7 @@ from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.arrays import assign_folds, split_halves
 from ecmf_pipeline.core.clips import (
     Clip,
+    ClipText,
     Corpus,
     Modality,
     label_indices,
@@ -21,14 +22,17 @@ from ecmf_pipeline.core.clips import (
     read_texts,
 )
 from ecmf_pipeline.core.console import echo, format_count
-from ecmf_pipeline.core.errors import CorpusError, MissingInput, ModelError
-from ecmf_pipeline.core.files import fingerprint, read_json, sha256_file
+from ecmf_pipeline.core.errors import CorpusError, MissingInput
+from ecmf_pipeline.core.files import read_json, sha256_file
 from ecmf_pipeline.core.predictions import PredictionTable
 from ecmf_pipeline.encoders.config import TextConfig
-from ecmf_pipeline.extraction.features import FeatureOrigin, StoredFeatures, open_features
+from ecmf_pipeline.extraction.features import FeatureOrigin, StoredFeatures, open_features, open_store
 from ecmf_pipeline.labels.tables import read_decisions, read_human_labels, read_votes
 from ecmf_pipeline.settings.params import Params
 from ecmf_pipeline.sharing.versions import keep_version
+from ecmf_pipeline.store import FeatureStore
+from ecmf_pipeline.store.dvc_links import share_with_dvc
+from ecmf_pipeline.store.kept import KeptParts
 from ecmf_pipeline.transcription.table import read_transcripts, with_transcripts
 
 FUSION = "fusion"
@@ -48,7 +52,7 @@ def read_manifest_with_transcripts(params: Params) -> list[Clip]:
     """Read the manifest and add the transcripts of `transcribe` to clips without one.
 
     Raises:
-        MissingInput: If `index` has not run yet, or `transcribe` has not run although params name its model.
+        MissingInput: If `index` has not run yet, or `transcribe` has not run although params need its transcripts.
     """
     return _add_transcripts_to(params, read_manifest(paths.MANIFEST))
 
@@ -57,13 +61,13 @@ def add_transcripts(params: Params, corpus: Corpus) -> Corpus:
     """Return the corpus with the transcripts of `transcribe` added to clips without one.
 
     Raises:
-        MissingInput: If `transcribe` has not run yet although params name its model.
+        MissingInput: If `transcribe` has not run yet although params need its transcripts.
     """
     return replace(corpus, clips=_add_transcripts_to(params, corpus.clips))
 
 
 def _add_transcripts_to(params: Params, clips: list[Clip]) -> list[Clip]:
-    if params.transcribe.model is None:
+    if params.transcribe.model is None or not params.needs_transcripts:
         return clips
     return with_transcripts(clips, read_transcripts(paths.TRANSCRIPTS))
 
@@ -105,23 +109,53 @@ def refined_labels(corpus: Corpus) -> TrainingLabels:
     """Return the clips with a given or refined label in refined.csv; clips with weight 0 only take part in folds.
 
     Raises:
-        MissingInput: If `refine` has not run yet, or its table has labels that are no longer in the corpus.
+        MissingInput: If `refine` has not run yet, or ran on other clips or labels.
     """
-    decisions = {
-        decision.clip_id: decision
-        for decision in read_decisions(paths.REFINED)
-        if decision.weight > 0 or decision.given_label
-    }
-    clips = [clip for clip in corpus.clips if clip.clip_id in decisions]
-    chosen = [decisions[clip.clip_id] for clip in clips]
+    by_clip = zip(corpus.clips, read_decisions(paths.REFINED, corpus=corpus), strict=True)
+    chosen = [(clip, decision) for clip, decision in by_clip if decision.weight > 0 or decision.given_label]
     index = {label: position for position, label in enumerate(corpus.labels)}
-    names = [decision.refined_label or decision.given_label for decision in chosen]
-    if not set(names) <= set(index):
-        raise MissingInput(
-            f"{paths.REFINED} has labels that are no longer in the corpus", "write it again", command="ecmf-pipe refine"
-        )
+    names = [decision.refined_label or decision.given_label for _, decision in chosen]
     labels = np.array([index[name] for name in names], np.int64)
-    return TrainingLabels(clips, labels, np.array([decision.weight for decision in chosen]))
+    return TrainingLabels(
+        [clip for clip, _ in chosen], labels, np.array([decision.weight for _, decision in chosen], np.float64)
+    )
+
+
+def read_needed_texts(params: Params, clips: Sequence[Clip]) -> dict[str, ClipText]:
+    """Read the texts by clip id; empty if no encoder in use computes features of texts.
+
+    Raises:
+        MissingInput: If `rewrite` has not run yet, or ran when params needed no transcripts or no enriched ones.
+        InputError: If the table is damaged.
+    """
+    if not params.text_columns:
+        return {}
+    texts = read_texts(paths.REWRITES)
+    needed = [column for column in ("original", "enriched") if column in params.text_columns]
+    if any(clip.transcript.strip() for clip in clips):
+        for column in needed:
+            if not any(getattr(text, column).strip() for text in texts.values()):
+                raise MissingInput(
+                    f"{paths.REWRITES} holds no {column} transcripts, which an encoder in use reads",
+                    "write it again",
+                    command="ecmf-pipe rewrite",
+                )
+    return texts
+
+
+def open_modality_store(params: Params, modality: Modality) -> FeatureStore:
+    """Open the features of a modality, which must have the settings in params; see `open_store`.
+
+    Every command that reads stored features of the project opens them by this function.
+
+    Raises:
+        MissingInput: If there are no features.
+        StaleStore: If there are only features of other settings.
+        ModelError: If embedded weights were altered.
+    """
+    store = open_store(paths.features(modality), params.settings_of(modality, weights_required=False))
+    share_with_dvc(KeptParts(store.folder))  # `dvc repro` has committed them since they were extracted
+    return store
 
 
 def open_stored(params: Params, clips: Sequence[Clip]) -> StoredFeatures:
@@ -136,10 +170,9 @@ def open_stored(params: Params, clips: Sequence[Clip]) -> StoredFeatures:
     """
     return open_features(
         clips,
-        read_texts(paths.REWRITES),
+        read_needed_texts(params, clips),
         list(params.extract.encoders),
-        store_root=paths.features,
-        fingerprint_of=lambda modality: expected_fingerprint(params, modality),
+        open_modality=lambda modality: open_modality_store(params, modality),
     )
 
 
@@ -166,13 +199,34 @@ def all_votes(corpus: Corpus) -> dict[str, NDArray[np.float64]]:
     Raises:
         MissingInput: If `vote` or `predict` has not run yet, or ran on other clips than the manifest lists.
     """
-    table = read_votes(paths.VOTES, corpus.labels)
-    fusion = PredictionTable.read(paths.predictions("given") / "fusion.csv")
-    for clip_ids, stage in ((table.clip_ids, "vote"), (fusion.clip_ids, "predict")):
-        if list(clip_ids) != [clip.clip_id for clip in corpus.clips]:
-            message = f"the output of {stage} has other clips than {paths.MANIFEST}"
-            raise MissingInput(message, "write it again", command=f"ecmf-pipe {stage}")
+    table = read_votes(paths.VOTES, corpus.labels, [clip.clip_id for clip in corpus.clips])
+    fusion = read_given_predictions("fusion", corpus)
     return table.votes if FUSION in table.votes else {**table.votes, FUSION: fusion.votes()}
+
+
+def read_given_predictions(variant: str, corpus: Corpus) -> PredictionTable:
+    """Read the predictions of a model that was trained on the given labels.
+
+    Args:
+        variant: ``fusion`` or a modality.
+        corpus: The corpus, each clip of which must have a prediction.
+
+    Raises:
+        MissingInput: If `predict` has not run yet, or ran on other clips or labels.
+        InputError: If the file is damaged.
+    """
+    return _read_predictions(paths.predictions("given") / f"{variant}.csv", corpus, command="ecmf-pipe predict")
+
+
+def _read_predictions(path: Path, corpus: Corpus, *, command: str) -> PredictionTable:
+    table = PredictionTable.read(path, command=command, clips=corpus.clips)
+    if list(table.label_names) != corpus.labels:
+        raise MissingInput(
+            f"{path} has the labels {', '.join(table.label_names)} instead of {', '.join(corpus.labels)}",
+            "train the models again and predict",
+            command=command.replace("predict", "train") + f" && {command}",
+        )
+    return table
 
 
 def refined_sha256() -> str:
@@ -205,17 +259,19 @@ def check_trained_on_current_labels(labels_sha256: str, models: str, hint: str, 
         raise MissingInput(f"{models} were trained before {paths.REFINED} changed", hint, command=command)
 
 
-def read_refined_predictions(path: Path) -> PredictionTable:
+def read_refined_predictions(path: Path, corpus: Corpus) -> PredictionTable:
     """Read predictions of the models that were trained on the current refined labels.
 
     Args:
         path: One of the tables that `predict` wrote for these models.
+        corpus: The corpus, each clip of which must have a prediction.
 
     Raises:
-        MissingInput: If `predict` has not run yet, or the models were trained on other refined labels.
+        MissingInput: If `predict` has not run yet, or ran on other clips or labels, or the models were trained on other
+            refined labels.
         InputError: If a file is damaged.
     """
-    table = PredictionTable.read(path, command="ecmf-pipe predict --labels refined")
+    table = _read_predictions(path, corpus, command="ecmf-pipe predict --labels refined")
     record = paths.trained_on("refined")
     if record.is_file():
         check_trained_on_current_labels(
@@ -262,11 +318,3 @@ def text_halves(params: Params, features: Mapping[str, NDArray[np.float32]]) -> 
         return {}
     raw, enriched = split_halves(features[text.value], params.train.pool)
     return {"raw": raw, "enriched": enriched}
-
-
-def expected_fingerprint(params: Params, modality: Modality) -> str | None:
-    """Return the fingerprint of a modality's settings in params; None if it is unknown because weights are missing."""
-    try:
-        return fingerprint(params.settings_of(modality))
-    except ModelError:
-        return None  # features pulled from a colleague can be read without the weights

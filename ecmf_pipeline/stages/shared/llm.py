@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import Clip, Corpus, Modality, label_indices
+from ecmf_pipeline.core.clips import Clip, Corpus, Modality, label_indices, read_corpus_description
 from ecmf_pipeline.core.console import echo, format_count
-from ecmf_pipeline.core.files import read_json
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.encoders.config import EgemapsConfig, MiniXceptionConfig
 from ecmf_pipeline.extraction.run import current_digests
@@ -25,8 +24,7 @@ from ecmf_pipeline.llm.scoring import ScoringResult, label_scores
 from ecmf_pipeline.llm.server_run import Budget
 from ecmf_pipeline.llm.votes import calibrated_votes, calibration_summary, drop_short_transcripts, transcript_scores
 from ecmf_pipeline.settings.params import Params
-from ecmf_pipeline.stages.shared.inputs import expected_fingerprint, folds_of
-from ecmf_pipeline.store import FeatureStore
+from ecmf_pipeline.stages.shared.inputs import folds_of, open_modality_store
 
 REWRITE_FILES = AnswerFiles("rewrite", paths.REWRITE_CACHE, paths.DATA / ".rewrite.spool", paths.quarantine("rewrite"))
 REWRITE_ANSWER_FILES = replace(REWRITE_FILES, cache=paths.REWRITE_ANSWERS)
@@ -47,7 +45,7 @@ LLM_SOURCES = {"text": "llm", "cues": "llm/cues", "frames": "llm/frames"}
 
 def labels_to_ask() -> Sequence[str]:
     """Return the labels of the corpus, or MER's six if it has fewer than two, since texts can be enriched anyway."""
-    labels: Sequence[str] = read_json(paths.CORPUS, made_by="index")["labels"]
+    labels: Sequence[str] = read_corpus_description().labels
     return labels if len(labels) >= 2 else MER_LABELS
 
 
@@ -64,10 +62,11 @@ def read_contexts(params: Params, clips: Sequence[Clip]) -> dict[str, Context]:
         clips: All clips of the corpus.
 
     Raises:
-        MissingInput: If params include cues and `cues` has not run yet.
+        MissingInput: If params include cues and `cues` has not run yet, or ran on other clips.
     """
+    clip_ids = [clip.clip_id for clip in clips]
     return rewrite_contexts(
-        clips, params.rewrite, [read_cues(paths.cues(Modality(kind))) for kind in params.rewrite.cues]
+        clips, params.rewrite, [read_cues(paths.cues(Modality(kind)), clip_ids) for kind in params.rewrite.cues]
     )
 
 
@@ -83,7 +82,7 @@ def cues_of(params: Params, clips: Sequence[Clip], modality: Modality) -> dict[s
         MissingInput: If the features are not extracted yet.
         StaleStore: If the features were made with other settings than params has.
     """
-    store = FeatureStore.open(paths.features(modality), expected_fingerprint(params, modality))
+    store = open_modality_store(params, modality)
     digests = current_digests(modality, clips, {}, store)
     rows = store.load([clip.clip_id for clip in clips], digests=digests).values.astype(np.float64)
     if store.dim is None:  # no clip has an input of this modality
@@ -163,6 +162,7 @@ def llm_votes(
             faces=params.faces,
             answer_files=frame_files,
             budget=budget,
+            index_cache=paths.INDEX_CACHE,
         )
     votes = {}
     for source, scored in scores.items():

@@ -45,11 +45,12 @@ def fingerprints_in_use(params: Params) -> dict[str, str]:
     """Return the fingerprint of the questions of each source; scored rewrites and text votes share one."""
     labels, config, inputs = labels_to_ask(), params.llm, params.vote.inputs
     fingerprints: dict[str, str] = {}
-    if params.rewrite.how == "written":
+    how = params.rewrite.how if params.needs_enriched_texts else "not used"
+    if how == "written":
         prompt = load_rewrite_prompt(params.rewrite.prompt)
         settings = generation_settings(config, prompt.answer_schema(), prompt.settings())
         fingerprints["rewrite"] = fingerprint(settings)
-    if params.rewrite.how == "scored" or ("text" in inputs and config.votes.examples == "packaged"):
+    if how == "scored" or ("text" in inputs and config.votes.examples == "packaged"):
         fingerprints["llm"] = fingerprint(config.settings(labels))
     for source, (fold_prompt, _) in _by_fold(params).items():
         fingerprints[source] = fingerprint(config.settings(labels, fold_prompt))

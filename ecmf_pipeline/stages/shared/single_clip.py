@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import Clip, ClipId, ClipText, Modality, Split, read_corpus_tables
+from ecmf_pipeline.core.clips import Clip, ClipId, ClipText, Modality, Split, read_corpus_description
 from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.core.errors import ClipError, InputError
-from ecmf_pipeline.core.files import fingerprint, sha256_file
+from ecmf_pipeline.core.files import sha256_file
 from ecmf_pipeline.encoders.config import ImportedConfig
-from ecmf_pipeline.extraction.features import FeatureOrigin, check_feature_origins, open_features
+from ecmf_pipeline.extraction.features import FeatureOrigin, check_feature_origins, open_features, open_store
 from ecmf_pipeline.extraction.run import extract, open_writers, plan_branch
 from ecmf_pipeline.llm.answers import AnswerFiles
 from ecmf_pipeline.llm.prompt import Context
@@ -41,7 +41,7 @@ class ClipPrediction:
         probs: Probability of each label.
         modality_weights: Share of each modality; 0 if it is missing.
         missing: Reason why a modality is missing, by modality.
-        enriched: Enriched transcript; "" without a transcript.
+        enriched: Enriched transcript; "" without a transcript, or if the models do not read it.
     """
 
     label: str
@@ -72,7 +72,7 @@ def run(video: Path | None, text: str, labels: paths.Labels | None, *, as_json: 
     if not folder.is_dir():
         raise missing_models(labels)
     ensemble = Ensemble.load(folder)
-    corpus_labels = read_corpus_tables().labels
+    corpus_labels = read_corpus_description().labels
     if corpus_labels:  # an unlabelled corpus can be predicted with a model from elsewhere
         ensemble.check_label_names(corpus_labels)
     prediction = predict_clip(params, ensemble, video, text, corpus_labels)
@@ -109,19 +109,20 @@ def predict_clip(
     root = Path() if video is None else video.parent
     settings = _settings(params, ensemble)
     with tempfile.TemporaryDirectory(prefix="ecmf-clip-") as name:
-        texts = _enriched(params, clip, Path(name), labels) if "text" in ensemble.modalities else {}
+        reads_texts = "text" in ensemble.modalities and params.text_columns
+        texts = _enriched(params, clip, Path(name), labels) if reads_texts else {}
         return _predicted(params, ensemble, settings, clip, texts, root, Path(name))
 
 
 def _settings(params: Params, ensemble: Ensemble) -> dict[Modality, dict[str, Any]]:
-    """Return the settings of each modality in use that the models take; media settings may differ from training."""
+    """Return the settings of each modality in use that the models take; they must be those of training."""
     used = [Modality(name) for name in ensemble.modalities if Modality(name) in params.extract.encoders]
-    settings = {m: params.settings_of(m) for m in used}
-    origins = {m.value: FeatureOrigin(encoders=params.extract.encoders[m], settings=settings[m]) for m in used}
+    known = {m: params.settings_of(m, weights_required=False) for m in used}  # another encoder is reported first
+    origins = {m.value: FeatureOrigin(encoders=params.extract.encoders[m], settings=known[m]) for m in used}
     check_feature_origins(
-        ensemble.origins, origins, hint="train the models again", command="ecmf-pipe train", columns_only=True
+        ensemble.origins, origins, hint="train the models again", command="ecmf-pipe train", other_machine=True
     )
-    return settings
+    return {m: params.settings_of(m) for m in used}
 
 
 def _with_media(clip: Clip, video: Path) -> Clip:
@@ -146,6 +147,8 @@ def _with_media(clip: Clip, video: Path) -> Clip:
 def _enriched(params: Params, clip: Clip, folder: Path, labels: list[str]) -> dict[str, ClipText]:
     if not clip.transcript:
         return {}
+    if not params.needs_enriched_texts:
+        return {clip.clip_id: ClipText(clip.transcript)}
     rewritten = enrich_transcripts(
         params.llm.model_copy(update={"workers": 0, "max_quarantined": 1.0}),
         params.rewrite,
@@ -203,8 +206,7 @@ def _predicted(
         [clip],
         texts,
         computed,
-        store_root=store,
-        fingerprint_of=lambda modality: fingerprint(settings[modality]),
+        open_modality=lambda modality: open_store(store(modality), settings[modality]),
     )
     features = stored.read([clip.clip_id], ensemble.pool or params.train.pool)
     for modality in computed:

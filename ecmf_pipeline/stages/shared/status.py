@@ -7,11 +7,12 @@ from pathlib import Path
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, ClipText, Modality, read_manifest, read_texts
-from ecmf_pipeline.encoders.embedded.packages import embedded_model
-from ecmf_pipeline.extraction.run import BranchInputs, coverage
+from ecmf_pipeline.core.errors import MissingInput, StaleStore
+from ecmf_pipeline.core.weights import embedded_model
+from ecmf_pipeline.extraction.run import BranchInputs, clip_limits, coverage
 from ecmf_pipeline.runner.quarantine import read_quarantine
 from ecmf_pipeline.settings.params import Params
-from ecmf_pipeline.stages.shared.inputs import expected_fingerprint
+from ecmf_pipeline.stages.shared.inputs import open_modality_store
 from ecmf_pipeline.transcription.table import read_transcripts, with_transcripts
 
 Row = tuple[str, int | str, int | str, int | str, int | str]
@@ -30,7 +31,7 @@ def stage_rows(params: Params) -> Iterator[Row]:
         yield "index", 0, "all", "", ""
         return
     clips = read_manifest(paths.MANIFEST)
-    if params.transcribe.model and paths.TRANSCRIPTS.is_file():
+    if params.transcribe.model and params.needs_transcripts and paths.TRANSCRIPTS.is_file():
         clips = with_transcripts(clips, read_transcripts(paths.TRANSCRIPTS))
     quarantined = len(read_quarantine(paths.quarantine("index")))
     without_file = sum(not clip.path for clip in clips)
@@ -41,13 +42,17 @@ def stage_rows(params: Params) -> Iterator[Row]:
 
 
 def _clip_rows(params: Params, clips: list[Clip]) -> Iterator[Row]:
-    texts = read_texts(paths.REWRITES) if paths.REWRITES.is_file() else {}
+    texts = read_texts(paths.REWRITES) if paths.REWRITES.is_file() and params.text_columns else {}
     with_text = {
         clip.clip_id: (clip.transcript, clip.translation)
         for clip in clips
-        if clip.transcript.strip() or clip.translation.strip()
+        if params.text_columns and (clip.transcript.strip() or clip.translation.strip())
     }
-    rewritten = {clip_id: (text.original, text.translation) for clip_id, text in texts.items()}
+    rewritten = {
+        clip_id: (text.original, text.translation)
+        for clip_id, text in texts.items()
+        if text.enriched or not (text.original and params.needs_enriched_texts)
+    }
     done = sum(rewritten.get(clip_id) == text for clip_id, text in with_text.items())
     yield "rewrite", done, len(with_text) - done, len(clips) - len(with_text), ""
     for modality in params.extract.encoders:
@@ -57,15 +62,24 @@ def _clip_rows(params: Params, clips: list[Clip]) -> Iterator[Row]:
             texts,
             root=paths.features(modality),
             quarantine_path=paths.quarantine("extract", modality),
-            fingerprint=expected_fingerprint(params, modality),
+            fingerprint=_fingerprint_in_use(params, modality),
             branch_inputs=BranchInputs.of(params.encoder_of(modality), params.faces),
+            limits=clip_limits(params.extract, params.media),
         )
         # Texts that are not rewritten yet count as missing, not as absent.
         pending = 0
-        if modality is Modality.TEXT:
+        if modality is Modality.TEXT and params.text_columns:
             pending = _count_pending(clips, texts, params.encoder_of(modality).text_columns)
         row = (counts.done, counts.missing + pending, counts.absent - pending, counts.quarantined)
         yield f"extract {modality.value}", *row
+
+
+def _fingerprint_in_use(params: Params, modality: Modality) -> str:
+    """Return the fingerprint of the features that other stages would read; one without features if there are none."""
+    try:
+        return open_modality_store(params, modality).fingerprint
+    except (MissingInput, StaleStore):
+        return "none"
 
 
 def _count_pending(clips: Sequence[Clip], texts: Mapping[str, ClipText], columns: Sequence[str]) -> int:

@@ -10,15 +10,24 @@ from typing import Any
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, ClipText, Modality, read_manifest, read_texts
-from ecmf_pipeline.core.errors import InputError, MissingInput, ModelError, ParamsError
+from ecmf_pipeline.core.errors import (
+    InputError,
+    MissingInput,
+    MissingWeights,
+    ModelError,
+    ParamsError,
+    StaleStore,
+    StoreError,
+)
 from ecmf_pipeline.core.files import fingerprint
 from ecmf_pipeline.encoders.config import ImportedConfig, has_imported_features
 from ecmf_pipeline.extraction.config import ExtractConfig
+from ecmf_pipeline.extraction.features import open_store
 from ecmf_pipeline.extraction.run import BranchInputs, input_digests
 from ecmf_pipeline.interop.feature_import import ImportReport, import_features
 from ecmf_pipeline.interop.feature_sources import open_source
 from ecmf_pipeline.settings.params import Params, load_params
-from ecmf_pipeline.store import make_current
+from ecmf_pipeline.store import FeatureStore, make_current
 from ecmf_pipeline.store.state import GroupSummary
 
 _DEPTH = len(paths.features(Modality.AUDIO).parts)
@@ -62,10 +71,16 @@ class StoreProject:
         digests = input_digests(self.modality, self.clips, self.texts or {}, branch_inputs)
         return {clip.clip_id: digests.get(clip.clip_id) for clip in self.clips}
 
+    def open(self) -> FeatureStore:
+        """Open the features of the settings in params; the current ones if params are unknown or do not use them."""
+        if self.params is None or self.modality is None or self.modality not in self.params.extract.encoders:
+            return FeatureStore.open(self.root)
+        return open_store(self.root, self.params.settings_of(self.modality, weights_required=False))
+
     def settings_in_use(self) -> dict[str, Mapping[str, Any]] | None:
         """Return the settings in params by fingerprint, empty if the modality is not in use; None if unknown.
 
-        They are unknown without params or without weights.
+        They are unknown without params. Without weights they are those of the features that `open` opens.
         """
         if self.params is None or self.modality is None:
             return None
@@ -73,9 +88,20 @@ class StoreProject:
             return {}
         try:
             settings = self.params.settings_of(self.modality)
+        except MissingWeights:
+            return self._settings_of_stored()
         except ModelError:
             return None
         return {fingerprint(settings): settings}
+
+    def _settings_of_stored(self) -> dict[str, Mapping[str, Any]] | None:
+        try:
+            store = self.open()
+        except (StaleStore, MissingInput):
+            return {}
+        except StoreError:
+            return None
+        return {store.fingerprint: store.settings}
 
 
 def project_of(root: Path) -> StoreProject:

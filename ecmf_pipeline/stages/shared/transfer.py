@@ -8,13 +8,17 @@ from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.core.errors import MissingInput
 from ecmf_pipeline.core.files import write_json
-from ecmf_pipeline.core.predictions import PredictionTable
 from ecmf_pipeline.evaluation.scoring import Evaluator
 from ecmf_pipeline.evaluation.transfer import evaluate_transfer, label_map, transfer_summary
 from ecmf_pipeline.extraction.features import check_feature_origins
 from ecmf_pipeline.fusion.prediction import CONFIG_FILE, Ensemble
 from ecmf_pipeline.settings.params import load_params
-from ecmf_pipeline.stages.shared.inputs import feature_origins, open_stored, read_labelled_corpus
+from ecmf_pipeline.stages.shared.inputs import (
+    feature_origins,
+    open_stored,
+    read_given_predictions,
+    read_labelled_corpus,
+)
 
 
 def run(folder: Path, mapping: list[str]) -> None:
@@ -41,7 +45,10 @@ def run(folder: Path, mapping: list[str]) -> None:
         )
     ensemble = Ensemble.load(folder)
     evaluator = Evaluator(corpus.clips, corpus.labels, params.evaluate)
-    own = {path.stem: PredictionTable.read(path).by_clip() for path in paths.predictions("given").glob("*.csv")}
+    own = {
+        path.stem: read_given_predictions(path.stem, corpus).by_clip()
+        for path in paths.predictions("given").glob("*.csv")
+    }
     if "fusion" not in own:
         raise MissingInput(
             f"{paths.predictions('given') / 'fusion.csv'} does not exist",

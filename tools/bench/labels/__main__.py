@@ -1,7 +1,8 @@
-"""Benchmark label refinement: ``python -m tools.bench.labels [gold|nogold|speed|meld|next ...]``.
+"""Benchmark label refinement: ``python -m tools.bench.labels [gold|nogold|ties|speed|meld|next ...]``.
 
 - ``gold`` and ``nogold`` compare `combine_votes` to other methods on generated votes with known truth, with and without
   gold labels.
+- ``ties`` compares tie-breaks of the majority of three sources, generated and real.
 - ``speed`` measures it on 130,000 clips.
 - ``meld`` flips labels of real utterances and measures the gain of each treatment of the noisy labels.
 - ``next`` compares rules that select clips for manual labels.
@@ -113,6 +114,13 @@ def _compare(
     return difference, float(pooled[OURS].mean() - pooled["majority"].mean()), float(np.mean(errors))
 
 
+def break_ties(arguments: argparse.Namespace) -> None:
+    """Measure tie-breaking in the majority of three sources."""
+    from tools.bench.labels.ties import ties
+
+    ties(arguments.seeds, _echo)
+
+
 def speed(arguments: argparse.Namespace) -> None:
     """Measure CPU seconds for 130,000 clips and six sources."""
     _echo("\nCPU time of combine_votes, 130,000 clips, 6 sources")
@@ -153,6 +161,7 @@ def _meld_folder(arguments: argparse.Namespace) -> Path | None:
 PARTS: dict[str, Callable[[argparse.Namespace], None]] = {
     "gold": with_gold,
     "nogold": without_gold,
+    "ties": break_ties,
     "speed": speed,
     "meld": meld,
     "next": next_clips,

@@ -2,16 +2,19 @@
 
 ``*hangs*`` blocks in native code and holds the interpreter lock; ``*segfaults*`` reads address 0; ``*aborts*`` aborts
 like a failed assertion in C; ``*eats*`` runs out of memory; ``*killed*`` is killed by a signal. With ``once`` in the
-name, the fault occurs the first time only. All other calls use the real PyAV.
+name, the fault occurs the first time only. All other calls use the real PyAV. With ``ECMF_SLOW_DISK`` in the
+environment, ``*slow*`` cannot be hashed in time.
 """
 
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import importlib.util
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -74,3 +77,14 @@ def _faulty_open(file: Any, *arguments: Any, **options: Any) -> Any:
 
 
 _av.open = _faulty_open
+
+if "ECMF_SLOW_DISK" in os.environ:
+    _digest = hashlib.file_digest
+
+    def _slow_digest(file: Any, *arguments: Any) -> Any:
+        if "slow" in Path(file.name).stem:
+            _trigger_fault(Path("read slow.mp4"))
+            time.sleep(100)
+        return _digest(file, *arguments)
+
+    hashlib.file_digest = _slow_digest

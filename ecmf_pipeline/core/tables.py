@@ -1,0 +1,248 @@
+"""Read csv tables that this package writes, and write tables for people.
+
+A damaged table gives one error: the file, the row, and the command that writes it again.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from ecmf_pipeline.core.errors import InputError, MissingInput
+from ecmf_pipeline.core.files import sha256_file, write_atomic, write_csv
+
+Row = TypeVar("Row")
+
+
+@dataclass(frozen=True, slots=True)
+class TableFile:
+    """The text of a csv table, with the reaction to damage.
+
+    Attributes:
+        path: The csv file.
+        text: Its text.
+        command: The shell command that writes the file; None if a person writes it.
+        hint: How to fix the file.
+        error: Class of the errors.
+    """
+
+    path: Path
+    text: str
+    command: str | None
+    hint: str
+    error: type[InputError] = InputError
+
+    def damaged(self, problem: str, row: int | None = None) -> InputError:
+        """Return the error of a damaged table.
+
+        Args:
+            problem: The damage.
+            row: Number of the row as a spreadsheet shows it: the header is row 1. None if no single row is the cause.
+        """
+        where = f"{self.path}: row {row}" if row else f"{self.path}"
+        return self.error(f"{where} is damaged: {problem}", self.hint, command=self.command)
+
+    def rows(self) -> Iterator[list[str]]:
+        """Yield the header and all rows; each row has as many cells as the header.
+
+        Blank lines of tables that a person writes are skipped.
+
+        Raises:
+            InputError: If the table is empty, a quote is not closed, a row has another number of cells, two columns
+                have the same name, or there is a NUL.
+        """
+        if "\0" in self.text:
+            raise self.damaged("it holds a NUL byte", self.text.count("\n", 0, self.text.index("\0")) + 1)
+        records = csv.reader(io.StringIO(self.text, newline=""), strict=True)
+        number = 0
+        width = -1
+        try:
+            for number, record in enumerate(records, start=1):
+                if not record and self.command is None:
+                    continue
+                if len(record) != width:
+                    if width >= 0:
+                        raise self.damaged(f"{len(record)} cells instead of {width}", number)
+                    width = len(record)
+                    if len(set(record)) < width:
+                        raise self.damaged("two columns have the same name", number)
+                yield record
+        except csv.Error as error:
+            raise self.damaged(str(error), number + 1) from error
+        if width < 1:
+            raise self.damaged("it is empty")
+
+    def header(self) -> list[str]:
+        """Return the names of the columns."""
+        return next(self.rows())
+
+    def parse(self, parse: Callable[[list[str]], Row], columns: Sequence[str] = (), *, key: int = 1) -> list[Row]:
+        """Convert each row.
+
+        Args:
+            parse: Function of the cells of a row; raises ValueError if they are damaged.
+            columns: The expected header; empty if it is already checked.
+            key: Number of leading columns that identify a row; 0 if rows may repeat.
+
+        Raises:
+            InputError: If the header differs, a row is damaged, or two rows have the same key.
+        """
+        records = self.rows()
+        header = next(records)
+        if columns and header != list(columns):
+            raise self.damaged(_wrong_header(header, columns), 1)
+        parsed: list[Row] = []
+        seen: set[object] = set()
+        for number, record in enumerate(records, start=2):
+            try:
+                parsed.append(parse(record))
+            except ValueError as error:
+                raise self.damaged(str(error), number) from error
+            if key:
+                seen.add(record[0] if key == 1 else tuple(record[:key]))
+                if len(seen) < len(parsed):
+                    raise self.damaged(f"{', '.join(map(repr, record[:key]))} occurs twice", number)
+        return parsed
+
+    def outdated(self, problem: str, row: int | None = None) -> MissingInput:
+        """Return the error of a table that does not belong to the current manifest; see `damaged`."""
+        where = f"{self.path}: row {row}" if row else f"{self.path}"
+        return MissingInput(f"{where} differs from the manifest: {problem}", self.hint, command=self.command)
+
+    def check_covers(self, found: Sequence[str], expected: Sequence[str]) -> None:
+        """Check that the table has the clips of the manifest, all of them, in their order.
+
+        Args:
+            found: Clip ids of the table.
+            expected: Clip ids of the manifest.
+
+        Raises:
+            MissingInput: If it has other clips.
+        """
+        if list(found) == list(expected):
+            return
+        missing, unknown = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
+        problem = "it has other clips"
+        if missing:
+            problem = f"it has other clips, and no row for {missing[0]!r}"
+        elif unknown:
+            problem = f"it has other clips, such as {unknown[0]!r}"
+        raise self.outdated(f"{problem} ({len(found)} clips instead of {len(expected)})")
+
+
+def open_table(
+    path: Path, *, command: str | None, hint: str = "write it again", error: type[InputError] = InputError
+) -> TableFile:
+    """Read a csv table that `write_csv` or `write_sealed_csv` wrote, without parsing it.
+
+    Raises:
+        MissingInput: If the file does not exist.
+        InputError: If the bytes are not UTF-8, the last row is cut, or the file differs from its seal.
+    """
+    if not path.is_file():
+        raise MissingInput(f"{path} does not exist", "run the stage that writes it", command=command)
+    data = path.read_bytes()
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as decode_error:
+        row = data.count(b"\n", 0, decode_error.start) + 1
+        raise TableFile(path, "", command, hint, error).damaged(
+            f"byte {decode_error.start} is not UTF-8", row
+        ) from decode_error
+    table = TableFile(path, text, command, hint, error)
+    if text and not text.endswith("\n"):
+        raise table.damaged("the last row is cut off", text.count("\n") + 1)
+    seal = seal_of(path)
+    if seal.is_file() and seal.read_bytes() != _seal(path).encode():
+        raise table.damaged(f"it has changed since it was written: its SHA-256 differs from {seal.name}")
+    return table
+
+
+def write_sealed_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> bool:
+    """Write a csv table and its SHA-256 beside it, in the format of ``sha256sum``; return whether its bytes changed.
+
+    For tables that need not cover the manifest: nothing else shows that rows are missing.
+    """
+    changed = write_csv(path, header, rows)
+    write_atomic(seal_of(path), _seal(path), only_if_changed=True)
+    return changed
+
+
+def seal_of(path: Path) -> Path:
+    """Return the file with the SHA-256 of a sealed table."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _seal(path: Path) -> str:
+    return f"{sha256_file(path)}  {path.name}\n"
+
+
+def one_of(cell: str, values: Collection[str], what: str) -> str:
+    """Return a cell that must be one of ``values``.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if cell not in values:
+        raise ValueError(f"unknown {what} {cell!r}")
+    return cell
+
+
+def parse_flag(cell: str) -> bool:
+    """Return the boolean of ``1`` or ``0``.
+
+    Raises:
+        ValueError: If the cell is something else.
+    """
+    return one_of(cell, ("0", "1"), "flag") == "1"
+
+
+def parse_count(cell: str) -> int:
+    """Return a whole number of at least 0, written in ASCII digits only.
+
+    Raises:
+        ValueError: If the cell is something else.
+    """
+    if not (cell.isascii() and cell.isdigit()):
+        raise ValueError(f"{cell!r} is not a whole number")
+    return int(cell)
+
+
+def parse_number(cell: str, low: float = 0.0, high: float = float("inf")) -> float:
+    """Return a finite number from ``low`` to ``high``.
+
+    Raises:
+        ValueError: If the cell is something else.
+    """
+    number = float(cell)
+    if not (low <= number <= high and abs(number) < float("inf")) or "_" in cell:
+        raise ValueError(f"{cell!r} is not a number from {low:g} to {high:g}")
+    return number
+
+
+def _wrong_header(header: Sequence[str], columns: Sequence[str]) -> str:
+    if missing := [name for name in columns if name not in header]:
+        return f"no column {missing[0]!r}"
+    return f"the columns are {', '.join(header)} instead of {', '.join(columns)}"
+
+
+_FORMULA = re.compile("'*[=+\\-@\t\r]")
+"""Start of a cell that spreadsheets evaluate, or that has been escaped already."""
+
+
+def as_spreadsheet_text(cell: str) -> str:
+    """Return a cell that spreadsheets show as text: one that could be a formula gets an apostrophe in front.
+
+    For tables that people open. `from_spreadsheet_text` is the inverse.
+    """
+    return f"'{cell}" if _FORMULA.match(cell) else cell
+
+
+def from_spreadsheet_text(cell: str) -> str:
+    """Return the cell without the apostrophe of `as_spreadsheet_text`."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell

