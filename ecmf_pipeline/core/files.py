@@ -164,6 +164,13 @@ def flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def hide_from_git_and_dvc(folder: Path) -> None:
+    """Create a folder that Git and DVC ignore."""
+    for name in (".gitignore", ".dvcignore"):
+        if not (folder / name).is_file():
+            write_atomic(folder / name, "*\n")
+
+
 def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, in hex."""
     with path.open("rb") as file:

@@ -15,6 +15,9 @@ Labels = Literal["given", "refined"]
 DVC = ".dvc"
 """Name of the folder that makes a folder a DVC project."""
 
+KEPT_ROOT = Path(".ecmf")
+"""Folder in the main DVC project of everything that no verb of DVC or Git may remove."""
+
 PARAMS = Path("params.yaml")
 DATA = Path("data")
 MODELS = DATA / "models"

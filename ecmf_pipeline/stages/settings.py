@@ -12,14 +12,13 @@ from ecmf_pipeline.core.clips import read_corpus_description
 from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.settings.resolve import write_settings
+from ecmf_pipeline.sharing.versions import keep_version
 
 
 def run() -> None:
     """Write `data/settings/*.json`."""
     params = load_params()
     if params.refine.verdicts is not None:
-        from ecmf_pipeline.sharing.versions import keep_version  # imports NumPy
-
         keep_version(Path(params.refine.verdicts))
     changed, unknown = write_settings(params, read_corpus_description().labels)
     paths.CUES.mkdir(parents=True, exist_ok=True)  # `rewrite` depends on the folder even if rewrite.cues is empty
