@@ -44,8 +44,8 @@ _UNREAD_KINDS = (
     _UnreadKind(
         "audio file",
         _extensions(
-            "wav mp3 flac ogg oga opus m4a aac wma aiff aif amr m4b mka weba caf spx ac3 eac3 dts ape wv mp2 mpa au snd "
-            "w64 awb tta"
+            "wav mp3 flac ogg oga opus m4a aac wma aiff aif amr m4b mka weba caf spx ac3 eac3 dts ape wv mp2 mpa au "
+            "snd w64 awb tta"
         ),
         "audio files are not clips; to use them, put each into a container: ffmpeg -i NAME.wav -c copy NAME.mkv",
     ),

@@ -64,8 +64,22 @@ def test_unread_files_are_reported_by_kind_with_counts(tmp_path: Path, read: Rea
 
 @pytest.mark.parametrize(
     "name",
-    ["a.mka", "a.m4b", "a.qt", "a.mod", "a.trp", "a.nut", "a.heic", "a.sbv", "a.ttml", "a.idx", "a.feather"]
-    + ["a.h5", "a.zst", "a.mp4.part", "a.mp4.crdownload"],
+    [
+        "a.mka",
+        "a.m4b",
+        "a.qt",
+        "a.mod",
+        "a.trp",
+        "a.nut",
+        "a.heic",
+        "a.sbv",
+        "a.ttml",
+        "a.idx",
+        "a.feather",
+        "a.h5",
+        "a.zst",
+        "a.mp4.part",
+    ],
 )
 def test_rare_extensions_are_reported(tmp_path: Path, read: Read, name: str) -> None:
     touch_files(tmp_path, "clip.mp4", name)
