@@ -84,7 +84,10 @@ def _read_stream(path: Path, container: InputContainer, stream: Any, config: Med
     seconds = len(samples) / SAMPLE_RATE
     extent = reader.extent()
     if len(samples) and stream.duration and declared_length(container):  # for an empty stream, FFmpeg invents a length
-        own_extent = Extent(seconds, float(stream.duration * stream.time_base))
+        start = float((stream.start_time or 0) * stream.time_base)
+        # A sound with a gap has fewer samples than its length; players are silent there.
+        readable = max(seconds, reader.ends.get(stream.index, 0.0) - start)
+        own_extent = Extent(readable, float(stream.duration * stream.time_base))
         extent = min(extent, own_extent, key=lambda extent: extent.share)
     if extent.share < config.least_readable:
         raise TruncatedMedia(f"truncated audio: {extent}", limit=extent.share)
