@@ -83,7 +83,7 @@ def run() -> None:
         },
         clips=corpus.clips,
         index=read_sealed_json(paths.INDEX_METRICS, made_by="index"),
-        findings=_read_findings(),
+        findings=read_findings(),
         quarantine=read_all(paths.QUARANTINE, params.extract.encoders),
         coverage=covered,
         encoders={modality.value: store.settings for modality, store in stores.items()},
@@ -104,7 +104,7 @@ def run() -> None:
     echo(f"report: {paths.REPORT}")
 
 
-def _read_findings() -> list[dict[str, str]]:
+def read_findings() -> list[dict[str, str]]:
     """Read the table of findings, whose cells are escaped for spreadsheets."""
     table = open_table(paths.FINDINGS, command="ecmf-pipe index")
     columns = table.header()
