@@ -18,7 +18,13 @@ from ecmf_pipeline.core.arrays import Floats, Ints
 from ecmf_pipeline.core.clips import ClipId, Corpus, Split
 from ecmf_pipeline.core.errors import InputError, MissingInput
 from ecmf_pipeline.core.files import read_text, write_atomic
-from ecmf_pipeline.core.tables import TableFile, as_spreadsheet_text, from_spreadsheet_text, open_table
+from ecmf_pipeline.core.tables import (
+    TableFile,
+    as_spreadsheet_text,
+    from_spreadsheet_text,
+    open_table,
+    write_sealed,
+)
 from ecmf_pipeline.labels.refine import Decision, LabelAction, Vote
 from ecmf_pipeline.labels.votes import first_choice
 
@@ -92,7 +98,7 @@ def write_votes(
         "label": _label_names(first_choice(rows), labels),
     }
     columns |= {f"p_{label}": np.round(rows[:, k], 6) for k, label in enumerate(labels)}
-    _write(path, pd.DataFrame(columns))
+    write_sealed(path, _as_csv(pd.DataFrame(columns)))
 
 
 def read_votes(path: Path, labels: Sequence[str], clip_ids: Sequence[str] | None = None) -> VoteTable:
@@ -126,6 +132,7 @@ def read_votes(path: Path, labels: Sequence[str], clip_ids: Sequence[str] | None
         table.check_covers(sorted(found), clip_ids)
     votes = np.full((len(sources), len(found), len(labels)), np.nan)
     votes[source_codes, clip_codes] = values
+    table.check_seal()
     return VoteTable(tuple(found), dict(zip(sources, votes, strict=True)))
 
 
@@ -226,7 +233,7 @@ def write_refined(
     for column in ("weight", "confidence", "agreement"):
         columns[column] = np.round(np.array(columns[column], np.float64), 6)
     order = sorted(range(len(decisions)), key=lambda i: decisions[i].clip_id)
-    _write(path, pd.DataFrame(columns).iloc[order])
+    write_sealed(path, _as_csv(pd.DataFrame(columns).iloc[order]))
 
 
 def read_decisions(path: Path, *, votes: bool = False, corpus: Corpus | None = None) -> list[Decision]:
@@ -269,6 +276,7 @@ def read_decisions(path: Path, *, votes: bool = False, corpus: Corpus | None = N
         reject(is_vote != frame[f"{source}_prob"].notna(), f"a vote of {source} without a probability, or the reverse")
     if corpus is not None:
         _check_belongs_to(table, frame, corpus, ["refined_label", *vote_columns])
+    table.check_seal()
     loaded = sources if votes else []
     columns = [*REFINED_COLUMNS, *(f"{source}_{part}" for source in loaded for part in ("vote", "prob"))]
 
@@ -333,7 +341,7 @@ def write_clips_to_label(
     frame = pd.DataFrame(columns)
     frame.insert(4, "first", np.round(ranked[:, -1], 6))
     frame.insert(5, "second", np.round(ranked[:, -2], 6))
-    _write(path, frame)
+    write_atomic(path, _as_csv(frame), only_if_changed=True)
 
 
 def _is_probability(column: str) -> bool:
@@ -345,8 +353,9 @@ def _label_names(hard_votes: NDArray[np.int64], labels: Sequence[str]) -> NDArra
     return np.array([*labels, ""], dtype=object)[hard_votes]
 
 
-def _write(path: Path, frame: pd.DataFrame) -> None:
-    write_atomic(path, frame.to_csv(index=False, lineterminator="\n"), only_if_changed=True)
+def _as_csv(frame: pd.DataFrame) -> str:
+    text: str = frame.to_csv(index=False, lineterminator="\n")
+    return text
 
 
 def _reject_names(path: Path, sources: pd.Series[str]) -> None:

@@ -26,8 +26,15 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import FiniteFloat, TypeAdapter
 
-from ecmf_pipeline.core.console import format_count
-from ecmf_pipeline.core.errors import ClipTimeout, InputError, ServerUnavailable, TooManyQuarantined, TryAgain
+from ecmf_pipeline.core.console import format_count, warn
+from ecmf_pipeline.core.errors import (
+    ClipTimeout,
+    InputError,
+    ServerUnavailable,
+    StoreError,
+    TooManyQuarantined,
+    TryAgain,
+)
 from ecmf_pipeline.core.files import flush_folder, sha256_bytes, sha256_text, write_atomic
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.schema import Value
@@ -47,6 +54,7 @@ BRANCH = "llm"
 SCORE_DECIMALS = 6
 """Number of decimals of a stored score."""
 _HASH_DIGITS = 8
+_SHA256_DIGITS = 64
 _PART = re.compile(r"part-(\d{6,})-[0-9a-f]{8}\.jsonl")
 
 
@@ -276,7 +284,7 @@ class AnswerWriter(PartWriter[RowT], Generic[RowT]):
         """Combine finished batches into one part; see `PartWriter`. An answer that several clips share counts once."""
         keys = [self._keys[clip_id] for clip_id in clip_ids]
         with self._kept(tasks) as batches:
-            rows = {row.key: row for payload in batches for row in self.cache.parse(payload)}
+            rows = {row.key: row for payload in batches for row in self.cache.parse(unpack_lines(payload))}
             self.append((rows[key] for key in dict.fromkeys(keys) if key in rows), number)
         return len(rows)
 
@@ -289,7 +297,7 @@ class AnswerWriter(PartWriter[RowT], Generic[RowT]):
         self.cache.refresh()
 
     def _adopt(self, leftovers: Sequence[Path]) -> int:
-        adopted = self.append(row for path in leftovers for row in self.cache.parse(path.read_bytes()))
+        adopted = self.append(row for path in leftovers for row in self.cache.parse(_read_batch(path)))
         for path in leftovers:
             path.unlink()
         return adopted
@@ -299,9 +307,31 @@ class AnswerWriter(PartWriter[RowT], Generic[RowT]):
 
 
 def pack_rows(rows: Sequence[CacheRow]) -> bytes:
-    """Return the lines of a finished batch; several clips may share a row."""
+    """Return the lines of a finished batch and their SHA-256; several clips may share a row."""
     unique = {row.key: row for row in rows}
-    return "".join(row.line() for row in unique.values()).encode()
+    lines = "".join(row.line() for row in unique.values()).encode()
+    return lines + sha256_bytes(lines).encode()
+
+
+def unpack_lines(payload: bytes) -> bytes:
+    """Return the lines of `pack_rows`.
+
+    Raises:
+        StoreError: If the batch is damaged.
+    """
+    lines, digest = payload[:-_SHA256_DIGITS], payload[-_SHA256_DIGITS:]
+    if sha256_bytes(lines).encode() != digest:
+        raise StoreError("a finished batch of answers is damaged", "run the same command again: it asks for them")
+    return lines
+
+
+def _read_batch(path: Path) -> bytes:
+    """Return the lines of the batch of a killed run; none if it is damaged."""
+    try:
+        return unpack_lines(path.read_bytes())
+    except StoreError as error:
+        warn(f"{path}: {error.message}", "its questions are sent again")
+        return b""
 
 
 def part_files(folder: Path) -> list[Path]:

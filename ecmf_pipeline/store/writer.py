@@ -122,7 +122,7 @@ class StoreWriter(PartWriter[FeatureRow]):
         if not leftovers or not has_fingerprint(self.root, self.fingerprint):
             return 0  # batches of a removed store stay in the spool until the store exists again
         before = len(self._open_store())
-        self.append([row for path in leftovers for row in _read_batch(path)])
+        self.append([row for path in leftovers for row in read_batch(path)])
         for path in leftovers:
             path.unlink()
         return len(self._open_store()) - before
@@ -131,7 +131,12 @@ class StoreWriter(PartWriter[FeatureRow]):
         return 1 + max((part_number(name) for name in part_names(self.folder)), default=-1)
 
 
-def _read_batch(path: Path) -> list[FeatureRow]:
+def read_batch(path: Path) -> list[FeatureRow]:
+    """Read the finished batch of a killed run.
+
+    Raises:
+        StoreError: If it is damaged.
+    """
     try:
         return unpack_rows(path.read_bytes())
     except StoreError as error:

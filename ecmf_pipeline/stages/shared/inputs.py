@@ -23,7 +23,7 @@ from ecmf_pipeline.core.clips import (
 )
 from ecmf_pipeline.core.console import echo, format_count
 from ecmf_pipeline.core.errors import CorpusError, MissingInput
-from ecmf_pipeline.core.files import read_json, sha256_file
+from ecmf_pipeline.core.files import read_sealed_json, sha256_file
 from ecmf_pipeline.core.predictions import PredictionTable
 from ecmf_pipeline.encoders.config import TextConfig
 from ecmf_pipeline.extraction.features import FeatureOrigin, StoredFeatures, open_features, open_store
@@ -275,7 +275,7 @@ def read_refined_predictions(path: Path, corpus: Corpus) -> PredictionTable:
     record = paths.trained_on("refined")
     if record.is_file():
         check_trained_on_current_labels(
-            str(read_json(record, made_by="predict").get("labels_sha256", "")),
+            read_sealed_json(record, made_by="predict --labels refined")["labels_sha256"],
             f"the models behind {path}",
             "train the models again and predict",
             command="ecmf-pipe train --labels refined && ecmf-pipe predict --labels refined",
