@@ -14,6 +14,8 @@ Labels = Literal["given", "refined"]
 
 DVC = ".dvc"
 """Name of the folder that makes a folder a DVC project."""
+KEPT = Path(".ecmf")
+"""Folder of a DVC project in which results are kept that DVC and Git must not remove."""
 
 PARAMS = Path("params.yaml")
 DATA = Path("data")
