@@ -14,9 +14,8 @@ Labels = Literal["given", "refined"]
 
 DVC = ".dvc"
 """Name of the folder that makes a folder a DVC project."""
-
-KEPT_ROOT = Path(".ecmf")
-"""Folder in the main DVC project of everything that no verb of DVC or Git may remove."""
+KEPT = Path(".ecmf")
+"""Folder of a DVC project in which results are kept that DVC and Git must not remove."""
 
 PARAMS = Path("params.yaml")
 DATA = Path("data")

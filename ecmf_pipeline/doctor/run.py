@@ -13,7 +13,7 @@ from typing import Any
 from ecmf_pipeline.core.clips import ClipText, Modality
 from ecmf_pipeline.core.console import echo, format_bytes, format_count
 from ecmf_pipeline.core.errors import EcmfError
-from ecmf_pipeline.core.paths import KEPT_ROOT
+from ecmf_pipeline.core.paths import KEPT
 from ecmf_pipeline.doctor.checks import Check, State, duration, exit_code
 from ecmf_pipeline.doctor.corpus import CorpusState, check_corpus, clips_with_transcript, probe_clips, read_state
 from ecmf_pipeline.doctor.models import check_device, check_encoders, check_revisions, check_weights, workers_of
@@ -184,8 +184,6 @@ def check_kept() -> Iterator[Check]:
     parts = [part for _, parts in list_kept() for part in parts]
     if parts:
         size, only_here = sum(part.bytes for part in parts), sum(part.only_here for part in parts)
-        message = (
-            f"{KEPT_ROOT} holds {format_bytes(size)} of features and answers, {format_bytes(only_here)} of it alone"
-        )
+        message = f"{KEPT} holds {format_bytes(size)} of features and answers, {format_bytes(only_here)} of it alone"
         hint, command = ("list it", "ecmf-pipe cache ls") if only_here else ("", "")
         yield Check("kept", State.OK, message, hint, {"bytes": size, "only_here": only_here}, command)

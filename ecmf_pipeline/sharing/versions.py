@@ -9,8 +9,8 @@ import os
 from pathlib import Path
 
 from ecmf_pipeline.core.console import format_count, warn
-from ecmf_pipeline.core.files import hide_from_git_and_dvc, sha256_file, write_atomic
-from ecmf_pipeline.core.paths import KEPT_ROOT, dvc_project, main_project
+from ecmf_pipeline.core.files import hide_folder, sha256_file, write_atomic
+from ecmf_pipeline.core.paths import KEPT, dvc_project, main_project
 
 _DIGITS = 12
 
@@ -26,7 +26,7 @@ def keep_version(path: Path) -> None:
     project = dvc_project(path)
     if project is None or main_project(project) != project:
         return
-    folder = project / KEPT_ROOT / "versions" / Path(os.path.abspath(path)).relative_to(project)  # noqa: PTH100
+    folder = project / KEPT / "versions" / Path(os.path.abspath(path)).relative_to(project)  # noqa: PTH100
     before = max(folder.glob(f"*{path.suffix}"), key=lambda version: version.stat().st_mtime_ns, default=None)
     if not path.is_file():
         if before:
@@ -42,7 +42,7 @@ def keep_version(path: Path) -> None:
             f"diff {before.relative_to(project)} {path}",
         )
     if before != kept or not kept.is_file():
-        hide_from_git_and_dvc(project / KEPT_ROOT)
+        hide_folder(project / KEPT)
         write_atomic(kept, path.read_bytes())
 
 

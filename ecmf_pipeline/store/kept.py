@@ -26,8 +26,8 @@ from pathlib import Path
 
 from ecmf_pipeline.core.console import warn
 from ecmf_pipeline.core.errors import MissingInput, StoreError
-from ecmf_pipeline.core.files import flush_folder, hide_from_git_and_dvc, sha256_text, write_atomic
-from ecmf_pipeline.core.paths import KEPT_ROOT, dvc_project, main_project
+from ecmf_pipeline.core.files import flush_folder, hide_folder, sha256_text, write_atomic
+from ecmf_pipeline.core.paths import KEPT, dvc_project, main_project
 from ecmf_pipeline.store.format import (
     PartAttributes,
     Parts,
@@ -63,7 +63,7 @@ class KeptParts:
     def __init__(self, source: Path) -> None:
         self.source = source
         self.project = project = dvc_project(source)
-        self._root = main_project(project) / KEPT_ROOT if project else None
+        self._root = main_project(project) / KEPT if project else None
         self.folder = None
         if project and self._root:
             self.folder = self._root / "kept" / Path(os.path.abspath(source)).relative_to(project)  # noqa: PTH100
@@ -89,7 +89,7 @@ class KeptParts:
         if not new:
             return
         try:
-            hide_from_git_and_dvc(self._root)
+            hide_folder(self._root)
             for name in new:
                 with suppress(FileNotFoundError):  # merged into another part meanwhile
                     _place(self.source / name, self.folder / name, self._root / _STAGING)
@@ -240,11 +240,11 @@ class KeptPart:
 
 def list_kept() -> Iterator[tuple[KeptParts, list[KeptPart]]]:
     """Yield the kept folders of the DVC project in the current directory, sorted, with their parts."""
-    project = dvc_project(KEPT_ROOT)
+    project = dvc_project(KEPT)
     if project is None:
         return
     main = main_project(project)
-    kept = main / KEPT_ROOT / "kept"
+    kept = main / KEPT / "kept"
     folders = {path.parent for path in kept.rglob("part-*") if not path.parent.name.startswith("part-")}
     for folder in sorted(folders):
         parts = KeptParts(main / folder.relative_to(kept))
@@ -254,8 +254,8 @@ def list_kept() -> Iterator[tuple[KeptParts, list[KeptPart]]]:
 
 def clear_staging() -> None:
     """Remove what killed processes left half-written in the kept folder of the current DVC project."""
-    project = dvc_project(KEPT_ROOT)
-    staging = main_project(project) / KEPT_ROOT / _STAGING if project else None
+    project = dvc_project(KEPT)
+    staging = main_project(project) / KEPT / _STAGING if project else None
     for path in staging.iterdir() if staging and staging.is_dir() else ():
         with suppress(FileNotFoundError):
             if path.stat().st_mtime < time.time() - _STALE_SECONDS:

@@ -14,8 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from ecmf_pipeline.core.errors import StoreBusy
-from ecmf_pipeline.core.files import exclusive_lock, hide_from_git_and_dvc
-from ecmf_pipeline.core.paths import DVC, KEPT_ROOT, dvc_project, main_project
+from ecmf_pipeline.core.files import exclusive_lock, hide_folder
+from ecmf_pipeline.core.paths import DVC, KEPT, dvc_project, main_project
 
 _LOCK = "lock"
 
@@ -33,8 +33,8 @@ def spool_of(folder: Path, lock: Path) -> tuple[Path, Path]:
     if main.stat().st_dev != project.stat().st_dev:
         return folder, lock  # parts are renamed from the spool into the store
     workspace = "+".join(project.relative_to(main / DVC).parts)
-    moved = main / KEPT_ROOT / "spool" / workspace / _below(project, folder)
-    hide_from_git_and_dvc(main / KEPT_ROOT)
+    moved = main / KEPT / "spool" / workspace / _below(project, folder)
+    hide_folder(main / KEPT)
     return moved, moved / _LOCK
 
 
@@ -46,7 +46,7 @@ def orphaned_spools(folder: Path) -> Iterator[Path]:
     """
     project = dvc_project(folder)
     if project is not None:
-        for workspace in sorted((main_project(project) / KEPT_ROOT / "spool").glob("*")):
+        for workspace in sorted((main_project(project) / KEPT / "spool").glob("*")):
             if (spool := workspace / _below(project, folder)).is_dir():
                 yield spool
 
@@ -76,7 +76,7 @@ def adopt_spools(folder: Path, own: Path, log: str = "") -> None:
         except StoreBusy:
             continue  # the run is active
         for empty in spool.parents:
-            if empty.name == "spool" and empty.parent.name == KEPT_ROOT.name:
+            if empty.name == "spool" and empty.parent.name == KEPT.name:
                 break
             with suppress(OSError):  # not empty
                 empty.rmdir()
