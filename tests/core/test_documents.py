@@ -108,3 +108,9 @@ def test_a_long_list_is_refused_before_all_of_it_is_read():
         assert tracemalloc.get_traced_memory()[1] < 30e6
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("number", ["1" + ":59" * 20_000, "0x" + "f" * 20_000, "1" + ":59" * 20_000 + ".5"])
+def test_long_numbers_are_refused(number):
+    with pytest.raises(yaml.MarkedYAMLError, match="too long"):
+        parse_yaml(f"a: {number}")
