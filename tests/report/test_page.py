@@ -146,7 +146,9 @@ def make_report_input(labels: list[str], *, clips: int = 12, mark: str = "") -> 
         confidence = 0.5 + number / (2 * clips)
         reason = f"because{mark}"
         refined.append(
-            Decision(ClipId(clip_id), split, given, after, LabelAction(decision), 0.5, confidence, 0.5, reason, votes)
+            Decision(
+                ClipId(clip_id), split, given, after, LabelAction(decision), 0.5, confidence, 0.5, reason, votes=votes
+            )
         )
     entry = QuarantineEntry(
         f"clip000{mark}", "extract", "face", f"NoFaceFound{mark}", f"0 of 16{mark}", "ab", "cd", "now"

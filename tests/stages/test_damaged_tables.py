@@ -115,11 +115,17 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_votes(paths.VOTES, ids, votes, LABELS)
     posterior = rng.dirichlet((1, 1), CLIPS)
     decisions = [
-        Decision(clip.clip_id, clip.split, clip.given_label, clip.given_label, LabelAction.KEEP, 0.5, 0.8, 0.5, "agree")
+        Decision(
+            clip.clip_id, clip.split, clip.given_label, clip.given_label, LabelAction.KEEP, 0.5, 0.8, 0.5, "agree",
+            "happy", "sad", 1.5, 0.5, 0.75, 0.25,
+        )
         if clip.given_label
-        else Decision(clip.clip_id, clip.split, "", "", LabelAction.LEAVE, 0.0, 0.6, float("nan"), "unsure")
+        else Decision(
+            clip.clip_id, clip.split, "", "", LabelAction.LEAVE, 0.0, 0.6, float("nan"), "unsure",
+            "sad", "happy", 0.5, 0.25, 0.0, 0.25,
+        )
         for clip in clips
-    ]
+    ]  # fmt: skip
     write_refined(paths.REFINED, decisions, votes, posterior, LABELS)
     PredictionTable(
         clip_ids=tuple(ids),
