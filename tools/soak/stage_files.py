@@ -120,9 +120,41 @@ def _label_files(corpus: Corpus, clip_ids: list[str], rng: np.random.Generator) 
     votes["llm"][::5] = np.nan
     write_votes(paths.VOTES, clip_ids, votes, LABELS)
     decisions = [
-        Decision(clip.clip_id, clip.split, clip.given_label, clip.given_label, LabelAction.KEEP, 0.5, 0.8, 0.5, "agree")
+        Decision(
+            clip.clip_id,
+            clip.split,
+            clip.given_label,
+            clip.given_label,
+            LabelAction.KEEP,
+            0.5,
+            0.8,
+            0.5,
+            "agree",
+            "happy",
+            "sad",
+            1.5,
+            0.5,
+            0.75,
+            0.25,
+        )
         if clip.given_label
-        else Decision(clip.clip_id, clip.split, "", "", LabelAction.LEAVE, 0.0, 0.6, float("nan"), "unsure")
+        else Decision(
+            clip.clip_id,
+            clip.split,
+            "",
+            "",
+            LabelAction.LEAVE,
+            0.0,
+            0.6,
+            float("nan"),
+            "unsure",
+            "sad",
+            "happy",
+            0.5,
+            0.25,
+            0.0,
+            0.25,
+        )
         for clip in corpus.clips
     ]
     write_refined(paths.REFINED, decisions, votes, rng.dirichlet((1, 1), CLIPS), LABELS)
