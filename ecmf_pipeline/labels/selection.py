@@ -42,7 +42,8 @@ def can_be_judged(clips: Sequence[Clip]) -> Bools:
     Clips without a file count, because a corpus of imported features has none.
     """
     other = [not clip.path or bool(clip.transcript.strip() or clip.translation.strip()) for clip in clips]
-    return has_readable_media(clips) | np.array(other, dtype=bool)
+    judged: Bools = has_readable_media(clips) | np.array(other, dtype=bool)
+    return judged
 
 
 def select_clips_to_label(gain: Floats, labels: Ints, eligible: Bools, count: int, *, last: Bools) -> list[int]:

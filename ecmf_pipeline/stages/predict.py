@@ -65,6 +65,8 @@ def run(labels: paths.Labels) -> None:
     submitted.write(paths.deployed_predictions(labels))
     if fusion.labels_sha256:
         write_sealed_json(paths.trained_on(labels), {"labels_sha256": fusion.labels_sha256})
+    else:
+        paths.trained_on(labels).unlink(missing_ok=True)
     write_submission(paths.submission(labels), corpus.candidates, submitted.by_clip())
     echo(
         f"predict ({labels} labels): {len(corpus.clips)} clips by {', '.join(tables)}; "
