@@ -95,6 +95,7 @@ def make_project(folder: Path) -> bool:
         if (folder / name).exists():
             raise InputError(f"{folder / name} already exists", "choose a new folder")
     folder.mkdir(parents=True, exist_ok=True)
+    is_new_repository = not _succeeds(["git", "rev-parse", "--is-inside-work-tree"], folder)
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copyfile(_template(name), folder / name)
     for below, names in IGNORED.items():
@@ -103,7 +104,6 @@ def make_project(folder: Path) -> bool:
         present = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
         lines = [*present, *(f"/{name}" for name in names if f"/{name}" not in present)]
         write_atomic(path, "".join(f"{line}\n" for line in lines))
-    is_new_repository = not _succeeds(["git", "rev-parse", "--is-inside-work-tree"], folder)
     if is_new_repository:
         _run(["git", "init", "--quiet"], folder)
     if not (folder / ".dvc").is_dir():

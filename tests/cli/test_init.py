@@ -14,8 +14,9 @@ from dvc_render.vega_templates import TEMPLATES
 from typer.testing import CliRunner
 
 from ecmf_pipeline.cli.main import app
+from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.core.paths import DATA
-from ecmf_pipeline.sharing.new_project import IGNORED
+from ecmf_pipeline.sharing.new_project import IGNORED, make_project
 
 NOT_STAGES = {"status", "init", "encoders", "doctor", "score"}
 
@@ -184,6 +185,14 @@ def test_new_project_is_committed_and_the_environment_need_not_be_active(tmp_pat
     assert git(project, "status", "--short") == "?? clip.mp4\n"
 
 
+def test_without_git_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError) as caught:
+        make_project(tmp_path / "project")
+    assert "git" in caught.value.message
+    assert not list((tmp_path / "project").iterdir())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("reason", ["no identity", "existing repository"])
 def test_init_prints_the_command_of_a_commit_that_it_does_not_make(tmp_path, reason):
@@ -234,8 +243,16 @@ def test_user_errors_print_one_message_and_exit_with_code_2(tmp_path, arguments,
 
 @pytest.mark.slow
 def test_commands_outside_a_project_report_the_missing_params(tmp_path):
-    for name in sorted(command_names() - {"init", "score"}):
-        process = ecmf_pipe(name, folder=tmp_path)
-        assert process.returncode == 2, name
+    commands = [[name] for name in sorted(command_names() - {"init", "score"})]
+    for words in (
+        *commands,
+        ["store", "ls"],
+        ["store", "verify"],
+        ["store", "compact"],
+        ["llm", "ls"],
+        ["llm", "prune"],
+    ):
+        process = ecmf_pipe(*words, folder=tmp_path)
+        assert process.returncode == 2, words
         assert "params.yaml" in process.stderr
         assert process.stderr.splitlines()[-1].strip() == "ecmf-pipe init FOLDER"
