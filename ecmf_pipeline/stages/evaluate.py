@@ -5,7 +5,7 @@ from __future__ import annotations
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.core.errors import TooFewClips
-from ecmf_pipeline.core.files import write_json
+from ecmf_pipeline.core.files import write_json, write_sealed_json
 from ecmf_pipeline.evaluation.controls import compare_controls, fusion_predictions, predict_out_of_fold, training_sets
 from ecmf_pipeline.evaluation.label_quality import LabelEvidence, compare_methods, measure_calibration, measure_sources
 from ecmf_pipeline.evaluation.scoring import Evaluator, evaluate
@@ -64,8 +64,8 @@ def run() -> None:
     evidence = LabelEvidence.of(corpus, votes, human_labels=verdicts, folds=folds, seed=seed, config=label_model)
     results["label_model"] = measure_calibration(evidence)
     results["label_methods"] = compare_methods(evidence, params.evaluate)
-    write_json(paths.SOURCES, measure_sources(evidence, labels))
-    write_json(paths.METRICS / "evaluate.json", results)
+    write_sealed_json(paths.SOURCES, measure_sources(evidence, labels))
+    write_sealed_json(paths.METRICS / "evaluate.json", results)
     quarantined = {entry.clip_id for entry in read_all(paths.QUARANTINE, params.extract.encoders)}
     write_json(paths.SUMMARY, summary_metrics(results, evaluator.interval(refined.by_clip()), len(quarantined)))
     write_plots(paths.PLOTS, evaluator, refined, results)

@@ -271,12 +271,16 @@ FILES = (
     FileEntry(
         "data/labels/next.csv",
         "refine",
-        "The clips whose verdict by a person would be most informative, the most informative first. A cell that a "
-        "spreadsheet would evaluate starts with an apostrophe, which `refine` removes again.",
+        "The clips that a person should label next, the highest expected gain first; clips without readable media are "
+        "last. See [the gain](../explanation/labels.md#clips-to-label-next). A cell that a spreadsheet would evaluate "
+        "starts with an apostrophe, which `refine` removes again.",
         columns={
-            **described(Decision, ("clip_id", "split", "given_label", "decision")),
-            "first": ("number", "Probability of the most probable label."),
-            "second": ("number", "Probability of the second most probable label."),
+            **described(Decision, ("clip_id",)),
+            **described(Clip, ("path",)),
+            **described(Decision, ("split", "given_label", "decision")),
+            "gain": ("number", "Probability that a verdict changes the label of the clip."),
+            **described(Clip, ("transcript",)),
+            "sources": ("text", "The sources that vote for each label, with their probability, most votes first."),
             **described(Decision, ("reason",)),
         },
     ),
