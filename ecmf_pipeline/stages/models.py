@@ -15,7 +15,7 @@ def run() -> None:
     paths.MODELS.mkdir(parents=True, exist_ok=True)  # DVC expects the folder even if params name no weights
     models = [embedded_model(name) for name in load_params().models.names]
     added = [model.name for model in progress(models, "models", unit="model") if fetch(model, paths.MODELS)]
-    echo(f"models: {len(added)} added, {len(models) - len(added)} present, all SHA-256 digests verified")
+    echo(f"models: {len(added)} fetched, {len(models) - len(added)} present, all SHA-256 digests verified")
 
 
 def show() -> None:
