@@ -6,7 +6,6 @@ A command imports its stage only when it runs. The help and short commands there
 from __future__ import annotations
 
 import errno
-import shlex
 import signal
 import sys
 import tempfile
@@ -295,11 +294,12 @@ def doctor(*, as_json: Annotated[bool, typer.Option("--json", help="Print one JS
 def init(folder: Annotated[Path, typer.Argument(help="Project folder; created if it does not exist.")]) -> None:
     """Create a project: a folder with dvc.yaml and params.yaml, set up for git and DVC."""
     from ecmf_pipeline.core.console import echo
-    from ecmf_pipeline.sharing.new_project import make_project
+    from ecmf_pipeline.sharing.new_project import make_project, next_commands
 
-    make_project(folder)
+    committed = make_project(folder)
     echo(f"created project {folder}: set `corpus` in its params.yaml (or keep the sample), then run")
-    echo("  dvc repro" if folder.resolve() == Path.cwd() else f"  cd {shlex.quote(str(folder))} && dvc repro")
+    for command in next_commands(folder, committed=committed):
+        echo(f"  {command}")
 
 
 def main() -> None:

@@ -44,6 +44,7 @@ REFINED = DATA / "labels" / "refined.csv"
 NEXT = DATA / "labels" / "next.csv"
 METRICS = DATA / "metrics"
 INDEX_METRICS = METRICS / "index.json"
+SUMMARY = METRICS / "summary.json"
 PLOTS = METRICS / "plots"
 ABLATE = METRICS / "ablate.json"
 SOURCES = METRICS / "sources.json"
@@ -70,6 +71,11 @@ def quarantine(stage: str, modality: Modality | None = None) -> Path:
 def models_trained_on(labels: Labels) -> Path:
     """Return the folder of trained models, with one folder for each variant (``fusion`` or a modality)."""
     return DATA / "fusion" / labels
+
+
+def training_curve(labels: Labels) -> Path:
+    """Return the table with the validation loss of the fusion model in each epoch, for DVC plots."""
+    return PLOTS / f"training_{labels}.csv"
 
 
 def predictions(labels: Labels) -> Path:

@@ -46,6 +46,7 @@ class Member:
         epochs: The best epoch of joint training.
         validation_loss: Validation loss of that epoch; NaN if the model can predict no validation clip.
         training: Its training settings; a search may have chosen other settings than those of the ensemble.
+        curve: Validation loss and weighted F1 of each epoch of joint training, from epoch 0; not saved.
     """
 
     model: FusionModel
@@ -54,6 +55,7 @@ class Member:
     epochs: int
     validation_loss: float
     training: TrainingConfig
+    curve: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.core.errors import TooFewClips
-from ecmf_pipeline.core.files import write_sealed_json
+from ecmf_pipeline.core.files import write_json, write_sealed_json
 from ecmf_pipeline.evaluation.controls import compare_controls, fusion_predictions, predict_out_of_fold, training_sets
 from ecmf_pipeline.evaluation.label_quality import LabelEvidence, compare_methods, measure_calibration, measure_sources
-from ecmf_pipeline.evaluation.scoring import Evaluator, evaluate, summary, write_plots
+from ecmf_pipeline.evaluation.scoring import Evaluator, evaluate
+from ecmf_pipeline.evaluation.summary import summary, summary_metrics, write_plots
 from ecmf_pipeline.labels.tables import read_decisions
 from ecmf_pipeline.labels.voters import join_modalities
+from ecmf_pipeline.runner.quarantine import read_all
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.stages.shared.inputs import (
     all_votes,
@@ -64,5 +66,7 @@ def run() -> None:
     results["label_methods"] = compare_methods(evidence, params.evaluate)
     write_sealed_json(paths.SOURCES, measure_sources(evidence, labels))
     write_sealed_json(paths.METRICS / "evaluate.json", results)
+    quarantined = {entry.clip_id for entry in read_all(paths.QUARANTINE, params.extract.encoders)}
+    write_json(paths.SUMMARY, summary_metrics(results, evaluator.interval(refined.by_clip()), len(quarantined)))
     write_plots(paths.PLOTS, evaluator, refined, results)
     echo(summary(results))

@@ -307,6 +307,27 @@ FILES = (
         },
     ),
     FileEntry(
+        "data/metrics/summary.json",
+        "evaluate",
+        "The numbers that `dvc metrics` and `dvc exp show` print, rounded to four digits. A number that is unknown is "
+        "left out. Git tracks this file.",
+        keys={
+            "f1": ("number", "Weighted F1 of the fusion model trained on refined labels: the main figure."),
+            "f1_lo": ("number", "Lower bound of its 95% bootstrap interval, over groups if the corpus has groups."),
+            "f1_hi": ("number", "Upper bound of this interval."),
+            "acc": ("number", "Accuracy of the same model."),
+            "single": ("number or null", "Weighted F1 of the best single modality, trained on given labels."),
+            "gain": (
+                "number or null",
+                "Weighted F1 of the fusion model trained on given labels, minus `single`. Not with one modality only.",
+            ),
+            "given": ("number or null", "Share of the given training labels that are right; only with gold labels."),
+            "refined": ("number or null", "Share of the refined training labels in use that are right."),
+            "clips": ("integer", "Clips that are scored."),
+            "quarantined": ("integer", "Clips of the corpus that some stage could not use."),
+        },
+    ),
+    FileEntry(
         "data/metrics/evaluate.json",
         "evaluate",
         "All scores. Intervals are 95% bootstrap intervals over clips, or over groups if the corpus has groups.",
@@ -375,6 +396,30 @@ FILES = (
         "evaluate",
         "One row for each model, for `dvc plots show`.",
         columns={"model": ("text", "The model."), "weighted_f1": _F1},
+    ),
+    FileEntry(
+        "data/metrics/plots/reliability.csv",
+        "evaluate",
+        "Confidence and accuracy of the fusion model trained on refined labels, for `dvc plots show`. One row for each "
+        "tenth of confidence with clips.",
+        columns={
+            "confidence": ("number", "Mean probability of the predicted labels."),
+            "accuracy": ("number", "Share of the predictions that are right."),
+            "ideal": ("number", "Accuracy of perfect calibration: the same as `confidence`."),
+            "clips": ("integer", "Clips."),
+        },
+    ),
+    FileEntry(
+        "data/metrics/plots/training_<labels>.csv",
+        "train",
+        "Means over the models of the fusion in each epoch of joint training, for `dvc plots show`. A model that has "
+        "stopped counts with the values of its best epoch, so the last row shows the models as they are used.",
+        columns={
+            "epoch": ("integer", "The epoch; 0 is before joint training, after that of single modalities."),
+            "loss": ("number", "Validation loss."),
+            "weighted_f1": ("number", "Weighted F1 on the validation clips of each model."),
+            "models": ("integer", "Models that were trained in this epoch."),
+        },
     ),
     FileEntry(
         "data/ablation/variants.csv",
