@@ -27,6 +27,10 @@ Limits = Mapping[str, float]
 """The present value of the setting that limits clips, by reason; see `ClipError.is_lifted`."""
 
 
+MIN_CLIPS_OF_SHARE = 20
+ALLOWED_OF_FEW = 3
+
+
 @cache
 def program_version() -> str:
     """Return the version of this package, and a digest of its source code, Python and all installed packages."""
@@ -185,16 +189,18 @@ class Quarantine:
 
         Args:
             total: Number of all clips, including bad ones.
-            share: The allowed share.
+            share: The allowed share. It counts from `MIN_CLIPS_OF_SHARE` clips on; of fewer, `ALLOWED_OF_FEW` may be
+                bad even if that is a larger share.
 
         Raises:
             TooManyQuarantined: With the number of entries for each reason.
         """
-        if len(self._entries) <= share * total:
+        allowed = share * total if total >= MIN_CLIPS_OF_SHARE else max(ALLOWED_OF_FEW, share * total)
+        if len(self._entries) <= allowed:
             return  # runs after each batch: counting by reason is only needed if there are too many entries
         reasons = self.reasons()
         defects = sum(count for reason, count in reasons.items() if clip_error(reason).is_defect)
-        if defects <= share * total:
+        if defects <= allowed:
             return
         counts = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
         # `index` reads all files in each run.

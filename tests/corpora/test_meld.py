@@ -64,6 +64,8 @@ def test_findings_are_counted(root: Path) -> None:
     corpus = listing(root)
     assert count_by_kind(corpus.findings) == {
         FindingKind.DUPLICATE_ROW.value: 1,
+        FindingKind.EMPTY_CLASS.value: 2,
+        FindingKind.GOLD_LABEL_NOT_GIVEN.value: 1,
         FindingKind.MALFORMED_ROW.value: 1,
         FindingKind.NO_MEDIA.value: 6,
         FindingKind.UNKNOWN_LABEL.value: 2,

@@ -42,9 +42,10 @@ def test_csv_variants_give_the_same_table(tmp_path: Path, content: str) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("name;label\na;joy\n", "separated by ';'"),
-        ("name\tlabel\na\tjoy\n", "separated by"),
-        ("file,label\na,joy\n", "no column 'name'; columns: 'file', 'label'"),
+        ("name|label\na|joy\n", "instead of '|'"),
+        ("name;label,x\na;joy,x\n", "no column 'name'"),
+        ("name,clip_id,label\na,a,joy\n", "more than one column 'name' or 'clip_id'"),
+        ("file,label\na,joy\n", "no column 'name' or 'clip_id'; columns: 'file', 'label'"),
         ("a,joy\nb,anger\n", "no column 'name'"),
         ("name,label,Label\na,joy,x\n", "more than one column 'label'"),
         ("", "is empty"),
