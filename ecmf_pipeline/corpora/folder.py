@@ -26,7 +26,7 @@ from ecmf_pipeline.corpora.listing import (
     quote_names,
     require_folder,
 )
-from ecmf_pipeline.corpora.names import require_matches, resolve_names
+from ecmf_pipeline.corpora.names import ID_SEPARATOR, require_matches, resolve_names
 from ecmf_pipeline.corpora.scan import (
     MEDIA_EXTENSIONS,
     name_files,
@@ -40,7 +40,6 @@ from ecmf_pipeline.corpora.tables import Table, clean_name, duplicate_rows, find
 LABELS = "labels.csv"
 TRANSCRIPTS = "transcripts.csv"
 LABEL_COLUMNS = ("label", "gold", "group", "split")
-ID_SEPARATOR = "__"
 
 SPLITS = {"train": Split.TRAIN, "unlabeled": Split.UNLABELED, "unlabelled": Split.UNLABELED} | dict.fromkeys(
     ("candidate", "test", "val", "valid", "validation", "dev"), Split.CANDIDATE

@@ -18,6 +18,8 @@ from ecmf_pipeline.corpora.listing import Finding, FindingKind, quote_names
 from ecmf_pipeline.corpora.scan import strip_media_extension
 from ecmf_pipeline.corpora.tables import Table
 
+ID_SEPARATOR = "__"
+"""Joins the folders and the name of a file to its clip id in a corpus of kind ``folder``."""
 MIN_MATCHED_SHARE = 0.5
 """Below this share of names that match a file, a table of labels is considered the one of another corpus."""
 SHOWN_NAMES = 5
@@ -118,13 +120,27 @@ def _ends(path: str) -> Iterator[str]:
 
 
 def match_names(names: Iterable[str], known: Iterable[str]) -> dict[str, str]:
-    """Match names of a table to known names, such as clip ids; names without match are missing in the result."""
-    known = {ClipId(name): name for name in known}
-    names = set(names)
-    exact = names & known.keys()
-    matched: dict[str, str] = {name: name for name in exact}
-    for found in match_by_rule(names - exact, known, exact).values():
-        matched |= found
+    """Match names of a table to known names, such as clip ids; names without match are missing in the result.
+
+    A name may have the extension of its file, its folders in front, and another case if that leaves no doubt. Several
+    names may match the same one.
+    """
+    paths = {ClipId(name): name for name in known}
+    counts = Counter(name.casefold() for name in paths)
+    spelling = {name.casefold(): name for name in paths if counts[name.casefold()] == 1} | paths
+    matched: dict[str, str] = {}
+    left = set()
+    for name in dict.fromkeys(names):
+        stem = strip_media_extension(name)
+        joined = ID_SEPARATOR.join(stem.replace("\\", "/").removeprefix("./").split("/"))
+        spellings = (text for exact in (name, stem, joined) for text in (exact, exact.casefold()))
+        found = next((spelling[text] for text in spellings if text in spelling), None)
+        if found is None:
+            left.add(name)
+        else:
+            matched[name] = found
+    for by_rule in match_by_rule(left, paths, set(matched.values())).values():
+        matched |= by_rule
     return matched
 
 

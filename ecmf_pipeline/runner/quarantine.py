@@ -29,6 +29,7 @@ Limits = Mapping[str, float]
 
 MIN_CLIPS_OF_SHARE = 20
 ALLOWED_OF_FEW = 3
+"""Of fewer clips than `MIN_CLIPS_OF_SHARE`, so many may be bad: one clip is already a large share."""
 
 
 @cache
@@ -202,11 +203,13 @@ class Quarantine:
         defects = sum(count for reason, count in reasons.items() if clip_error(reason).is_defect)
         if defects <= allowed:
             return
+        is_share = allowed == share * total
+        limit = f"the allowed share of {share:g}" if is_share else f"the {ALLOWED_OF_FEW} allowed of so few"
         counts = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
         # `index` reads all files in each run.
         retry = "" if self.stage == "index" else ", or retry them with --retry-quarantined"
         raise TooManyQuarantined(
-            f"{self.name}: {defects} of {total} clips are bad, more than the allowed share of {share:g} "
+            f"{self.name}: {defects} of {total} clips are bad, more than {limit} "
             f"(quarantined: {counts}); completed work is kept",
             f"see {self.path}; repair the clips, raise {self._section}.max_quarantined{retry}",
         )
