@@ -57,6 +57,24 @@ class FindingKind(StrEnum):
     FACE_CROPS_WITHOUT_CLIP = "face_crops_without_clip"
 
 
+MISTAKES = (
+    FindingKind.NAMES_BY_RULE,
+    FindingKind.LABEL_WITHOUT_FILE,
+    FindingKind.CANDIDATE_WITHOUT_FILE,
+    FindingKind.PREFIX_MISMATCH,
+    FindingKind.DIFFERENT_CASE,
+    FindingKind.UNKNOWN_LABEL,
+    FindingKind.RARE_LABEL,
+    FindingKind.GOLD_LABEL_NOT_GIVEN,
+    FindingKind.EMPTY_CLASS,
+    FindingKind.NUMERIC_LABEL,
+    FindingKind.GROUP_WITHOUT_CLIP,
+    FindingKind.CLIP_WITHOUT_GROUP,
+    FindingKind.UNKNOWN_GROUP,
+)
+"""The kinds that are probably mistakes in names, labels and groups; `doctor` reports them too."""
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One problem that leaves the corpus usable.

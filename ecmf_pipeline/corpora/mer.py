@@ -77,7 +77,9 @@ def read_mer(config: CorpusConfig) -> CorpusListing:
     files, file_findings = name_files(scan.media, lambda path: strip_media_extension(_file_name(path)))
     findings = [*scan.findings, *file_findings, *unread_findings(scan)]
     if config.kind != "sample":
-        findings += _unread_in_root(scan, scan_media(root, nested=False))
+        findings += _unread_in_root(
+            scan, scan_media(root, nested=False), [find_table(root / name).name for name in TABLES]
+        )
     unread = unread_by_name(scan, _file_name)
     tables = _TableReader(root, files, unread, findings)
     labels = config.labels or MER_LABELS
@@ -115,9 +117,9 @@ def _file_name(path: str) -> str:
     return path.removeprefix(f"{MEDIA_FOLDER}/")
 
 
-def _unread_in_root(scan: Scan, in_root: Scan) -> list[Finding]:
+def _unread_in_root(scan: Scan, in_root: Scan, tables: Sequence[str]) -> list[Finding]:
     """Return findings about tables with other names, and about media files that are not directly in the folder."""
-    findings = list(unread_findings(in_root, TABLES))
+    findings = list(unread_findings(in_root, tables))
     if misplaced := [*in_root.media, *scan.folders]:
         message = (
             f"media files beside {MEDIA_FOLDER} and folders in it are not read: {quote_names(misplaced)}; move the "

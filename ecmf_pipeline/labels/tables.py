@@ -421,7 +421,8 @@ def _read_foreign(
     remedy = _Remedy(_CORRECT_FILE, lines=table.lines)
     frame = pd.DataFrame([*table.rows], columns=[*table.columns], dtype=str)
     column = required[0]
-    cells = _spelled(frame[column], clip_ids)
+    known = set(clip_ids)
+    cells = [cell if cell in known else from_spreadsheet_text(cell) for cell in frame[column]]
     matched = match_names(cells, clip_ids)
     frame[column] = [matched.get(cell, cell) for cell in cells]
     frame = frame.rename(columns=numbers or {})

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 import typer
@@ -96,3 +100,33 @@ def test_ctrl_c_exits_with_code_130_and_a_hint(monkeypatch, capsys):
     message, hint = capsys.readouterr().err.splitlines()
     assert message == "error: interrupted"
     assert hint.startswith("hint: ")
+
+
+def test_home_folder_is_expanded_in_paths(monkeypatch, capsys, tmp_path):
+    (tmp_path / "labels.csv").write_text("name,label\na,sad\nb,happy\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert run_main(monkeypatch, "score", "~/labels.csv", "~/labels.csv", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["clips"] == 2
+    assert run_main(monkeypatch, "store", "verify", "~/a.zarr", "~/b.zarr") == 2
+    assert str(tmp_path / "a.zarr") in capsys.readouterr().err
+
+
+NOBODY = 65534
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start processes of other users")
+def test_read_only_project_gets_one_clear_sentence():
+    with tempfile.TemporaryDirectory() as name:  # tmp_path is private
+        folder = Path(name)
+        (folder / "clips").mkdir()
+        (folder / "clips" / "a.mp4").write_bytes(b"x")
+        (folder / "params.yaml").write_text("corpus: {kind: folder, root: clips}\nindex: {workers: 0}\n")
+        folder.chmod(0o555)
+        code = f"import os; os.setgid({NOBODY}); os.setuid({NOBODY}); from ecmf_pipeline.cli.main import main; main()"
+        command = [sys.executable, "-c", code, "index"]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        message, hint = done.stderr.splitlines()
+        assert message.startswith(f"error: folder {folder} is read-only for this user: ")
+        assert hint.startswith("hint: ")
+        assert not (folder / "data").exists()
