@@ -34,32 +34,35 @@ _ZEROS = re.compile(r"(?<!\d)0+(?=\d)")
 
 
 class _Rule(NamedTuple):
-    """A rule that makes names equal: what it ignores, how it changes a name, and whether it ignores folders."""
+    """A rule that makes names equal: what it ignores, besides the extension, and how it changes a name."""
 
     ignored: str
-    normalise: Callable[[str], str]
     ignores_folders: bool
+    ignores_case: bool = False
+    ignores_zeros: bool = False
 
-
-def _without_extension(name: str) -> str:
-    return _EXTENSION.sub("", strip_media_extension(name.replace("\\", "/")))
-
-
-def _without_case(name: str) -> str:
-    return _without_extension(name).casefold()
-
-
-def _without_zeros(name: str) -> str:
-    return _ZEROS.sub("", _without_case(name))
+    def normalise(self, stem: str) -> str:
+        """Return what the rule leaves of a name without extension."""
+        stem = stem.casefold() if self.ignores_case else stem
+        return _ZEROS.sub("", stem) if self.ignores_zeros else stem
 
 
 _RULES = (
-    _Rule("the extension", _without_extension, ignores_folders=False),
-    _Rule("the folders in front of the name", _without_extension, ignores_folders=True),
-    _Rule("case", _without_case, ignores_folders=True),
-    _Rule("leading zeros", _without_zeros, ignores_folders=True),
+    _Rule("the extension", ignores_folders=False),
+    _Rule("the extension and the folders in front", ignores_folders=True),
+    _Rule("extension, folders in front and case", ignores_folders=True, ignores_case=True),
+    _Rule(
+        "extension, folders in front, case and leading zeros",
+        ignores_folders=True,
+        ignores_case=True,
+        ignores_zeros=True,
+    ),
 )
-"""The rules, in the order in which they are tried. Each also ignores what those before it ignore."""
+"""The rules, in the order in which they are tried."""
+
+
+def _stem(name: str) -> str:
+    return _EXTENSION.sub("", strip_media_extension(name.replace("\\", "/")))
 
 
 def match_by_rule(
@@ -75,40 +78,51 @@ def match_by_rule(
     Returns:
         For each rule that was applied, by what it ignores, the clip of each name.
     """
-    left = {name for name in names if not _PARENT_INSIDE.search(name)}
+    left = {name: _stem(name) for name in names if not _PARENT_INSIDE.search(name)}
+    stems = [(stem, clip_id) for clip_id, path in paths.items() for stem in {_stem(path), _stem(clip_id)}]
     matched: dict[str, dict[str, ClipId]] = {}
     for rule in _RULES:
         if not left:
             break
         names_of = defaultdict(list)
-        for name, clip_id in _unique_matches(rule, left, paths):
+        for name, clip_id in _unique_matches(rule, left, stems):
             names_of[clip_id].append(name)
         found = {same[0]: clip_id for clip_id, same in names_of.items() if len(same) == 1 and clip_id not in taken}
         if found:
             matched[rule.ignored] = dict(sorted(found.items()))
-            left -= found.keys()
+            left = {name: stem for name, stem in left.items() if name not in found}
             taken = taken | set(found.values())
     return matched
 
 
-def _unique_matches(rule: _Rule, names: Iterable[str], paths: Mapping[ClipId, str]) -> Iterator[tuple[str, ClipId]]:
+def _unique_matches(
+    rule: _Rule, names: Mapping[str, str], stems: Iterable[tuple[str, ClipId]]
+) -> Iterator[tuple[str, ClipId]]:
     """Yield each name that is equal to the path or id of one clip under a rule, with the clip.
 
     If the rule ignores folders, a name is also equal to a path that ends with it, and a path to a name.
+
+    Args:
+        rule: The rule.
+        names: The names, and the same without extension.
+        stems: Paths and ids without extension, and their clips.
     """
-    whole: defaultdict[str, set[ClipId]] = defaultdict(set)
-    ends: defaultdict[str, set[ClipId]] = defaultdict(set)
-    for clip_id, path in paths.items():
-        for spelling in {rule.normalise(path), rule.normalise(clip_id)}:
-            whole[spelling].add(clip_id)
-            for end in _ends(spelling) if rule.ignores_folders else ():
-                ends[end].add(clip_id)
-    for name in names:
-        spelling = rule.normalise(name)
+    whole: dict[str, ClipId | None] = {}  # None: of several clips
+    ends: dict[str, ClipId | None] = {}
+    for stem, clip_id in stems:
+        spelling = rule.normalise(stem)
+        if whole.setdefault(spelling, clip_id) != clip_id:
+            whole[spelling] = None
+        if rule.ignores_folders:
+            for end in _ends(spelling):
+                if ends.setdefault(end, clip_id) != clip_id:
+                    ends[end] = None
+    for name, stem in names.items():
+        spelling = rule.normalise(stem)
         shorter = _ends(spelling) if rule.ignores_folders else ()
         found = whole.get(spelling) or ends.get(spelling) or next((whole[end] for end in shorter if end in whole), None)
-        if found and len(found) == 1:
-            yield name, next(iter(found))
+        if found:
+            yield name, found
 
 
 def _ends(path: str) -> Iterator[str]:
@@ -175,7 +189,7 @@ def resolve_names(
         more = f" and {len(found) - SHOWN_NAMES} more" if len(found) > SHOWN_NAMES else ""
         message = (
             f"{table.path.name}: {format_count(len(found), 'name')} matched to files by ignoring {ignored}: "
-            f"{shown}{more}; correct the names if this is wrong"
+            f"{shown}{more}; outputs have the names of the files; correct the names if this is wrong"
         )
         findings.append(Finding(FindingKind.NAMES_BY_RULE, "", message, count=len(found)))
     for name, error in errors.items():
@@ -215,11 +229,10 @@ def require_matches(
 
 def _mismatch_hint(names: Sequence[str], paths: Sequence[str]) -> str:
     """Return how the names of a table seem to differ from those of the files."""
-    stems = [_without_extension(path).rpartition("/")[2] for path in paths]
+    stems = [_stem(path).rpartition("/")[2] for path in paths]
     for rule in _RULES:
         equal = {rule.normalise(stem) for stem in stems}
-        spellings = (rule.normalise(name) for name in names)
-        found = sum((name.rpartition("/")[2] if rule.ignores_folders else name) in equal for name in spellings)
+        found = sum(rule.normalise(_stem(name)).rpartition("/")[2] in equal for name in names)
         if 2 * found >= len(names):
             return f"{found} of them match several files or rows if {rule.ignored} is ignored: make the names unique"
     prefixes, numbers = Counter[str](), {_numbered(stem)[1] for stem in stems} - {""}

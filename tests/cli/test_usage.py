@@ -112,21 +112,38 @@ def test_home_folder_is_expanded_in_paths(monkeypatch, capsys, tmp_path):
 
 
 NOBODY = 65534
+INDEX_AS_NOBODY = f"""
+import os
+from contextlib import suppress
+from ecmf_pipeline.cli.main import main
+
+os.chdir("writable")
+with suppress(SystemExit):
+    main()  # imports the modules, which the other user may not be allowed to read
+os.setgid({NOBODY})
+os.setuid({NOBODY})
+os.chdir("../read-only")
+main()
+"""
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can start processes of other users")
 def test_read_only_project_gets_one_clear_sentence():
     with tempfile.TemporaryDirectory() as name:  # tmp_path is private
-        folder = Path(name)
-        (folder / "clips").mkdir()
-        (folder / "clips" / "a.mp4").write_bytes(b"x")
-        (folder / "params.yaml").write_text("corpus: {kind: folder, root: clips}\nindex: {workers: 0}\n")
+        root = Path(name)
+        root.chmod(0o755)
+        for project in ("writable", "read-only"):
+            (root / project / "clips").mkdir(parents=True)
+            (root / project / "clips" / "a.mp4").write_bytes(b"x")
+            (root / project / "params.yaml").write_text(
+                "corpus: {kind: folder, root: clips}\nindex: {workers: 0, max_quarantined: 1}\n"
+            )
+        folder = root / "read-only"
         folder.chmod(0o555)
-        code = f"import os; os.setgid({NOBODY}); os.setuid({NOBODY}); from ecmf_pipeline.cli.main import main; main()"
-        command = [sys.executable, "-c", code, "index"]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-        assert done.returncode == 2
+        command = [sys.executable, "-c", INDEX_AS_NOBODY, "index"]
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
         message, hint = done.stderr.splitlines()
+        assert done.returncode == 2
         assert message.startswith(f"error: folder {folder} is read-only for this user: ")
         assert hint.startswith("hint: ")
         assert not (folder / "data").exists()
