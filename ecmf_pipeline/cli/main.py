@@ -6,6 +6,7 @@ A command imports its stage only when it runs. The help and short commands there
 from __future__ import annotations
 
 import errno
+import os
 import signal
 import sys
 import tempfile
@@ -21,10 +22,10 @@ from ecmf_pipeline.cli.store import store_app
 from ecmf_pipeline.cli.usage import CommandGroup, UsageError, as_input_error
 from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.errors import WORKER_NOTE, EcmfError, InputError
-from ecmf_pipeline.core.files import DISK_FULL, describe_file_system
+from ecmf_pipeline.core.files import DISK_FULL, READ_ONLY, describe_file_system
 from ecmf_pipeline.core.paths import DATA
 
-_FIXABLE_BY_USER = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR}
+_FIXABLE_BY_USER = {*READ_ONLY, errno.EEXIST, errno.ENOTDIR}
 """Errors of the operating system that are reported without a traceback."""
 
 
@@ -317,8 +318,20 @@ def main() -> None:
             _exit_with(error, _disk_full_message(error), EcmfError.exit_code)
         if error.errno not in _FIXABLE_BY_USER or error.filename is None:
             raise
-        _exit_with(error, f"{error.filename}: {error.strerror}", InputError.exit_code)
+        _exit_with(error, str(_permission_error(error)), InputError.exit_code)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _permission_error(error: OSError) -> InputError:
+    """Return the error of a file that cannot be used; if its folder is read-only, it names the folder."""
+    path = Path(error.filename)
+    folder = next((parent for parent in path.absolute().parents if parent.exists()), path)
+    if error.errno not in READ_ONLY or os.access(folder, os.W_OK):
+        return InputError(f"{error.filename}: {error.strerror}")
+    return InputError(
+        f"folder {folder} is read-only for this user: {path.name} cannot be written there",
+        "allow writing to it, or run the command in a project folder of your own",
+    )
 
 
 def _disk_full_message(error: OSError) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -39,7 +40,10 @@ class CommandGroup(TyperGroup):
                 _hint(_nearest(args[0], self.commands), "commands"),
                 command=f"{ctx.command_path} --help",
             )
-        return super().resolve_command(ctx, args)
+        name, command, rest = super().resolve_command(ctx, args)
+        for param in command.params:
+            param.callback = param.callback or _expand_home
+        return name, command, rest
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; convert Ctrl-C to `Interrupted`."""
@@ -47,6 +51,13 @@ class CommandGroup(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             raise Interrupted("interrupted") from None
+
+
+def _expand_home(_ctx: Any, _param: Any, value: Any) -> Any:
+    """Expand ``~/`` in an option or argument that is a path; shells leave it in ``--option=~/file``."""
+    if isinstance(value, list | tuple):
+        return [_expand_home(_ctx, _param, item) for item in value]
+    return Path(value).expanduser() if isinstance(value, Path) and value.parts[:1] == ("~",) else value
 
 
 def as_input_error(error: Any) -> InputError:

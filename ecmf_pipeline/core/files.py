@@ -28,6 +28,8 @@ from ecmf_pipeline.core.errors import ChangedSinceIndex, FileUnreachable, InputE
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 """Errors of a full disk or an exhausted quota."""
+READ_ONLY = {errno.EACCES, errno.EPERM, errno.EROFS}
+"""Errors of files and folders without permission, or on a file system that is mounted read-only."""
 _LOCKS_UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 """Errors of file systems that are mounted without lock support, as some cluster file systems are."""
 _CLOCK_LAG_NS = 50_000_000
@@ -189,7 +191,7 @@ def write_atomic(path: Path, content: str | bytes, *, only_if_changed: bool = Fa
         Whether the file was written; with ``only_if_changed``, False if it already held these bytes.
 
     Raises:
-        OSError: If writing fails; a full disk is reported with ``path`` as the file name.
+        OSError: If writing fails; a full disk or a read-only folder is reported with ``path`` as the file name.
     """
     data = content.encode() if isinstance(content, str) else content
     if only_if_changed and path.is_file() and path.read_bytes() == data:
@@ -207,7 +209,7 @@ def write_atomic(path: Path, content: str | bytes, *, only_if_changed: bool = Fa
     except BaseException as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno in DISK_FULL:
+        if isinstance(error, OSError) and error.errno in DISK_FULL | READ_ONLY:
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     return True

@@ -16,6 +16,7 @@ from ecmf_pipeline.core.clips import Clip, ClipId, Split, validate_clip_id
 from ecmf_pipeline.core.console import format_count
 from ecmf_pipeline.core.errors import AmbiguousName, CorpusError
 from ecmf_pipeline.corpora.config import CorpusConfig
+from ecmf_pipeline.corpora.labels import distinct_labels, keep_known_labels
 from ecmf_pipeline.corpora.lengths import LENGTH_COLUMNS, table_lengths
 from ecmf_pipeline.corpora.listing import (
     CorpusListing,
@@ -25,6 +26,7 @@ from ecmf_pipeline.corpora.listing import (
     quote_names,
     require_folder,
 )
+from ecmf_pipeline.corpora.names import ID_SEPARATOR, require_matches, resolve_names
 from ecmf_pipeline.corpora.scan import (
     MEDIA_EXTENSIONS,
     name_files,
@@ -33,21 +35,11 @@ from ecmf_pipeline.corpora.scan import (
     unread_by_name,
     unread_findings,
 )
-from ecmf_pipeline.corpora.tables import (
-    Table,
-    clean_name,
-    distinct_labels,
-    duplicate_rows,
-    keep_known_labels,
-    read_table,
-    resolve_names,
-    values_by_clip,
-)
+from ecmf_pipeline.corpora.tables import Table, clean_name, duplicate_rows, find_table, read_table, values_by_clip
 
 LABELS = "labels.csv"
 TRANSCRIPTS = "transcripts.csv"
 LABEL_COLUMNS = ("label", "gold", "group", "split")
-ID_SEPARATOR = "__"
 
 SPLITS = {"train": Split.TRAIN, "unlabeled": Split.UNLABELED, "unlabelled": Split.UNLABELED} | dict.fromkeys(
     ("candidate", "test", "val", "valid", "validation", "dev"), Split.CANDIDATE
@@ -69,9 +61,12 @@ def read_folder(config: CorpusConfig) -> CorpusListing:
     root = require_folder(config.root, "set corpus.root in params.yaml to the folder that holds the clips")
     scan = scan_media(root, nested=True)
     files, file_findings = name_files(scan.media, lambda path: _joined(strip_media_extension(path)))
-    findings = [*scan.findings, *file_findings, *unread_findings(scan, (LABELS, TRANSCRIPTS))]
+    labels_path, transcripts_path = find_table(root / LABELS), find_table(root / TRANSCRIPTS)
+    tables = (labels_path.name, transcripts_path.name)
+    findings = [*scan.findings, *file_findings, *unread_findings(scan, tables)]
+    unread = unread_by_name(scan, _joined)
     resolve = _NameResolver(files)
-    columns, expected = _read_labels(root / LABELS, resolve, findings)
+    columns, expected = _read_labels(labels_path, resolve, unread, findings)
     clip_ids = sorted({*files, *columns["label"]})
     if not clip_ids:
         raise CorpusError(
@@ -79,12 +74,11 @@ def read_folder(config: CorpusConfig) -> CorpusListing:
             f"{first_finding_suffix(findings)}",
             "set corpus.root in params.yaml to the folder that holds the clips",
         )
-    transcripts, translations = _read_transcripts(root / TRANSCRIPTS, resolve, set(clip_ids), findings)
+    transcripts, translations = _read_transcripts(transcripts_path, resolve, set(clip_ids), findings)
     labels = config.labels or distinct_labels([*columns["label"].values(), *columns["gold"].values()])
     given, unknown = keep_known_labels(columns["label"], labels, f"{LABELS}, column label")
     gold, unknown_gold = keep_known_labels(columns["gold"], labels, f"{LABELS}, column gold")
     split = _assign_splits(clip_ids, given, columns["split"], findings)
-    unread = unread_by_name(scan, _joined)
     findings += [*unknown, *unknown_gold, *_missing_findings(files, columns["label"], given, unread)]
     clips = tuple(
         Clip(
@@ -111,7 +105,7 @@ class _NameResolver:
     """Map a name in a csv file to a clip id. Names are looked up; no path made from a name is opened."""
 
     def __init__(self, files: Mapping[ClipId, str]) -> None:
-        self._files = files
+        self.files = files
         self._by_stem: dict[str, list[ClipId]] = {}
         for clip_id, path in files.items():
             self._by_stem.setdefault(clean_name(strip_media_extension(Path(path).name)), []).append(clip_id)
@@ -122,7 +116,7 @@ class _NameResolver:
             return validate_clip_id(name)  # raises an error with the reason
         joined = ID_SEPARATOR.join(parts)
         for candidate in (joined, strip_media_extension(joined)):
-            if candidate in self._files:
+            if candidate in self.files:
                 return ClipId(candidate)
             if len(parts) == 1 and (matches := self._by_stem.get(candidate)):
                 if len(matches) > 1:
@@ -135,13 +129,14 @@ class _NameResolver:
 
 
 def _read_labels(
-    path: Path, resolve: _NameResolver, findings: list[Finding]
+    path: Path, resolve: _NameResolver, unread: Mapping[str, str], findings: list[Finding]
 ) -> tuple[dict[str, dict[ClipId, str]], dict[ClipId, float]]:
     """Return the value of each clip id for each of `LABEL_COLUMNS`, and the length of each clip."""
     if not path.exists():
         return {column: {} for column in LABEL_COLUMNS}, {}
     table = read_table(path, ("name", "label"))
-    clip_ids, bad_names = resolve_names(table, resolve)
+    clip_ids, bad_names = resolve_names(table, resolve, resolve.files)
+    require_matches(table, clip_ids, resolve.files, unread)
     findings += [*table.findings, *bad_names, *duplicate_rows(table, clip_ids), *_unused_columns(table)]
     columns = {}
     for column in LABEL_COLUMNS:
@@ -168,7 +163,7 @@ def _read_transcripts(
     if not path.exists():
         return {}, {}
     table = read_table(path, ("name", "text"))
-    clip_ids, bad_names = resolve_names(table, resolve)
+    clip_ids, bad_names = resolve_names(table, resolve, resolve.files)
     transcripts, conflicts = values_by_clip(table, clip_ids, "text")
     translations, more_conflicts = values_by_clip(table, clip_ids, "translation")
     findings += [*table.findings, *bad_names, *duplicate_rows(table, clip_ids), *conflicts, *more_conflicts]

@@ -22,6 +22,14 @@ class FindingKind(StrEnum):
     FILE_WITHOUT_LABEL = "file_without_label"
     TRANSCRIPT_WITHOUT_CLIP = "transcript_without_clip"
     GROUP_WITHOUT_CLIP = "group_without_clip"
+    CLIP_WITHOUT_GROUP = "clip_without_group"
+    UNKNOWN_GROUP = "unknown_group"
+    NAMES_BY_RULE = "names_by_rule"
+    DIFFERENT_CASE = "different_case"
+    RARE_LABEL = "rare_label"
+    GOLD_LABEL_NOT_GIVEN = "gold_label_not_given"
+    EMPTY_CLASS = "empty_class"
+    NUMERIC_LABEL = "numeric_label"
     NO_MEDIA = "no_media"
     NO_LABELS = "no_labels"
     PREFIX_MISMATCH = "prefix_mismatch"
@@ -47,6 +55,24 @@ class FindingKind(StrEnum):
     NO_VIDEO_STREAM = "no_video_stream"
     NO_FACE_CROPS = "no_face_crops"
     FACE_CROPS_WITHOUT_CLIP = "face_crops_without_clip"
+
+
+MISTAKES = (
+    FindingKind.NAMES_BY_RULE,
+    FindingKind.LABEL_WITHOUT_FILE,
+    FindingKind.CANDIDATE_WITHOUT_FILE,
+    FindingKind.PREFIX_MISMATCH,
+    FindingKind.DIFFERENT_CASE,
+    FindingKind.UNKNOWN_LABEL,
+    FindingKind.RARE_LABEL,
+    FindingKind.GOLD_LABEL_NOT_GIVEN,
+    FindingKind.EMPTY_CLASS,
+    FindingKind.NUMERIC_LABEL,
+    FindingKind.GROUP_WITHOUT_CLIP,
+    FindingKind.CLIP_WITHOUT_GROUP,
+    FindingKind.UNKNOWN_GROUP,
+)
+"""The kinds that are probably mistakes in names, labels and groups; `doctor` reports them too."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,7 +132,11 @@ def _rows(
 
 
 def _files(root: Path, findings: list[Finding]) -> dict[str, str]:
-    """Return the path of each clip id; the name of a folder determines the part."""
+    """Return the path of each clip id; the name of a folder determines the part.
+
+    Raises:
+        CorpusError: If there are media files, but none has the name of an utterance.
+    """
     scan = scan_media(root, nested=True)
     findings += [*scan.findings, *unread_findings(scan, tuple(TABLES.values()))]
     files: dict[str, str] = {}
@@ -146,10 +150,11 @@ def _files(root: Path, findings: list[Finding]) -> dict[str, str]:
         elif files.setdefault(f"{parts[0]}_dia{int(stem[1])}_utt{int(stem[2])}", path) != path:
             repeated.append(path)
     if unnamed:
-        message = (
-            f"{format_count(len(unnamed), 'media file')} not read: {quote_names(unnamed)}; name each "
-            f"dia{{D}}_utt{{U}}, in a folder whose name contains one of {', '.join(TABLES)}"
-        )
+        listed = f"{format_count(len(unnamed), 'media file')} not read: {quote_names(unnamed, 5)}"
+        hint = f"name each dia{{D}}_utt{{U}}, in a folder whose name contains one of {', '.join(TABLES)}"
+        if not files:
+            raise CorpusError(f"{root}: no utterance has a file; {listed}", hint)
+        message = f"{listed}; {hint}"
         findings.append(Finding(FindingKind.UNREAD_FILES, "", message, count=len(unnamed)))
     if repeated:
         message = (

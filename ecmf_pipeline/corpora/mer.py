@@ -16,6 +16,7 @@ from ecmf_pipeline.core.errors import CorpusError
 from ecmf_pipeline.core.files import picture_files
 from ecmf_pipeline.corpora.config import MER_LABELS, CorpusConfig
 from ecmf_pipeline.corpora.label_npz import TEST_ENTRY, TRAIN_ENTRY, entries_of, read_label_npz
+from ecmf_pipeline.corpora.labels import keep_known_labels
 from ecmf_pipeline.corpora.listing import (
     CorpusListing,
     Finding,
@@ -24,6 +25,7 @@ from ecmf_pipeline.corpora.listing import (
     quote_names,
     require_folder,
 )
+from ecmf_pipeline.corpora.names import require_matches, resolve_names
 from ecmf_pipeline.corpora.scan import (
     Scan,
     name_files,
@@ -32,14 +34,7 @@ from ecmf_pipeline.corpora.scan import (
     unread_by_name,
     unread_findings,
 )
-from ecmf_pipeline.corpora.tables import (
-    Table,
-    duplicate_rows,
-    keep_known_labels,
-    read_table,
-    resolve_names,
-    values_by_clip,
-)
+from ecmf_pipeline.corpora.tables import Table, duplicate_rows, find_table, read_table, values_by_clip
 
 FACE_CROPS_FOLDER = "openface_face"
 FACE_CROPS_EXTENSION = ".npy"
@@ -82,8 +77,11 @@ def read_mer(config: CorpusConfig) -> CorpusListing:
     files, file_findings = name_files(scan.media, lambda path: strip_media_extension(_file_name(path)))
     findings = [*scan.findings, *file_findings, *unread_findings(scan)]
     if config.kind != "sample":
-        findings += _unread_in_root(scan, scan_media(root, nested=False))
-    tables = _TableReader(root, files, findings)
+        findings += _unread_in_root(
+            scan, scan_media(root, nested=False), [find_table(root / name).name for name in TABLES]
+        )
+    unread = unread_by_name(scan, _file_name)
+    tables = _TableReader(root, files, unread, findings)
     labels = config.labels or MER_LABELS
     given = tables.labels(TRAIN_TABLES, labels) or tables.npz_labels(TRAIN_ENTRY, labels)
     npz_gold = {} if tables.has(CANDIDATE_TABLES) else tables.npz_labels(TEST_ENTRY, labels)
@@ -96,7 +94,7 @@ def read_mer(config: CorpusConfig) -> CorpusListing:
     if not clip_ids:
         raise CorpusError(*_empty_corpus_error(root, tables.findings))
     findings = tables.findings
-    findings += _missing_files(root, files, given, candidates, unread_by_name(scan, _file_name))
+    findings += _missing_files(root, files, given, candidates, unread)
     findings += _stray_rows(root, set(clip_ids), gold, transcripts, groups)
     findings += _label_findings(root, clip_ids, given, candidates)
     clips = tuple(
@@ -119,9 +117,9 @@ def _file_name(path: str) -> str:
     return path.removeprefix(f"{MEDIA_FOLDER}/")
 
 
-def _unread_in_root(scan: Scan, in_root: Scan) -> list[Finding]:
+def _unread_in_root(scan: Scan, in_root: Scan, tables: Sequence[str]) -> list[Finding]:
     """Return findings about tables with other names, and about media files that are not directly in the folder."""
-    findings = list(unread_findings(in_root, TABLES))
+    findings = list(unread_findings(in_root, tables))
     if misplaced := [*in_root.media, *scan.folders]:
         message = (
             f"media files beside {MEDIA_FOLDER} and folders in it are not read: {quote_names(misplaced)}; move the "
@@ -134,10 +132,13 @@ def _unread_in_root(scan: Scan, in_root: Scan) -> list[Finding]:
 class _TableReader:
     """Read the tables of one corpus and collect their findings."""
 
-    def __init__(self, root: Path, files: Mapping[ClipId, str], findings: list[Finding]) -> None:
+    def __init__(
+        self, root: Path, files: Mapping[ClipId, str], unread: Mapping[str, str], findings: list[Finding]
+    ) -> None:
         self.findings = findings
         self._root = root
         self._files = files
+        self._unread = unread
 
     def values(self, names: Sequence[str], column: str | None) -> dict[ClipId, str]:
         """Return the cell of ``column`` for each clip of the first existing table, in its order; None: the names."""
@@ -153,7 +154,8 @@ class _TableReader:
         if not path.is_file() or entry not in entries_of(path):
             return {}
         table = Table(path, ("name", "discrete"), tuple(read_label_npz(path, entry).items()))
-        clip_ids, bad_names = resolve_names(table, self._resolve)
+        clip_ids, bad_names = resolve_names(table, self._resolve, self._files)
+        require_matches(table, clip_ids, self._files, self._unread)
         values, _ = values_by_clip(table, clip_ids, "discrete")
         known, unknown = keep_known_labels(values, labels, f"{LABEL_NPZ}: {entry}")
         self.findings += [*bad_names, *unknown]
@@ -176,7 +178,9 @@ class _TableReader:
             message = f"{unused} is ignored because {existing[0]} exists; remove one of the two"
             self.findings.append(Finding(FindingKind.UNUSED_TABLE, "", message))
         table = read_table(self._root / existing[0], ["name", *required])
-        clip_ids, bad_names = resolve_names(table, self._resolve)
+        clip_ids, bad_names = resolve_names(table, self._resolve, self._files)
+        if "discrete" in required:
+            require_matches(table, clip_ids, self._files, self._unread)
         self.findings += [*table.findings, *bad_names, *duplicate_rows(table, clip_ids)]
         values_of_columns = []
         for column in columns:
@@ -193,7 +197,7 @@ class _TableReader:
         return {clip_id: known.get(clip_id, "") for clip_id in values}
 
     def _existing(self, names: Sequence[str]) -> list[str]:
-        return [name for name in names if (self._root / name).exists()]
+        return [table.name for name in names if (table := find_table(self._root / name)).exists()]
 
     def _resolve(self, name: str) -> ClipId:
         for spelling in (name, strip_media_extension(name)):

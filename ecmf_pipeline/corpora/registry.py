@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from ecmf_pipeline.corpora.config import CorpusConfig
 from ecmf_pipeline.corpora.folder import read_folder
+from ecmf_pipeline.corpora.labels import label_findings
 from ecmf_pipeline.corpora.listing import CorpusListing, require_folder
 from ecmf_pipeline.corpora.meld import read_meld
 from ecmf_pipeline.corpora.mer import FACE_CROPS_FOLDER, MEDIA_FOLDER, add_face_crops, read_mer
@@ -40,7 +41,8 @@ def read_corpus(config: CorpusConfig, *, face_crops: bool = False) -> CorpusList
         ParamsError: If ``corpus.mapping`` names an emotion that the corpus does not have.
     """
     listing = READERS[config.kind](config)
-    listing = replace(listing, quarantines_wrong_length=config.wrong_length == "quarantine")
+    findings = (*listing.findings, *label_findings(listing))
+    listing = replace(listing, findings=findings, quarantines_wrong_length=config.wrong_length == "quarantine")
     return add_face_crops(listing) if face_crops else listing
 
 

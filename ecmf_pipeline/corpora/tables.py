@@ -1,51 +1,58 @@
-"""Read the csv files of a corpus.
+"""Read the tables that people write: labels, votes, verdicts, transcripts, submissions.
 
-The reader accepts byte-order marks, some encodings besides UTF-8 (`encodings`), Windows line ends, upper-case headers
-and blank lines.
+All of them are read in the same way: csv files with commas, semicolons or tabs, or Excel files. The reader accepts
+byte-order marks, some encodings besides UTF-8 (`encodings`), Windows line ends, upper-case headers, other names of a
+column (`SYNONYMS`) and blank lines.
 """
 
 from __future__ import annotations
 
 import csv
-import difflib
 import io
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ecmf_pipeline.core.clips import ClipId
-from ecmf_pipeline.core.errors import AmbiguousName, CorpusError
+from ecmf_pipeline.core.errors import CorpusError
 from ecmf_pipeline.corpora.encodings import decode_table
 from ecmf_pipeline.corpora.listing import Finding, FindingKind, quote_names
 
+SYNONYMS = (("name", "clip_id"), ("label", "discrete"), ("text", "transcript"))
+"""Names of the same column. The project itself writes both names of a pair, and reads both everywhere."""
+SEPARATORS = ",;\t"
+EXCEL_EXTENSIONS = (".xlsx", ".xls", ".xlsb", ".xlsm", ".ods")
+_OTHER_EXTENSIONS = (".tsv", *EXCEL_EXTENSIONS)
+"""A table of a corpus may have one of these extensions in place of ``.csv``."""
+_EXCEL_STARTS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
+"""First bytes of Excel and OpenDocument files (zip, and Microsoft's compound files), whatever their names are."""
+
 LINE_ENDS_AND_TABS = re.compile(r"\s*[\t-\r\x1c-\x1f\x85\u2028\u2029]\s*")
 CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x9f\ud800-\udfff]")
-MAX_UNKNOWN_SHARE = 0.5
-"""Above this share of unknown labels, the list of classes is considered wrong, which is an error."""
 MAX_EXCERPT = 60
 """Maximum number of characters of a cell that a finding quotes."""
-Resolve = Callable[[str], ClipId]
-"""Return the clip id of a name in a csv file; raise CorpusError if the name is not a valid clip id."""
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The cleaned rows of one csv file.
+    """The cleaned rows of one table.
 
     Attributes:
         path: The file.
-        columns: Header names in lower case, in file order.
+        columns: Header names in lower case, in file order; required columns have the required name.
         rows: One cell per column, cleaned by `clean_cell`; the first required column is cleaned by `clean_name`.
-        findings: The rows that were skipped.
+        lines: The line of each row in the file; in an Excel file its row.
+        findings: The rows that were skipped, and the encoding if it is not UTF-8.
     """
 
     path: Path
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     findings: tuple[Finding, ...] = field(default=())
+    lines: tuple[int, ...] = field(default=())
 
     def column(self, name: str) -> list[str]:
         """Return one cell per row; empty cells if the table has no such column."""
@@ -72,13 +79,20 @@ def clean_name(text: str) -> str:
     return unicodedata.normalize("NFC", text.strip())
 
 
-def read_table(path: Path, required: Sequence[str]) -> Table:
-    """Read a comma-separated file with a header line.
+def find_table(path: Path) -> Path:
+    """Return ``path``, or the same table as a tsv or Excel file if only that exists."""
+    others = (path.with_suffix(extension) for extension in _OTHER_EXTENSIONS)
+    return path if path.exists() else next((other for other in others if other.exists()), path)
+
+
+def read_table(path: Path, required: Sequence[str], *, strict: bool = False) -> Table:
+    """Read a table with a header line.
 
     Args:
-        path: The file.
+        path: The file. Text has the separator of `SEPARATORS` with which the header has all required columns.
         required: The required columns, first the one with the clip names. Header names are compared without case and
-            surrounding whitespace.
+            surrounding whitespace; `SYNONYMS` are equal.
+        strict: Whether a row with too many cells is an error.
 
     Returns:
         The rows. Missing cells at the end of a row are blank. A row with too many cells is skipped, with a finding:
@@ -89,70 +103,102 @@ def read_table(path: Path, required: Sequence[str]) -> Table:
         InputError: If the encoding of the file is unknown.
     """
     try:
-        text, findings = decode_table(path)
+        with path.open("rb") as file:
+            is_excel = file.read(4) in _EXCEL_STARTS
+        if is_excel:
+            from ecmf_pipeline.corpora.excel import excel_rows  # lazy: most corpora have no such file
+
+            records, findings = excel_rows(path)
+        else:
+            text, findings = decode_table(path)
+            records = _csv_rows(path, text, _separator(text, required))
     except OSError as error:
         raise CorpusError(f"{path} cannot be read ({error.strerror})", "make it a readable file") from error
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    _, header = next(records, (1, []))
+    columns = _required_names(path, [clean_cell(cell).casefold() for cell in header], required)
+    width, key = len(columns), columns.index(required[0])
     rows: list[tuple[str, ...]] = []
+    lines: list[int] = []
+    for line, cells in records:
+        row = tuple(clean_name(cell) if i == key else clean_cell(cell) for i, cell in enumerate(cells))
+        if len(row) != width:
+            if any(row[width:]):
+                findings.append(_too_wide(path, line, row, width, strict=strict))
+                continue
+            row = row[:width] + ("",) * (width - len(row))
+        if any(row):
+            rows.append(row)
+            lines.append(line)
+    return Table(path, columns, tuple(rows), tuple(findings), tuple(lines))
+
+
+def _csv_rows(path: Path, text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield the last line and the cells of each row."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
-        header = next(reader, [])
-        columns = tuple(clean_cell(cell).casefold() for cell in header)
-        _check_header(path, columns, required)
-        width, key = len(columns), columns.index(required[0])
         for cells in reader:
-            row = tuple(clean_name(cell) if i == key else clean_cell(cell) for i, cell in enumerate(cells))
-            if len(row) != width:
-                if any(row[width:]):
-                    findings.append(_too_wide(path, reader.line_num, row, width))
-                    continue
-                row = row[:width] + ("",) * (width - len(row))
-            if any(row):
-                rows.append(row)
+            yield reader.line_num, cells
     except csv.Error as error:
         raise CorpusError(
             f"{path}: line {reader.line_num} is not valid csv ({error})",
             'put a cell that holds commas, quotes or line ends in "double quotes", and double the quotes inside it',
         ) from error
-    return Table(path, columns, tuple(rows), tuple(findings))
 
 
-def _check_header(path: Path, columns: tuple[str, ...], required: Sequence[str]) -> None:
+def _separator(text: str, required: Sequence[str]) -> str:
+    """Return the separator with which the header has all required columns; a comma if none has."""
+    for separator in SEPARATORS:
+        try:
+            header = next(csv.reader(io.StringIO(text, newline=""), delimiter=separator), [])
+        except csv.Error:
+            continue
+        names = {clean_cell(cell).casefold() for cell in header}
+        if all(not names.isdisjoint(_synonyms(name)) for name in required):
+            return separator
+    return ","
+
+
+def _synonyms(name: str) -> tuple[str, ...]:
+    return next((names for names in SYNONYMS if name in names), (name,))
+
+
+def _required_names(path: Path, columns: list[str], required: Sequence[str]) -> tuple[str, ...]:
+    """Return the columns, the required ones under the required name.
+
+    Raises:
+        CorpusError: If a required column is missing or occurs twice.
+    """
     if not any(columns):
         raise CorpusError(f"{path} is empty", f"add the header line {','.join(required)} and rows")
     for name in required:
-        if columns.count(name) == 1:
+        synonyms = _synonyms(name)
+        found = [column for column in columns if column in synonyms]
+        if len(found) == 1:
+            columns[columns.index(found[0])] = name
             continue
-        problem = "no column" if name not in columns else "more than one column"
+        listed = " or ".join(map(repr, sorted(synonyms, key=name.__ne__)))
         hint = f"name the columns in the first line, for example {','.join(required)}"
-        if len(columns) == 1 and (separator := next((mark for mark in ";\t|" if mark in columns[0]), None)):
-            hint = f"the columns are separated by {separator!r}; save the file with commas"
+        if found:
+            raise CorpusError(f"{path} has more than one column {listed}; columns: {quote_names(columns, 12)}", hint)
+        if len(columns) == 1 and (separator := next((mark for mark in "|;\t" if mark in columns[0]), None)):
+            hint = f"{hint}; separate them by commas instead of {separator!r}"
         elif len(columns) == 1 and any(other in columns[0].split() for other in required if other != name):
-            hint = "the columns seem to be separated by tabs or spaces; save the file with commas"
-        raise CorpusError(f"{path} has {problem} {name!r}; columns: {quote_names(columns, 12)}", hint)
+            hint = "the columns seem to be separated by spaces; save the file with commas"
+        raise CorpusError(f"{path} has no column {listed}; columns: {quote_names(columns, 12)}", hint)
+    return tuple(columns)
 
 
-def _too_wide(path: Path, line: int, row: tuple[str, ...], width: int) -> Finding:
-    return Finding(
-        FindingKind.MALFORMED_ROW,
-        "",
-        f"{path.name}: line {line} ({_excerpt(row[0])}) has {len(row)} cells, the header {width}: the row is ignored; "
-        'put text with commas in "double quotes"',
-    )
+def _too_wide(path: Path, line: int, row: tuple[str, ...], width: int, *, strict: bool) -> Finding:
+    """Return the finding about a row with too many cells.
 
-
-def resolve_names(table: Table, resolve: Resolve) -> tuple[list[ClipId | None], list[Finding]]:
-    """Return the clip id of each row (None if the name is invalid), and a finding for each invalid name."""
-    clip_ids: list[ClipId | None] = []
-    findings: list[Finding] = []
-    for name in table.column("name"):
-        try:
-            clip_ids.append(resolve(name))
-        except CorpusError as error:
-            kind = FindingKind.AMBIGUOUS_NAME if isinstance(error, AmbiguousName) else FindingKind.BAD_CLIP_ID
-            message = f"{table.path.name}: {error.message}: the row is ignored; {error.hint}"
-            findings.append(Finding(kind, "", message))
-            clip_ids.append(None)
-    return clip_ids, findings
+    Raises:
+        CorpusError: If ``strict``.
+    """
+    problem = f"line {line} ({excerpt(row[0])}) has {len(row)} cells, the header {width}"
+    hint = 'put text with commas in "double quotes"'
+    if strict:
+        raise CorpusError(f"{path}: {problem}", hint)
+    return Finding(FindingKind.MALFORMED_ROW, "", f"{path.name}: {problem}: the row is ignored; {hint}")
 
 
 def values_by_clip(
@@ -172,8 +218,8 @@ def values_by_clip(
         if first != value and clip_id not in conflicts:
             conflicts.add(clip_id)
             message = (
-                f"{table.path.name}: clip {clip_id!r} has two values in column {column}, {_excerpt(first)} and "
-                f"{_excerpt(value)}: both are ignored; remove the wrong row"
+                f"{table.path.name}: clip {clip_id!r} has two values in column {column}, {excerpt(first)} and "
+                f"{excerpt(value)}: both are ignored; remove the wrong row"
             )
             findings.append(Finding(FindingKind.CONFLICTING_ROW, clip_id, message))
     values.update(dict.fromkeys(conflicts, ""))
@@ -194,58 +240,6 @@ def duplicate_rows(table: Table, clip_ids: Sequence[ClipId | None]) -> list[Find
     ]
 
 
-def keep_known_labels(
-    values: Mapping[ClipId, str], labels: Sequence[str], source: str
-) -> tuple[dict[ClipId, str], list[Finding]]:
-    """Drop labels that are not among the classes; upper and lower case are equivalent.
-
-    Args:
-        values: The label of each clip id, or an empty string.
-        labels: The classes.
-        source: File and column of the values, for messages.
-
-    Returns:
-        The known label of each clip id, in the spelling of ``labels``, and a finding for each unknown label.
-
-    Raises:
-        CorpusError: If more than half of the labels are unknown.
-    """
-    spelled = {label.casefold(): label for label in labels}
-    known: dict[ClipId, str] = {}
-    unknown: dict[ClipId, str] = {}
-    for clip_id, value in values.items():
-        if value:
-            label = spelled.get(value.casefold())
-            (unknown if label is None else known)[clip_id] = label or value
-    if len(unknown) > MAX_UNKNOWN_SHARE * (len(known) + len(unknown)):
-        raise CorpusError(
-            f"{source}: {len(unknown)} of {len(known) + len(unknown)} labels are not among the classes "
-            f"{', '.join(labels)}; unknown labels: {quote_names(sorted(set(unknown.values())), 12)}",
-            "set corpus.labels in params.yaml to the labels of the file",
-        )
-    suggestion = {value: _suggestion(value, spelled) for value in unknown.values()}
-    findings = [
-        Finding(
-            FindingKind.UNKNOWN_LABEL,
-            clip_id,
-            f"{source}: clip {clip_id!r} has the unknown label {_excerpt(value)}: the label is ignored; "
-            f"{suggestion[value]}",
-        )
-        for clip_id, value in unknown.items()
-    ]
-    return known, findings
-
-
-def distinct_labels(values: Iterable[str]) -> tuple[str, ...]:
-    """Return the distinct labels, sorted; of spellings that differ only in case, the last in sort order is kept."""
-    return tuple(sorted({value.casefold(): value for value in sorted(values) if value}.values()))
-
-
-def _suggestion(value: str, spelled: Mapping[str, str]) -> str:
-    near = difflib.get_close_matches(value.casefold(), list(spelled), n=1)
-    return f"did you mean {spelled[near[0]]!r}?" if near else f"use one of {', '.join(spelled.values())}"
-
-
-def _excerpt(text: str) -> str:
+def excerpt(text: str) -> str:
     """Quote a cell; a long one is cut."""
     return repr(text if len(text) <= MAX_EXCERPT else f"{text[:MAX_EXCERPT]}...")

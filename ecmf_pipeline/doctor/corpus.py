@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from ecmf_pipeline.core.clips import Clip, ClipId, ClipText, Modality, read_mani
 from ecmf_pipeline.core.files import fingerprint
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.corpora.index import index_corpus
-from ecmf_pipeline.corpora.listing import CorpusListing
+from ecmf_pipeline.corpora.listing import MISTAKES, CorpusListing, count_by_kind
 from ecmf_pipeline.corpora.measuring import Measurement
 from ecmf_pipeline.corpora.registry import read_corpus
 from ecmf_pipeline.doctor.checks import Check, State
@@ -91,6 +91,17 @@ def check_corpus(params: Params, corpus: CorpusState) -> Check:
         hint = "check corpus.root in params.yaml"
         return Check("corpus", State.FAILURE, f"{message}: nothing to compute", hint, figures)
     return Check("corpus", State.OK, f"{message}; {indexed}", figures=figures)
+
+
+def check_findings(corpus: CorpusState) -> Iterator[Check]:
+    """Yield a warning with the first finding of each kind of probable mistakes in names, labels and groups."""
+    counts = count_by_kind(corpus.listing.findings)
+    for kind in MISTAKES:
+        findings = [finding for finding in corpus.listing.findings if finding.kind is kind]
+        if findings:
+            more = f"; {len(findings) - 1} more: run ecmf-pipe index" if findings[1:] else ""
+            message = f"{findings[0].message}{more}"
+            yield Check("corpus", State.WARNING, message, figures={"kind": kind.value, "count": counts[kind.value]})
 
 
 def probe_clips(

@@ -15,7 +15,14 @@ from ecmf_pipeline.core.console import echo, format_bytes, format_count
 from ecmf_pipeline.core.errors import EcmfError
 from ecmf_pipeline.core.paths import KEPT
 from ecmf_pipeline.doctor.checks import Check, State, duration, exit_code
-from ecmf_pipeline.doctor.corpus import CorpusState, check_corpus, clips_with_transcript, probe_clips, read_state
+from ecmf_pipeline.doctor.corpus import (
+    CorpusState,
+    check_corpus,
+    check_findings,
+    clips_with_transcript,
+    probe_clips,
+    read_state,
+)
 from ecmf_pipeline.doctor.models import check_device, check_encoders, check_revisions, check_weights, workers_of
 from ecmf_pipeline.doctor.trial import TRIAL_CLIPS, Trial, sample_evenly, try_extraction, try_llm
 from ecmf_pipeline.extraction.run import BranchInputs, input_digests
@@ -64,6 +71,7 @@ def examine(params: Params) -> Iterator[Check]:
         yield Check.failed("corpus", error)
         return
     yield check_corpus(params, corpus)
+    yield from check_findings(corpus)
     needed: dict[Modality, float] = {}
     with TemporaryDirectory(prefix="ecmf-doctor-") as name:
         folder = Path(name)

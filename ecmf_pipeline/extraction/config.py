@@ -36,7 +36,8 @@ class ExtractConfig(Config):
         batch_size: Clips decoded and encoded together; larger values need more memory. A finished batch is durable, so
             a crash loses at most one batch for each worker.
         part_size: Clips stored together in one part of a store.
-        max_quarantined: Share of the clips of a modality that may be bad before the stage stops with exit code 1.
+        max_quarantined: Share of the clips of a modality that may be bad before the stage stops with exit code 1. Of
+            fewer than 20 clips, three may be bad.
         device: ``auto`` (CUDA if available), ``cpu``, ``cuda`` or ``cuda:<n>``.
         workers: Number of worker processes, each with one thread. None: one for each GPU if GPUs are used, else one for
             each core. 0: run in the main process; a clip that crashes a decoder then ends the run.

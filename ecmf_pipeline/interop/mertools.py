@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from ecmf_pipeline.core.arrays import scores
+from ecmf_pipeline.core.console import warn
 from ecmf_pipeline.core.errors import CorpusError, InputError, MissingInput
 from ecmf_pipeline.core.files import write_csv
-from ecmf_pipeline.core.predictions import PredictionTable
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.corpora.label_npz import TEST_ENTRY, read_label_npz
 from ecmf_pipeline.corpora.listing import quote_names
+from ecmf_pipeline.corpora.names import match_names
 from ecmf_pipeline.corpora.tables import read_table
 
 COLUMNS = ("name", "discrete")
@@ -52,7 +53,7 @@ def write_submission(path: Path, names: Sequence[str], predictions: Mapping[str,
 
 
 def read_submission(path: Path) -> dict[str, str]:
-    """Read a submission, or a label file of the same format (``name,discrete``), in file order.
+    """Read a submission, a label file or a table of predictions, in file order; see `corpora.tables`.
 
     Raises:
         MissingInput: If the file does not exist, or is a folder.
@@ -62,9 +63,9 @@ def read_submission(path: Path) -> dict[str, str]:
         problem = "is a folder" if path.is_dir() else "does not exist"
         raise MissingInput(f"{path} {problem}", "give the path of a csv file with columns name,discrete")
     hint = "write one row name,discrete for each candidate"
-    table = read_table(path, COLUMNS)
-    if table.findings:
-        raise CorpusError(table.findings[0].message, hint)
+    table = read_table(path, COLUMNS, strict=True)
+    for finding in table.findings:
+        warn(finding.message)
     names, labels = table.column("name"), table.column("discrete")
     if duplicates := sorted(_duplicates(names)):
         raise CorpusError(f"{path}: names occur twice: {quote_names(duplicates)}", hint)
@@ -74,29 +75,24 @@ def read_submission(path: Path) -> dict[str, str]:
 
 
 def read_answers(path: Path, entry: str = TEST_ENTRY) -> dict[str, str]:
-    """Read the label of each name from a submission, a label file, or a table of predictions.
+    """Read the label of each name from a submission, a label file, a table of predictions, or the baseline's npz.
 
     Args:
-        path: A csv file with columns ``name,discrete``, a csv file of ``data/predictions``, or the baseline's npz.
+        path: A table with names and labels (see `read_submission`), or the npz.
         entry: The corpus in an npz file.
 
     Raises:
         MissingInput: If the file does not exist.
         InputError: If the file is unusable.
     """
-    if path.suffix == ".npz":
-        return read_label_npz(path, entry)
-    if path.is_file():
-        with path.open(encoding="utf-8", errors="replace") as file:
-            if file.readline().startswith("clip_id,"):
-                return dict(PredictionTable.read(path).by_clip())
-    return read_submission(path)
+    return read_label_npz(path, entry) if path.suffix == ".npz" else read_submission(path)
 
 
 def score_submission(submission: Mapping[str, str], labels: Mapping[str, str]) -> dict[str, Any]:
     """Score a submission over the names of the label file, as the challenge does.
 
-    Labels of the challenge come first, in its order; others follow sorted.
+    Names match as in the tables of a corpus (`corpora.names`), labels in any case. Labels of the challenge come first,
+    in its order; others follow sorted.
 
     Args:
         submission: Predicted label of each name (`read_submission`).
@@ -111,12 +107,17 @@ def score_submission(submission: Mapping[str, str], labels: Mapping[str, str]) -
     """
     if not labels:
         raise InputError("the label file has no labels", "give a label file with rows name,discrete")
+    matched = match_names(submission, labels)
+    submission = {matched.get(name, name): label for name, label in submission.items()}
     if missing := [name for name in labels if name not in submission]:
         raise InputError(
             f"{len(missing)} of {len(labels)} labelled names are not in the submission: {quote_names(missing)}",
             "write one row for each candidate",
         )
-    predicted, truth = [submission[name] for name in labels], list(labels.values())
+    spelling = {label.casefold(): label for label in (*labels.values(), *MER_LABELS)}
+    predicted, truth = (
+        [spelling.get(answers[name].casefold(), answers[name]) for name in labels] for answers in (submission, labels)
+    )
     known = set(truth) | set(predicted)
     names = [name for name in MER_LABELS if name in known] + sorted(known - set(MER_LABELS))
     return scores(truth, predicted, names) | {"unlabeled": len(submission) - len(labels)}

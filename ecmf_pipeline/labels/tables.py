@@ -6,18 +6,19 @@ Written files are sorted and floats are rounded to six digits, so identical vote
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core.arrays import Floats, Ints
 from ecmf_pipeline.core.clips import Clip, ClipId, Corpus, Split
+from ecmf_pipeline.core.console import warn
 from ecmf_pipeline.core.errors import InputError, MissingInput
-from ecmf_pipeline.core.files import read_text, write_atomic
+from ecmf_pipeline.core.files import write_atomic
 from ecmf_pipeline.core.tables import (
     TableFile,
     as_spreadsheet_text,
@@ -25,6 +26,8 @@ from ecmf_pipeline.core.tables import (
     open_table,
     write_sealed,
 )
+from ecmf_pipeline.corpora.names import match_names
+from ecmf_pipeline.corpora.tables import read_table
 from ecmf_pipeline.labels.refine import Decision, LabelAction, Vote
 from ecmf_pipeline.labels.votes import first_choice
 
@@ -63,13 +66,14 @@ _RESERVED = f"the prefix {POSTERIOR!r} is reserved for columns of refined.csv"
 
 
 class _Remedy(NamedTuple):
-    """How to fix an unusable file: a hint and, if there is one, a shell command."""
+    """How to fix an unusable file: a hint and, if there is one, a shell command; the line of each row if known."""
 
     hint: str
     command: str | None = None
+    lines: Sequence[int] = ()
 
 
-_CORRECT_FILE = _Remedy("correct the file, or remove it from params.yaml")
+_CORRECT_FILE = "correct the file, or remove it from params.yaml"
 _VOTE_AGAIN = _Remedy("run the stage that writes it", "ecmf-pipe vote")
 _REFINE_AGAIN = _Remedy("run the stage that writes it", "ecmf-pipe refine")
 
@@ -148,12 +152,12 @@ def read_votes(path: Path, labels: Sequence[str], clip_ids: Sequence[str] | None
 
 
 def read_external_votes(path: Path, labels: Sequence[str], clip_ids: Sequence[str]) -> tuple[dict[str, Floats], int]:
-    """Read external votes from a csv file.
+    """Read external votes from a table, which may be an Excel file (see `corpora.tables`).
 
     The columns are ``clip_id,source`` and ``label`` ("" for an abstention), ``p_<label>`` of each label, or both.
 
     Args:
-        path: The csv file; its rows may be in any order. A source without a row for a clip abstains from it.
+        path: The table; its rows may be in any order. A source without a row for a clip abstains from it.
         labels: The K label names.
         clip_ids: The n clips of the manifest.
 
@@ -166,19 +170,18 @@ def read_external_votes(path: Path, labels: Sequence[str], clip_ids: Sequence[st
             its row, a source votes twice on a clip or has an unusable name, or no vote is on a clip of the manifest.
     """
     probabilities = [f"p_{label}" for label in labels]
-    _, frame = _read_table(
-        path, ("clip_id", "source"), (), _CORRECT_FILE, others=lambda column: column in probabilities
-    )
+    spelled = {column.casefold(): column for column in probabilities}
+    frame, remedy = _read_foreign(path, ("clip_id", "source"), clip_ids, spelled)
     if set(probabilities) <= set(frame.columns):
-        values = _probabilities(path, frame, labels, _CORRECT_FILE)
+        values = _probabilities(path, frame, labels, remedy)
         values /= values.sum(axis=1, keepdims=True)
     else:
-        _, frame = _read_table(path, ("clip_id", "source", "label"), (), _CORRECT_FILE)
-        label_indices = _label_indices(path, frame, labels, _CORRECT_FILE, abstain=True)
+        frame, remedy = _read_foreign(path, ("clip_id", "source", "label"), clip_ids, spelled)
+        label_indices = _label_indices(path, frame, labels, remedy, abstain=True)
         values = np.where((label_indices >= 0)[:, None], np.eye(len(labels))[label_indices], np.nan)
-    _reject_names(path, frame["source"])
+    _reject_names(path, frame["source"], remedy)
     _reject_first(
-        path, frame.duplicated(["clip_id", "source"]).to_numpy(), "the source votes twice on this clip", _CORRECT_FILE
+        path, frame.duplicated(["clip_id", "source"]).to_numpy(), "the source votes twice on this clip", remedy
     )
     rows = _clip_rows(path, frame, clip_ids)
     votes = {}
@@ -190,10 +193,10 @@ def read_external_votes(path: Path, labels: Sequence[str], clip_ids: Sequence[st
 
 
 def read_human_labels(path: Path, labels: Sequence[str], clip_ids: Sequence[str]) -> tuple[Ints, int]:
-    """Read human labels: ``clip_id,label``.
+    """Read human labels: ``clip_id,label``, in a csv or Excel file (see `corpora.tables`).
 
     Args:
-        path: The csv file.
+        path: The table.
         labels: The K label names.
         clip_ids: The n clips of the manifest.
 
@@ -204,9 +207,9 @@ def read_human_labels(path: Path, labels: Sequence[str], clip_ids: Sequence[str]
         MissingInput: If the file does not exist.
         InputError: If the file is damaged, a label is unknown, a clip occurs twice, or no clip is one of the manifest.
     """
-    _, frame = _read_table(path, ("clip_id", "label"), (), _CORRECT_FILE)
-    label_indices = _label_indices(path, frame, labels, _CORRECT_FILE)
-    _reject_first(path, frame.duplicated("clip_id").to_numpy(), "the clip occurs twice", _CORRECT_FILE)
+    frame, remedy = _read_foreign(path, ("clip_id", "label"), clip_ids)
+    label_indices = _label_indices(path, frame, labels, remedy)
+    _reject_first(path, frame.duplicated("clip_id").to_numpy(), "the clip occurs twice", remedy)
     rows = _clip_rows(path, frame, clip_ids)
     gold = np.full(len(clip_ids), -1, np.int64)
     gold[rows[rows >= 0]] = label_indices[rows >= 0]
@@ -408,10 +411,10 @@ def _as_csv(frame: pd.DataFrame) -> str:
     return text
 
 
-def _reject_names(path: Path, sources: pd.Series[str]) -> None:
+def _reject_names(path: Path, sources: pd.Series[str], remedy: _Remedy) -> None:
     """Reject source names that clash with columns of refined.csv or cannot be printed in messages."""
-    _reject_first(path, (sources == "").to_numpy(), "empty source name", _CORRECT_FILE)
-    remedy = _Remedy("rename the source")
+    _reject_first(path, (sources == "").to_numpy(), "empty source name", remedy)
+    remedy = remedy._replace(hint="rename the source")
     reserved = np.array([f"{name}_".startswith(POSTERIOR) for name in sources], bool)
     _reject_first(path, reserved, lambda row: f"invalid source name {sources.iloc[row]!r}: {_RESERVED}", remedy)
     odd = np.array([not name.isprintable() for name in sources], bool)
@@ -431,15 +434,61 @@ def _clip_rows(path: Path, frame: pd.DataFrame, clip_ids: Sequence[str]) -> Ints
 
 
 def _positions(cells: pd.Series[str], names: Sequence[str]) -> Ints:
-    """Return the index of each cell in ``names``, (m,), -1 for others; cells may be escaped for spreadsheets."""
+    """Return the index of each cell in ``names``, (m,), -1 for others."""
     import pandas as pd
 
-    index = pd.Index(list(names))
-    found = np.asarray(index.get_indexer(pd.Index(cells)), np.int64)
-    if (found < 0).any():
-        unescaped = index.get_indexer(pd.Index([from_spreadsheet_text(cell) for cell in cells]))
-        found = np.where(found < 0, unescaped, found)
-    return found
+    return np.asarray(pd.Index(list(names)).get_indexer(pd.Index(cells)), np.int64)
+
+
+def _spelled(cells: Iterable[str], names: Iterable[str]) -> list[str]:
+    """Return the cells in the spelling of ``names``: upper and lower case are equal, cells may be escaped."""
+    spelling = {name.casefold(): name for name in names}
+    spelling |= {name: name for name in spelling.values()}
+
+    def spelled(cell: str) -> str:
+        variants = (cell, from_spreadsheet_text(cell))
+        return next((spelling[text] for v in variants for text in (v, v.casefold()) if text in spelling), cell)
+
+    return [spelled(cell) for cell in cells]
+
+
+def _read_foreign(
+    path: Path, required: Sequence[str], clip_ids: Sequence[str], numbers: Mapping[str, str] | None = None
+) -> tuple[pd.DataFrame, _Remedy]:
+    """Read a table that people write, with clip ids in the spelling of the manifest.
+
+    Args:
+        path: The table.
+        required: The required columns, first that of the clips.
+        clip_ids: The clips of the manifest.
+        numbers: The columns of numbers, in lower case, and their names in the result.
+
+    Returns:
+        The rows, and the remedy of errors in them.
+
+    Raises:
+        MissingInput: If the file does not exist.
+        InputError: If the table is damaged, lacks a column, or has other cells in the columns of numbers.
+    """
+    import pandas as pd
+
+    if not path.is_file():
+        raise MissingInput(f"{path} does not exist", "correct the path in params.yaml, or remove it")
+    table = read_table(path, required, strict=True)
+    for finding in table.findings:
+        warn(finding.message)
+    remedy = _Remedy(_CORRECT_FILE, lines=table.lines)
+    frame = pd.DataFrame([*table.rows], columns=[*table.columns], dtype=str)
+    column = required[0]
+    known = set(clip_ids)
+    cells = [cell if cell in known else from_spreadsheet_text(cell) for cell in frame[column]]
+    matched = match_names(cells, clip_ids)
+    frame[column] = [matched.get(cell, cell) for cell in cells]
+    frame = frame.rename(columns=numbers or {})
+    for name in (numbers or {}).values():
+        if name in frame.columns:
+            frame[name] = _as_numbers(path, frame[name], remedy)
+    return frame, remedy
 
 
 def _read_table(
@@ -450,19 +499,14 @@ def _read_table(
     *,
     others: Callable[[str], bool] | None = None,
 ) -> tuple[TableFile, pd.DataFrame]:
-    """Read a csv file that must have the columns ``required``.
+    """Read a csv file of this project that must have the columns ``required``.
 
     Text is kept unchanged ("NA" is a valid name). Cells may be empty in the columns ``numbers`` and in those for which
     ``others`` returns True; other cells of these columns are finite numbers.
     """
     import pandas as pd
 
-    if remedy.command:
-        table = open_table(path, command=remedy.command, hint=remedy.hint)
-    elif path.is_file():
-        table = TableFile(path, read_text(path), None, remedy.hint)
-    else:
-        raise MissingInput(f"{path} does not exist", "correct the path in params.yaml, or remove it")
+    table = open_table(path, command=remedy.command, hint=remedy.hint)
     for _ in table.rows():  # pandas would fill or shift rows with another number of cells
         pass
     header = table.header()
@@ -483,13 +527,19 @@ def _read_table(
     except ValueError:  # pandas does not name the row
         frame = read(())
     for name in numeric:
-        cells = frame[name]
-        is_text = cells.dtype != "float64"
-        values = pd.to_numeric(cells.where(cells != ""), errors="coerce") if is_text else cells
-        wrong = np.isinf(values) | (is_text & values.isna() & (cells != ""))
-        _reject_first(path, wrong.to_numpy(dtype=bool), f"{name} is not a finite number", remedy)
-        frame[name] = values
+        frame[name] = _as_numbers(path, frame[name], remedy)
     return table, frame
+
+
+def _as_numbers(path: Path, cells: pd.Series[Any], remedy: _Remedy) -> pd.Series[float]:
+    """Return a column as finite numbers; empty cells are NaN."""
+    import pandas as pd
+
+    is_text = cells.dtype != "float64"
+    values = pd.to_numeric(cells.where(cells != ""), errors="coerce").astype("float64") if is_text else cells
+    wrong = np.isinf(values.to_numpy()) | (is_text & values.isna() & (cells != "")).to_numpy(dtype=bool)
+    _reject_first(path, wrong, f"{cells.name} is not a finite number", remedy)
+    return values
 
 
 def _reject_first(path: Path, wrong: NDArray[np.bool_], problem: str | Callable[[int], str], remedy: _Remedy) -> None:
@@ -503,8 +553,9 @@ def _reject_first(path: Path, wrong: NDArray[np.bool_], problem: str | Callable[
     """
     if wrong.any():
         row = int(wrong.argmax())
+        line = remedy.lines[row] if remedy.lines else row + 2
         raise InputError(
-            f"{path}: row {row + 2}: {problem if isinstance(problem, str) else problem(row)}",
+            f"{path}: row {line}: {problem if isinstance(problem, str) else problem(row)}",
             remedy.hint,
             command=remedy.command,
         )
@@ -542,7 +593,12 @@ def _label_indices(
     path: Path, frame: pd.DataFrame, labels: Sequence[str], remedy: _Remedy, *, abstain: bool = False
 ) -> Ints:
     """Return the column ``label`` as indices, (m,); empty cells are `ABSTAIN`, and allowed only if ``abstain``."""
-    indices = _positions(frame["label"], labels)
+    import pandas as pd
+
+    cells = frame["label"]
+    indices = _positions(cells, labels)
+    if (indices < 0).any():
+        indices = _positions(pd.Series(_spelled(cells, labels), dtype=str), labels)
     empty = (frame["label"] == "").to_numpy()
     wrong = (indices < 0) & ~(empty & abstain)
     unknown = "unknown label {!r}, not one of {}".format

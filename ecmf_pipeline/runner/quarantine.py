@@ -29,6 +29,11 @@ Limits = Mapping[str, float]
 """The present value of the setting that limits clips, by reason; see `ClipError.is_lifted`."""
 
 
+MIN_CLIPS_OF_SHARE = 20
+ALLOWED_OF_FEW = 3
+"""Of fewer clips than `MIN_CLIPS_OF_SHARE`, so many may be bad: one clip is already a large share."""
+
+
 @cache
 def program_version() -> str:
     """Return the version of this package, and a digest of its source code, Python and all installed packages."""
@@ -187,22 +192,26 @@ class Quarantine:
 
         Args:
             total: Number of all clips, including bad ones.
-            share: The allowed share.
+            share: The allowed share. It counts from `MIN_CLIPS_OF_SHARE` clips on; of fewer, `ALLOWED_OF_FEW` may be
+                bad even if that is a larger share.
 
         Raises:
             TooManyQuarantined: With the number of entries for each reason.
         """
-        if len(self._entries) <= share * total:
+        allowed = share * total if total >= MIN_CLIPS_OF_SHARE else max(ALLOWED_OF_FEW, share * total)
+        if len(self._entries) <= allowed:
             return  # runs after each batch: counting by reason is only needed if there are too many entries
         reasons = self.reasons()
         defects = sum(count for reason, count in reasons.items() if clip_error(reason).is_defect)
-        if defects <= share * total:
+        if defects <= allowed:
             return
+        is_share = allowed == share * total
+        limit = f"the allowed share of {share:g}" if is_share else f"the {ALLOWED_OF_FEW} allowed of so few"
         counts = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
         # `index` reads all files in each run.
         retry = "" if self.stage == "index" else ", or retry them with --retry-quarantined"
         raise TooManyQuarantined(
-            f"{self.name}: {defects} of {total} clips are bad, more than the allowed share of {share:g} "
+            f"{self.name}: {defects} of {total} clips are bad, more than {limit} "
             f"(quarantined: {counts}); completed work is kept",
             f"see {self.path}; repair the clips, raise {self._section}.max_quarantined{retry}",
         )

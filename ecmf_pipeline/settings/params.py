@@ -50,7 +50,8 @@ class IndexConfig(Config):
     """Settings of the `index` stage.
 
     Attributes:
-        max_quarantined: Share of unreadable files above which `index` ends with exit code 1.
+        max_quarantined: Share of unreadable files above which `index` ends with exit code 1. Of fewer than 20 files,
+            three may be unreadable.
         workers: Worker processes that read new files. None: one for each core; 0: the main process only, which ends
             if the demuxer crashes on a file.
         clip_timeout: Seconds to hash and probe one file. A file that exceeds it twice is quarantined until the file

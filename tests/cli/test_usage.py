@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 import typer
@@ -96,3 +100,50 @@ def test_ctrl_c_exits_with_code_130_and_a_hint(monkeypatch, capsys):
     message, hint = capsys.readouterr().err.splitlines()
     assert message == "error: interrupted"
     assert hint.startswith("hint: ")
+
+
+def test_home_folder_is_expanded_in_paths(monkeypatch, capsys, tmp_path):
+    (tmp_path / "labels.csv").write_text("name,label\na,sad\nb,happy\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert run_main(monkeypatch, "score", "~/labels.csv", "~/labels.csv", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["clips"] == 2
+    assert run_main(monkeypatch, "store", "verify", "~/a.zarr", "~/b.zarr") == 2
+    assert str(tmp_path / "a.zarr") in capsys.readouterr().err
+
+
+NOBODY = 65534
+INDEX_AS_NOBODY = f"""
+import os
+from contextlib import suppress
+from ecmf_pipeline.cli.main import main
+
+os.chdir("writable")
+with suppress(SystemExit):
+    main()  # imports the modules, which the other user may not be allowed to read
+os.setgid({NOBODY})
+os.setuid({NOBODY})
+os.chdir("../read-only")
+main()
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start processes of other users")
+def test_read_only_project_gets_one_clear_sentence():
+    with tempfile.TemporaryDirectory() as name:  # tmp_path is private
+        root = Path(name)
+        root.chmod(0o755)
+        for project in ("writable", "read-only"):
+            (root / project / "clips").mkdir(parents=True)
+            (root / project / "clips" / "a.mp4").write_bytes(b"x")
+            (root / project / "params.yaml").write_text(
+                "corpus: {kind: folder, root: clips}\nindex: {workers: 0, max_quarantined: 1}\n"
+            )
+        folder = root / "read-only"
+        folder.chmod(0o555)
+        command = [sys.executable, "-c", INDEX_AS_NOBODY, "index"]
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+        message, hint = done.stderr.splitlines()
+        assert done.returncode == 2
+        assert message.startswith(f"error: folder {folder} is read-only for this user: ")
+        assert hint.startswith("hint: ")
+        assert not (folder / "data").exists()

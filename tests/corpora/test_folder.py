@@ -191,7 +191,7 @@ def test_unknown_labels_are_ignored_with_a_suggestion(tmp_path: Path, read: Read
 
 
 def test_mostly_unknown_labels_are_an_error(tmp_path: Path, read: Read) -> None:
-    touch_files(tmp_path, "a.mp4")
+    touch_files(tmp_path, "a.mp4", "b.mp4", "c.mp4")
     (tmp_path / "labels.csv").write_text("name,label\na,joy\nb,fear\nc,sad\n")
     with pytest.raises(CorpusError) as caught:
         read(tmp_path, labels=("happy", "sad"))

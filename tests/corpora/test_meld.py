@@ -64,6 +64,8 @@ def test_findings_are_counted(root: Path) -> None:
     corpus = listing(root)
     assert count_by_kind(corpus.findings) == {
         FindingKind.DUPLICATE_ROW.value: 1,
+        FindingKind.EMPTY_CLASS.value: 2,
+        FindingKind.GOLD_LABEL_NOT_GIVEN.value: 1,
         FindingKind.MALFORMED_ROW.value: 1,
         FindingKind.NO_MEDIA.value: 6,
         FindingKind.UNKNOWN_LABEL.value: 2,
@@ -145,3 +147,14 @@ def test_real_meld_csv_files_are_listed(shared_data: Path) -> None:
         FindingKind.NO_MEDIA.value: 13708,
         FindingKind.UNKNOWN_LABEL.value: 361,
     }
+
+
+def test_media_files_with_other_names_are_an_error(root: Path) -> None:
+    for name in ("train/scene_1.mp4", "dia0_utt0.mp4"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_bytes(b"x")
+    with pytest.raises(CorpusError) as caught:
+        listing(root)
+    assert all(part in caught.value.message for part in ("2 media files", "'train/scene_1.mp4'"))
+    (root / "train" / "dia0_utt0.mp4").write_bytes(b"x")
+    assert count_by_kind(listing(root).findings)["unread_files"] == 2

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from ecmf_pipeline.core.errors import CorpusError, InputError
 from ecmf_pipeline.corpora.listing import FindingKind
-from ecmf_pipeline.corpora.tables import clean_cell, read_table
+from ecmf_pipeline.corpora.tables import clean_cell, find_table, read_table
+from tests.corpora.spreadsheets import write_xlsx
 
 
 def write_table(folder: Path, content: str | bytes) -> Path:
@@ -29,8 +30,11 @@ def write_table(folder: Path, content: str | bytes) -> Path:
         "name,label\ra,joy\rb,anger",
         "\ufeff Name , LABEL\r\n a , joy \r\n\r\n,\r\nb,anger,,\r\n",
         '"name","label"\n"a","joy"\n"b","anger"',
+        "name;label\na;joy\nb;anger\n",
+        "name\tlabel\na\tjoy\nb\tanger\n",
+        "Clip_ID,Discrete\na,joy\nb,anger\n",
     ],
-    ids=["plain", "bom", "crlf", "cr", "blanks", "quoted"],
+    ids=["plain", "bom", "crlf", "cr", "blanks", "quoted", "semicolons", "tabs", "synonyms"],
 )
 def test_csv_variants_give_the_same_table(tmp_path: Path, content: str) -> None:
     table = read_table(write_table(tmp_path, content), ("name", "label"))
@@ -42,9 +46,10 @@ def test_csv_variants_give_the_same_table(tmp_path: Path, content: str) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("name;label\na;joy\n", "separated by ';'"),
-        ("name\tlabel\na\tjoy\n", "separated by"),
-        ("file,label\na,joy\n", "no column 'name'; columns: 'file', 'label'"),
+        ("name|label\na|joy\n", "instead of '|'"),
+        ("name;label,x\na;joy,x\n", "no column 'name'"),
+        ("name,clip_id,label\na,a,joy\n", "more than one column 'name' or 'clip_id'"),
+        ("file,label\na,joy\n", "no column 'name' or 'clip_id'; columns: 'file', 'label'"),
         ("a,joy\nb,anger\n", "no column 'name'"),
         ("name,label,Label\na,joy,x\n", "more than one column 'label'"),
         ("", "is empty"),
@@ -59,6 +64,42 @@ def test_unusable_table_is_rejected(tmp_path: Path, content: str, message: str) 
     assert "labels.csv" in caught.value.message
     assert message in str(caught.value)
     assert caught.value.hint
+
+
+def test_rows_have_the_line_of_the_file(tmp_path: Path) -> None:
+    table = read_table(write_table(tmp_path, 'name,text\n\na,"x\ny"\n,\nb,z\n'), ("name", "text"))
+    assert table.lines == (4, 6)
+
+
+@pytest.mark.parametrize("name", ["labels.xlsx", "labels.csv"], ids=["named as Excel", "named as csv"])
+def test_excel_file_is_read_like_csv(tmp_path: Path, name: str) -> None:
+    rows = [["Name", "Label", "start"], ["a", "joy", 1.5], ["", "", ""], [7, "anger", 2]]
+    path = write_xlsx(tmp_path / name, rows, ["clips", "notes"])
+    table = read_table(path, ("name", "label"))
+    assert table.columns == ("name", "label", "start")
+    assert table.rows == (("a", "joy", "1.5"), ("7", "anger", "2"))
+    assert table.lines == (2, 4)
+    [finding] = table.findings
+    assert (finding.kind, finding.count) == (FindingKind.UNUSED_TABLE, 1)
+    assert "'notes'" in finding.message
+
+
+@pytest.mark.parametrize("start", [b"PK\x03\x04", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"], ids=["xlsx", "xls"])
+def test_damaged_excel_file_is_rejected_by_name(tmp_path: Path, start: bytes) -> None:
+    path = tmp_path / "labels.xlsx"
+    path.write_bytes(start + bytes(600))
+    with pytest.raises(CorpusError) as caught:
+        read_table(path, ("name", "label"))
+    assert "labels.xlsx" in caught.value.message
+    assert "csv" in (caught.value.hint or "")
+
+
+def test_other_extension_is_found_if_there_is_no_csv_file(tmp_path: Path) -> None:
+    assert find_table(tmp_path / "labels.csv") == tmp_path / "labels.csv"
+    (tmp_path / "labels.xlsx").touch()
+    assert find_table(tmp_path / "labels.csv") == tmp_path / "labels.xlsx"
+    (tmp_path / "labels.csv").touch()
+    assert find_table(tmp_path / "labels.csv") == tmp_path / "labels.csv"
 
 
 @pytest.mark.parametrize("content", ["name,label\n妈妈,joy\n".encode("gb18030"), "name,label\n汉".encode("gbk")])

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
+import json
 
+import pytest
+from typer.testing import CliRunner
+
+from ecmf_pipeline.cli.main import app
 from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.errors import InputError, ModelError, TryAgain
+from ecmf_pipeline.doctor import run as doctor
 from ecmf_pipeline.doctor.checks import Check, State, duration, exit_code
 from ecmf_pipeline.doctor.models import check_revisions
 from ecmf_pipeline.doctor.run import check_disk, project_trial
@@ -128,3 +133,42 @@ def test_revisions_of_language_and_speech_models_are_checked():
     assert keys == ["llm.revision", "transcribe.revision"]
     unused = {**document, "vote": {"inputs": []}, "extract": {"encoders": {"audio": "egemaps"}}}
     assert list(check_revisions(Params.model_validate(unused))) == []
+
+
+@pytest.fixture
+def corpus(tmp_path, monkeypatch):
+    """Return a folder of clips; `doctor` checks nothing but the corpus."""
+    for name in ("check_weights", "check_device"):
+        monkeypatch.setattr(doctor, name, lambda *_: Check("other", State.OK, ""))
+    for name in ("check_revisions", "check_encoders", "_check_trial"):
+        monkeypatch.setattr(doctor, name, lambda *_: iter(()))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text("corpus: {kind: folder, root: clips}\n")
+    (tmp_path / "clips").mkdir()
+    for number in range(4):
+        (tmp_path / "clips" / f"v{number}.mp4").write_bytes(b"x")
+    return tmp_path / "clips"
+
+
+def run_doctor():
+    result = CliRunner().invoke(app, ["doctor", "--json"])
+    document = json.loads(result.stdout)
+    assert result.exit_code == document["exit_code"]
+    return result.exit_code, [check for check in document["checks"] if check["name"] == "corpus"]
+
+
+def test_labels_of_other_clips_are_a_failure_of_doctor(corpus):
+    (corpus / "labels.csv").write_text("name,label\nx,happy\ny,sad\nv1,sad\n")
+    code, [check] = run_doctor()
+    assert (code, check["state"]) == (2, "failure")
+    assert all(part in check["message"] for part in ("1 of 3 names", "'x', 'y'", "'v0.mp4'"))
+    assert check["hint"]
+
+
+def test_probable_mistakes_are_warnings_of_doctor(corpus):
+    (corpus / "labels.csv").write_text("name,label\nV0,happy\nv1,happy\nv2,hapy\nv3,sad\nv4,sad\n")
+    code, [first, *warnings] = run_doctor()
+    assert (code, first["state"]) == (1, "ok")
+    assert {check["state"] for check in warnings} == {"warning"}
+    counts = {check["figures"]["kind"]: check["figures"]["count"] for check in warnings}
+    assert counts == {"names_by_rule": 1, "label_without_file": 1, "rare_label": 1}

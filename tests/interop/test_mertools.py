@@ -52,7 +52,7 @@ def test_missing_and_duplicate_candidates_leave_the_old_file(tmp_path: Path) -> 
         ("name,discrete\na,sad\na,happy\n", "twice: 'a'"),
         ("name,discrete\na,\n", "no label: 'a'"),
         ("name,discrete\n,sad\n", "no label: '(no name)'"),
-        ("name,label\na,sad\n", "no column 'discrete'"),
+        ("name,emotion\na,sad\n", "no column 'discrete' or 'label'"),
         ("name,discrete\na,sad,happy\n", "3 cells"),
     ],
 )
@@ -149,3 +149,13 @@ def test_submission_round_trip(tmp_path_factory: pytest.TempPathFactory, ids: li
     path = tmp_path_factory.mktemp("submission") / "s.csv"
     write_submission(path, ids, predictions)
     assert list(read_submission(path).items()) == list(predictions.items())
+
+
+def test_score_command_reads_one_dialect(tmp_path: Path) -> None:
+    (tmp_path / "ours.csv").write_text("Clip_ID;Label\nA.mp4;Sad\nvideo/b;happy\nc;angry\n")
+    (tmp_path / "truth.tsv").write_text("name\tdiscrete\na\tsad\nB\tHAPPY\nc\tsad\n")
+    result = CliRunner().invoke(app, ["score", str(tmp_path / "ours.csv"), str(tmp_path / "truth.tsv"), "--json"])
+    assert result.exit_code == 0, result.output
+    score = json.loads(result.stdout)
+    assert (score["clips"], score["unlabeled"]) == (3, 0)
+    assert score["accuracy"] == pytest.approx(2 / 3, abs=1e-6)

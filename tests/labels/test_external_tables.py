@@ -29,6 +29,35 @@ def test_human_labels_are_matched_by_clip_id(tmp_path: Path) -> None:
     assert others == 1
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Name;Label\nA.mp4;SAD\nC;na\n",
+        "clip_id\tdiscrete\na\tsad\nc\tNA\n",
+        "\ufeffname,discrete\r\nvideo/a.MP4,sad\r\nvideo/c,NA\r\n",
+        "CLIP_ID,by,LABEL\n\na,me,sad\nc.wav,me,NA\n",
+    ],
+)
+def test_human_labels_are_read_in_every_spelling(tmp_path: Path, text: str) -> None:
+    gold, others = read_human_labels(write_file(tmp_path, text), LABELS, CLIPS)
+    assert (gold.tolist(), others) == ([2, -1, 0], 0)
+
+
+def test_the_path_of_a_clip_in_a_folder_is_its_id(tmp_path: Path) -> None:
+    gold, others = read_human_labels(
+        write_file(tmp_path, "name,label\nanna/1.mp4,sad\n./ben\\1,NA\n"), LABELS, ("anna__1", "ben__1")
+    )
+    assert (gold.tolist(), others) == ([2, 0], 0)
+
+
+def test_votes_are_read_in_every_spelling(tmp_path: Path) -> None:
+    text = "Name;Source;P_SAD;P_na;p_happy\nB.mp4;x;0.5;0.2;0.3\nb;y;0.2;0.5;0.3\n"
+    votes, others = read_external_votes(write_file(tmp_path, text), LABELS, CLIPS)
+    assert_array_equal(votes["x"][1], [0.2, 0.3, 0.5])
+    assert_array_equal(votes["y"][1], [0.5, 0.3, 0.2])
+    assert others == 0
+
+
 def test_votes_may_be_labels(tmp_path: Path) -> None:
     text = "clip_id,source,label\nb,x,happy\na,x,\na,y,NA\nz,y,sad\n"
     votes, others = read_external_votes(write_file(tmp_path, text), LABELS, CLIPS)
@@ -58,7 +87,9 @@ def test_votes_may_be_probabilities(tmp_path: Path) -> None:
         ("clip_id,source,label\nx,me,sad\ny,me,\n", ["'x'", "'a'"]),
         ("clip_id,source,label\na,me,sad\na,posterior_model,sad\n", ["row 3", "'posterior_model'"]),
         ("clip_id,source,label\na,posterior,sad\n", ["row 2", "'posterior'", "reserved"]),
-        ('clip_id,source,label\na,"x\ny",sad\n', ["row 2", r"'x\ny'", "not printable"]),
+        ("clip_id,source,label\na,x\u200by,sad\n", ["row 2", r"'x\u200by'", "not printable"]),
+        ("clip_id,source,label\n\na,x,sad\n\na.mp4,x,sad\n", ["row 5", "twice"]),
+        ("clip_id,source,label\na,x,sad,sad\n", ["line 2", "4 cells"]),
         ("clip_id,label\na,sad\n", ["no column 'source'"]),
     ],
 )
@@ -110,6 +141,7 @@ def test_a_file_without_records_is_valid(tmp_path: Path) -> None:
         ("clip_id,label\na,\n", ["row 2", "unknown label ''"]),
         ("clip_id,label\nx,sad\ny,sad\n", ["'x'", "'a'"]),
         ("clip_id,label\na,sad\na,sad\n", ["row 3", "the clip occurs twice"]),
+        ("clip_id,label\n\na,sad\na.mp4,sad\n", ["row 4", "the clip occurs twice"]),
         ("clip_id\na\n", ["no column 'label'"]),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -63,15 +64,35 @@ def test_ids_and_messages_with_special_characters_survive_the_csv_file(tmp_path)
 
 def test_the_allowed_share_refers_to_all_clips(tmp_path):
     entries = open_table(tmp_path)
-    for number in range(3):
+    for number in range(5):
         entries.add(str(number), "NoFaceFound", "", "d")
-    entries.check_share(15, 0.2)
+    entries.check_share(25, 0.2)
     with pytest.raises(TooManyQuarantined) as caught:
-        entries.check_share(14, 0.2)
-    for text in ("extract face", "3 of 14", "0.2", "NoFaceFound 3"):
+        entries.check_share(24, 0.2)
+    for text in ("extract face", "5 of 24", "0.2", "NoFaceFound 5"):
         assert text in caught.value.message
     assert str(entries.path) in (caught.value.hint or "")
     assert "extract.max_quarantined" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("bad", "total", "share", "stops"),
+    [
+        (3, 3, 0.2, False),
+        (3, 19, 0.0, False),
+        (4, 19, 0.2, True),
+        (4, 5, 0.9, False),
+        (4, 20, 0.2, False),
+        (5, 20, 0.2, True),
+        (1, 20, 0.0, True),
+    ],
+)
+def test_three_of_few_clips_may_be_bad(tmp_path, bad, total, share, stops):
+    entries = open_table(tmp_path)
+    for number in range(bad):
+        entries.add(str(number), "NoFaceFound", "", "d")
+    with pytest.raises(TooManyQuarantined) if stops else nullcontext():
+        entries.check_share(total, share)
 
 
 def test_silent_audio_is_quarantined_but_no_defect(tmp_path):

@@ -29,6 +29,28 @@ def test_missing_keys_have_default_values(tmp_path):
     assert load_params(write_params(tmp_path, "")) == Params()
 
 
+def test_home_folder_is_expanded_in_every_path(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/anna")
+    params = load_params(
+        write_params(
+            tmp_path,
+            "corpus: {kind: folder, root: ~/clips, labels: [a~/b, c]}\n"
+            "llm: {model: ~/models/llm}\n"
+            "vote: {sources: [~/votes.csv, votes~/x.csv]}\n"
+            "refine: {verdicts: ~/verdicts.csv}\n"
+            "faces: {detector: ~/face.tflite}\n"
+            "encoders: {mine: {type: mini_xception, weights: ~/emotion.hdf5}}\n",
+        )
+    )
+    assert params.corpus.root == Path("/home/anna/clips")
+    assert params.corpus.labels == ("a~/b", "c")
+    assert params.llm.model == "/home/anna/models/llm"
+    assert params.vote.sources == ("/home/anna/votes.csv", "votes~/x.csv")
+    assert params.refine.verdicts == "/home/anna/verdicts.csv"
+    assert params.faces.detector == Path("/home/anna/face.tflite")
+    assert params.encoders["mine"].weights == Path("/home/anna/emotion.hdf5")
+
+
 @pytest.mark.parametrize(
     ("text", "key", "suggestion"),
     [
