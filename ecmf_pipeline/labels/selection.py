@@ -41,8 +41,8 @@ def can_be_judged(clips: Sequence[Clip]) -> Bools:
 
     Clips without a file count, because a corpus of imported features has none.
     """
-    other = [not clip.path or bool(clip.transcript.strip() or clip.translation.strip()) for clip in clips]
-    judged: Bools = has_readable_media(clips) | np.array(other, dtype=bool)
+    words_or_no_file = [not clip.path or bool((clip.transcript + clip.translation).strip()) for clip in clips]
+    judged: Bools = has_readable_media(clips) | np.array(words_or_no_file, dtype=bool)
     return judged
 
 
