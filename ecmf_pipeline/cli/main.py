@@ -16,6 +16,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from ecmf_pipeline.cli.cache import cache_app
 from ecmf_pipeline.cli.llm import llm_app
 from ecmf_pipeline.cli.store import store_app
 from ecmf_pipeline.cli.usage import CommandGroup, UsageError, as_input_error
@@ -41,6 +42,7 @@ app = typer.Typer(
 
 app.add_typer(store_app, name="store")
 app.add_typer(llm_app, name="llm")
+app.add_typer(cache_app, name="cache")
 
 
 class TrainedOn(StrEnum):

@@ -220,6 +220,13 @@ def describe_file_system(path: Path) -> str:
     return f"file system {mount}, {format_bytes(shutil.disk_usage(existing).free)} free"
 
 
+def hide_folder(folder: Path) -> None:
+    """Hide a folder and all that it holds from Git and DVC; it is created if it does not exist."""
+    for name in (".gitignore", ".dvcignore"):
+        if not (folder / name).is_file():
+            write_atomic(folder / name, "*\n")
+
+
 def flush_folder(folder: Path) -> None:
     """Flush a folder's entries to disk; otherwise a power failure may undo a rename into it."""
     descriptor = os.open(folder, os.O_RDONLY)

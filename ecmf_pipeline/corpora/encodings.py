@@ -124,4 +124,4 @@ def _is_chinese(content: bytes) -> bool:
 def _is_western(content: bytes) -> bool:
     """Return whether bytes are plausible text in Windows-1252: single quotation marks and letters between ASCII."""
     runs = _HIGH_RUN.findall(content)
-    return all(len(run) <= 2 and _WESTERN.issuperset(run) for run in runs)
+    return bool(runs) and all(len(run) <= 2 and _WESTERN.issuperset(run) for run in runs)

@@ -43,6 +43,9 @@ from ecmf_pipeline.runner import Engine, Run, RunConfig, RunReport, StepFactory,
 from ecmf_pipeline.runner.machine import threads_per_worker
 from ecmf_pipeline.runner.quarantine import Limits, Quarantine
 from ecmf_pipeline.runner.step import PartWriter, Spool
+from ecmf_pipeline.store.dvc_links import share_with_dvc
+from ecmf_pipeline.store.kept import KeptParts
+from ecmf_pipeline.store.spools import adopt_spools, orphaned_spools, spool_of
 
 PART_SIZE = 1024
 """Number of answers in one part."""
@@ -200,13 +203,15 @@ class AnswerCache(Generic[RowT]):
         return self._rows.values()
 
     def refresh(self) -> None:
-        """Read parts that were added since the last call.
+        """Read parts that were added since the last call, and kept parts that the folder lacks.
 
         Raises:
             InputError: If a part was changed since it was written.
         """
         for folder in self._folders:
-            for path in part_files(folder / self.fingerprint):
+            kept = KeptParts(folder / self.fingerprint)
+            lost = [kept.folder / name for name in kept.missing()] if kept.folder else []
+            for path in [*part_files(folder / self.fingerprint), *filter(_has_its_hash, lost)]:
                 if path not in self._read:
                     self._rows |= {row.key: row for row in self.parse(_read_part(path))}
                     self._read.add(path)
@@ -243,9 +248,11 @@ class AnswerWriter(PartWriter[RowT], Generic[RowT]):
     """
 
     def __init__(self, cache: AnswerCache[RowT], spool_folder: Path, keys: Mapping[str, str] | None = None) -> None:
-        spool: Spool[RowT] = Spool(spool_folder / cache.fingerprint, pack_rows)
-        super().__init__(spool, lock=spool_folder / "lock", what=f"the answers in {cache.root}")
+        folder, lock = spool_of(spool_folder / cache.fingerprint, spool_folder / "lock")
+        spool: Spool[RowT] = Spool(folder, pack_rows)
+        super().__init__(spool, lock=lock, what=f"the answers in {cache.root}")
         self.cache = cache
+        self._spool_folder = spool_folder / cache.fingerprint
         self._keys = keys or {}
 
     def append(self, rows: Iterable[RowT], number: int | None = None) -> int:
@@ -269,6 +276,7 @@ class AnswerWriter(PartWriter[RowT], Generic[RowT]):
         temporary_path.rename(self.cache.folder / name)
         flush_folder(self.cache.folder)
         flush_folder(self.cache.folder.parent)
+        KeptParts(self.cache.folder).keep([name])
         self.cache.refresh()
         return len(new)
 
@@ -281,6 +289,11 @@ class AnswerWriter(PartWriter[RowT], Generic[RowT]):
         return len(rows)
 
     def _refresh(self) -> None:
+        adopt_spools(self._spool_folder, self.spool.folder, DRAFTS_FILE)
+        kept = KeptParts(self.cache.folder)
+        kept.restore(kept.missing(), _has_its_hash, self.spool.folder)
+        kept.keep()
+        share_with_dvc(kept)
         self.cache.refresh()
 
     def _adopt(self, leftovers: Sequence[Path]) -> int:
@@ -327,6 +340,15 @@ def part_files(folder: Path) -> list[Path]:
     return sorted(paths, key=lambda path: (_part_number(path), path.name))
 
 
+def _has_its_hash(path: Path) -> bool:
+    """Return whether the content of a part has the hash in its name."""
+    return _matches_name(path.read_bytes(), path)
+
+
+def _matches_name(content: bytes, path: Path) -> bool:
+    return sha256_bytes(content)[:_HASH_DIGITS] == path.stem.rpartition("-")[2]
+
+
 def _read_part(path: Path) -> bytes:
     """Read a part.
 
@@ -334,7 +356,7 @@ def _read_part(path: Path) -> bytes:
         InputError: If its content does not have the hash in its name.
     """
     content = path.read_bytes()
-    if sha256_bytes(content)[:_HASH_DIGITS] != path.stem.rpartition("-")[2]:
+    if not _matches_name(content, path):
         raise InputError(
             f"{path} was changed since it was written: its content does not have the hash in its name",
             "restore it from the DVC cache, or only remove it: its questions are then sent again",
@@ -486,8 +508,10 @@ def answer_questions(
 
 def open_drafts(answer_files: AnswerFiles, fingerprint: str) -> Drafts:
     """Open the paid answers to unfinished questions; their file is next to the spool."""
-    own, *others = (each.spool_folder / fingerprint / DRAFTS_FILE for each in (answer_files, *answer_files.earlier))
-    return Drafts(own, also=others)
+    own, *others = (each.spool_folder / fingerprint for each in (answer_files, *answer_files.earlier))
+    others += [spool for folder in (own, *others) for spool in orphaned_spools(folder)]
+    spool, _ = spool_of(own, own)
+    return Drafts(spool / DRAFTS_FILE, also=[folder / DRAFTS_FILE for folder in others])
 
 
 def write_empty_quarantine(answer_files: AnswerFiles) -> None:

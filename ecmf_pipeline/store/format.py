@@ -127,7 +127,8 @@ def create_settings_group(
             raise StaleStore(
                 f"{folder} holds {stored['dim']} x {stored['dtype']} rows, the encoder now returns {dim} x {dtype}",
                 "the settings must include what changed in the encoder; to compute the features again, remove the "
-                "folder",
+                "folder, also from .ecmf",
+                command=f"rm -r {folder} && ecmf-pipe cache gc --all {folder}",
             )
     attributes = {"fingerprint": fingerprint, "settings": dict(settings), "dim": dim, "dtype": np.dtype(dtype).name}
     write_group(folder, attributes | ({"provenance": dict(provenance)} if provenance else {}))

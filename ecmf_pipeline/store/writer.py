@@ -14,6 +14,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from ecmf_pipeline.core.errors import StoreError
 from ecmf_pipeline.runner.step import PartWriter, Spool
+from ecmf_pipeline.store.dvc_links import share_with_dvc
 from ecmf_pipeline.store.features import FeatureStore
 from ecmf_pipeline.store.format import (
     FeatureRow,
@@ -28,6 +29,8 @@ from ecmf_pipeline.store.format import (
     spool_folder,
     write_part,
 )
+from ecmf_pipeline.store.kept import KeptParts, restore_features
+from ecmf_pipeline.store.spools import adopt_spools, spool_of
 
 
 class StoreWriter(PartWriter[FeatureRow]):
@@ -43,8 +46,8 @@ class StoreWriter(PartWriter[FeatureRow]):
     """
 
     def __init__(self, root: Path, fingerprint: str) -> None:
-        spool = Spool(spool_folder(root, fingerprint), pack_rows)
-        super().__init__(spool, lock=lock_path(root), what=str(root))
+        folder, lock = spool_of(spool_folder(root, fingerprint), lock_path(root))
+        super().__init__(Spool(folder, pack_rows), lock=lock, what=str(root))
         self.root = root
         self.fingerprint = fingerprint
         self.folder = root / fingerprint
@@ -81,7 +84,8 @@ class StoreWriter(PartWriter[FeatureRow]):
             versions=distinct_versions(row.versions for row in rows),
         )
         self.spool.folder.mkdir(parents=True, exist_ok=True)
-        write_part(self.folder, self._place(number), attributes, arrays, staging=self.spool.folder)
+        name = write_part(self.folder, self._place(number), attributes, arrays, staging=self.spool.folder)
+        KeptParts(self.folder).keep([name])
         if current_fingerprint(self.root) is None:
             make_current(self.root, self.fingerprint)  # a store with features must have current settings
         store.refresh()
@@ -109,6 +113,10 @@ class StoreWriter(PartWriter[FeatureRow]):
         for folder in (self.root, self.folder):
             for path in folder.glob(".zarr.json.*"):
                 path.unlink(missing_ok=True)  # temporary file of a process that was killed
+        adopt_spools(spool_folder(self.root, self.fingerprint), self.spool.folder)
+        restore_features(self.root, self.fingerprint)
+        KeptParts(self.folder).keep()
+        share_with_dvc(KeptParts(self.folder))
 
     def _adopt(self, leftovers: Sequence[Path]) -> int:
         if not leftovers or not has_fingerprint(self.root, self.fingerprint):

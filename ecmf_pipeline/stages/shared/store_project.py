@@ -163,7 +163,7 @@ def other_settings(project: StoreProject, holdings: Sequence[GroupSummary]) -> l
     if not any(holding.fingerprint in used and holding.parts for holding in holdings):
         raise InputError(
             f"--drop-other-settings: {project.root} holds no features of the settings in use; all would be removed",
-            "extract features first, or remove the folder to delete all features",
+            "extract features first; to delete all features, remove the folder and run `ecmf-pipe cache gc --all`",
             command="ecmf-pipe extract",
         )
     return [holding for holding in holdings if holding.fingerprint not in used]
