@@ -67,8 +67,14 @@ def read_text(path: Path) -> str:
         raise InputError(
             f"{path} is not UTF-8 (byte {error.start})",
             "convert it to UTF-8; replace ENCODING by its present encoding, such as GB18030",
-            command=f"iconv -f ENCODING -t UTF-8 {shlex.quote(path.name)}",
+            command=to_utf8_command(path, "ENCODING"),
         ) from error
+
+
+def to_utf8_command(path: Path, encoding: str) -> str:
+    """Return the shell command that converts a text file to UTF-8 in place; it runs in the folder of the project."""
+    name = shlex.quote(str(path))
+    return f"iconv -f {encoding} -t UTF-8 {name} > utf8.tmp && mv utf8.tmp {name}"
 
 
 def is_lfs_pointer(path: str | os.PathLike[str]) -> bool:
@@ -139,6 +145,26 @@ def _content_digest(content: Mapping[str, object]) -> str | None:
         return fingerprint(content)
     except (ValueError, RecursionError):
         return None
+
+
+_SHA256_DIGITS = 64
+
+
+def with_sha256(content: bytes) -> bytes:
+    """Return bytes with their SHA-256 in hex appended; see `without_sha256`."""
+    return content + sha256_bytes(content).encode()
+
+
+def without_sha256(data: bytes) -> bytes:
+    """Return the content of `with_sha256`.
+
+    Raises:
+        ValueError: If the bytes are damaged.
+    """
+    content, digest = data[:-_SHA256_DIGITS], data[-_SHA256_DIGITS:]
+    if sha256_bytes(content).encode() != digest:
+        raise ValueError("the SHA-256 at its end differs")
+    return content
 
 
 def write_local_cache(path: Path, content: Mapping[str, object]) -> None:

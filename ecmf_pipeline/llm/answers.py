@@ -35,7 +35,7 @@ from ecmf_pipeline.core.errors import (
     TooManyQuarantined,
     TryAgain,
 )
-from ecmf_pipeline.core.files import flush_folder, sha256_bytes, sha256_text, write_atomic
+from ecmf_pipeline.core.files import flush_folder, sha256_bytes, sha256_text, with_sha256, without_sha256, write_atomic
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.schema import Value
 from ecmf_pipeline.llm.server_run import DRAFTS_FILE, MAX_RAW_CHARACTERS, Drafts, ThreadEngine
@@ -54,7 +54,6 @@ BRANCH = "llm"
 SCORE_DECIMALS = 6
 """Number of decimals of a stored score."""
 _HASH_DIGITS = 8
-_SHA256_DIGITS = 64
 _PART = re.compile(r"part-(\d{6,})-[0-9a-f]{8}\.jsonl")
 
 
@@ -310,7 +309,7 @@ def pack_rows(rows: Sequence[CacheRow]) -> bytes:
     """Return the lines of a finished batch and their SHA-256; several clips may share a row."""
     unique = {row.key: row for row in rows}
     lines = "".join(row.line() for row in unique.values()).encode()
-    return lines + sha256_bytes(lines).encode()
+    return with_sha256(lines)
 
 
 def unpack_lines(payload: bytes) -> bytes:
@@ -319,10 +318,11 @@ def unpack_lines(payload: bytes) -> bytes:
     Raises:
         StoreError: If the batch is damaged.
     """
-    lines, digest = payload[:-_SHA256_DIGITS], payload[-_SHA256_DIGITS:]
-    if sha256_bytes(lines).encode() != digest:
-        raise StoreError("a finished batch of answers is damaged", "run the same command again: it asks for them")
-    return lines
+    try:
+        return without_sha256(payload)
+    except ValueError as error:
+        message = f"a finished batch of answers is damaged ({error})"
+        raise StoreError(message, "run the same command again: it asks for them") from error
 
 
 def _read_batch(path: Path) -> bytes:

@@ -32,8 +32,8 @@ def run() -> None:
     clips, labels, training = corpus.clips, corpus.labels, params.train.training
     variants = [path.stem for path in sorted(paths.predictions("given").glob("*.csv"))]
     tables = {variant: read_given_predictions(variant, corpus) for variant in variants}
-    refined = read_refined_predictions(paths.predictions("refined") / "fusion.csv", corpus)
     decisions = read_decisions(paths.REFINED, corpus=corpus)
+    refined = read_refined_predictions(paths.predictions("refined") / "fusion.csv", corpus)
     verdicts = read_corpus_verdicts(params.refine.verdicts, corpus)
     folds, seed = folds_of(corpus, params.vote.folds, params.vote.seed), params.vote.seed
     evaluator = Evaluator(clips, labels, params.evaluate)

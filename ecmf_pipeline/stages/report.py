@@ -46,6 +46,7 @@ def run() -> None:
     """Load the results of all stages and write the page."""
     params = load_params()
     corpus = add_transcripts(params, read_corpus_tables())
+    refined = read_decisions(paths.REFINED, votes=True, corpus=corpus)
     predictions = read_refined_predictions(paths.deployed_predictions("refined"), corpus)
     texts = read_needed_texts(params, corpus.clips)
     stores = {modality: open_modality_store(params, modality) for modality in params.extract.encoders}
@@ -94,7 +95,7 @@ def run() -> None:
         ablate=read_sealed_json(paths.ABLATE, made_by="ablate") if paths.ABLATE.is_file() else None,
         vote_sources=read_sealed_json(paths.SOURCES, made_by="evaluate"),
         predictions=list(_predicted_clips(predictions)),
-        refined=read_decisions(paths.REFINED, votes=True, corpus=corpus),
+        refined=refined,
         face_sheets=sheets,
         no_face_sheets=no_sheets,
         params=params.model_dump(mode="json"),

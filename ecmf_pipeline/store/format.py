@@ -135,6 +135,10 @@ def create_settings_group(
     return fingerprint
 
 
+_MAX_DIM = 2**20
+"""Maximum width of features; the memory of a damaged width would not suffice."""
+
+
 def group_attributes(folder: Path) -> dict[str, Any]:
     """Return the attributes of a Zarr group.
 
@@ -164,8 +168,14 @@ def settings_attributes(folder: Path) -> dict[str, Any]:
     document = folder / "zarr.json"
     attributes = group_attributes(folder)
     dim, settings = attributes.get("dim"), attributes.get("settings")
-    if not isinstance(settings, dict) or not (dim is None or isinstance(dim, int)) or "dim" not in attributes:
+    if not isinstance(settings, dict) or "dim" not in attributes:
         raise damage_error(f"{document} is damaged (no attribute `settings` or no attribute `dim`)")
+    if dim is not None and not (isinstance(dim, int) and 0 < dim <= _MAX_DIM):
+        raise damage_error(f"{document} is damaged (`dim` is {str(dim)[:20]})")
+    try:
+        fingerprint_of(settings)
+    except ValueError as error:
+        raise damage_error(f"{document} is damaged (`settings`: {error})") from error
     if not isinstance(attributes.get("provenance", {}), dict):
         raise damage_error(f"{document} is damaged (`provenance` is not an object)")
     try:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from ecmf_pipeline.core.errors import StoreError
+from ecmf_pipeline.core.files import with_sha256, without_sha256
 from ecmf_pipeline.runner.step import PartWriter, Spool
 from ecmf_pipeline.store.dvc_links import share_with_dvc
 from ecmf_pipeline.store.features import FeatureStore
@@ -169,24 +170,24 @@ def to_stored_type(row: FeatureRow, dim: int, dtype: DTypeLike) -> NDArray[Any]:
 
 
 def pack_rows(rows: Sequence[FeatureRow]) -> bytes:
-    """Serialise rows as one ``npz`` file; all rows must have the same side arrays."""
+    """Serialise rows as one ``npz`` file and its SHA-256; all rows must have the same side arrays."""
     about = [[row.clip_id, row.digest, len(row.values), dict(row.versions)] for row in rows]
     arrays: dict[str, Any] = {"values": np.concatenate([row.values for row in rows])}
     for name in rows[0].side:
         arrays[f"side.{name}"] = np.concatenate([np.asarray(row.side[name]) for row in rows])
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, about=np.frombuffer(json.dumps(about).encode(), np.uint8), **arrays)
-    return buffer.getvalue()
+    return with_sha256(buffer.getvalue())
 
 
 def unpack_rows(payload: bytes) -> list[FeatureRow]:
     """Deserialise the rows of `pack_rows`.
 
     Raises:
-        StoreError: If the bytes are damaged (each array has a CRC-32).
+        StoreError: If the bytes are damaged.
     """
     try:
-        with np.load(io.BytesIO(payload), allow_pickle=False) as file:
+        with np.load(io.BytesIO(without_sha256(payload)), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         about = json.loads(arrays.pop("about").tobytes())
         values = arrays.pop("values")

@@ -139,6 +139,13 @@ FILES = (
         },
     ),
     FileEntry(
+        "data/<folder>/<table>.csv.sha256",
+        "index, transcribe, cues, rewrite, predict, vote, refine",
+        "SHA-256 of a table that nobody edits, in the format of `sha256sum`: `findings.csv`, `transcripts.csv`, "
+        "`rewrites.csv`, `votes.csv`, `refined.csv`, those of cues and of predictions. A table that differs from it is "
+        "an error. JSON files have the digest of their content under the key `digest`.",
+    ),
+    FileEntry(
         "data/index/findings.csv",
         "index",
         "Missing or inconsistent parts of the corpus. The run continues. A cell that a spreadsheet would evaluate "
@@ -178,11 +185,6 @@ FILES = (
         },
     ),
     FileEntry(
-        "data/transcripts/transcripts.csv.sha256",
-        "transcribe",
-        "SHA-256 of `transcripts.csv`, in the format of `sha256sum`.",
-    ),
-    FileEntry(
         "data/transcripts/cache/", "transcribe", "Transcripts by digest of the file, as immutable `.jsonl` parts."
     ),
     FileEntry(
@@ -196,9 +198,6 @@ FILES = (
         "rewrite",
         "The texts of each clip; the text branch reads this table. An empty cell: the clip has no such text.",
         columns={"clip_id": _CLIP_ID, **described(ClipText)},
-    ),
-    FileEntry(
-        "data/rewrite/rewrites.csv.sha256", "rewrite", "SHA-256 of `rewrites.csv`, in the format of `sha256sum`."
     ),
     FileEntry("data/rewrite/cache/", "rewrite", "Label scores of the LLM by fingerprint; see [formats](formats.md)."),
     FileEntry("data/rewrite/answers/", "rewrite", "Answers of the LLM for `rewrite.how: written`, by fingerprint."),
@@ -230,7 +229,10 @@ FILES = (
         "data/predictions/<labels>/trained_on.json",
         "predict",
         "Identifies the labels that the models learned from. Written for refined labels only.",
-        keys={"labels_sha256": ("text", "SHA-256 of `data/labels/refined.csv`.")},
+        keys={
+            "labels_sha256": ("text", "SHA-256 of `data/labels/refined.csv`."),
+            "digest": ("text", "Digest of the other keys."),
+        },
     ),
     FileEntry(
         "data/submission.csv",

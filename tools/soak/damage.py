@@ -150,7 +150,7 @@ def edit_json(data: bytes, rng: random.Random) -> bytes:
 def edit_json_line(data: bytes, rng: random.Random) -> bytes:
     """Edit one line of a file of JSON lines; see `edit_json`."""
     lines = data.splitlines()
-    number = rng.randrange(len(lines))
+    number = rng.choice([number for number, line in enumerate(lines) if line])
     lines[number] = edit_json(lines[number], rng).replace(b"\n", b"")
     return b"\n".join(lines) + b"\n"
 
