@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from ecmf_pipeline.core.errors import ModelError
+from ecmf_pipeline.core.files import write_sealed_json
 from ecmf_pipeline.fusion.prediction import CHUNK, Ensemble
 from ecmf_pipeline.fusion.tables import BLOCK, FoldwiseEnsemble, predict_in_blocks
 from ecmf_pipeline.fusion.training import fit
@@ -65,8 +66,8 @@ def test_the_digest_of_the_labels_is_saved_with_the_models(ensemble: Ensemble, t
     dataclasses.replace(ensemble, labels_sha256="ab" * 32).save(tmp_path)
     assert Ensemble.load(tmp_path).labels_sha256 == "ab" * 32
     config = json.loads((tmp_path / "config.json").read_text())
-    del config["labels_sha256"]  # the field is optional
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    del config["labels_sha256"], config["digest"]  # the field is optional
+    write_sealed_json(tmp_path / "config.json", config)
     assert Ensemble.load(tmp_path).labels_sha256 == ""
 
 

@@ -133,6 +133,7 @@ def test_extract_warns_of_shared_features_before_it_starts(ours, local_remote, a
 
 def test_lock_file_with_merge_conflicts_does_not_stop_extract(ours):
     shutil.rmtree(ours.folder / "data" / "features" / "audio.zarr")
+    shutil.rmtree(ours.folder / ".ecmf")  # kept parts would restore the store
     lock = ours.folder / "dvc.lock"
     lock.write_text("<<<<<<< HEAD\n" + lock.read_text())
     assert "extract audio: 14 done" in ours("ecmf-pipe", "extract", "--modality", "audio")
