@@ -41,7 +41,7 @@ class CommandGroup(TyperGroup):
                 command=f"{ctx.command_path} --help",
             )
         name, command, rest = super().resolve_command(ctx, args)
-        for param in command.params:
+        for param in command.params if command else ():
             param.callback = param.callback or _expand_home
         return name, command, rest
 

@@ -192,10 +192,10 @@ def resolve_names(
             f"{shown}{more}; outputs have the names of the files; correct the names if this is wrong"
         )
         findings.append(Finding(FindingKind.NAMES_BY_RULE, "", message, count=len(found)))
-    for name, error in errors.items():
+    for name, problem in errors.items():
         if name not in clip_ids:
-            kind = FindingKind.AMBIGUOUS_NAME if isinstance(error, AmbiguousName) else FindingKind.BAD_CLIP_ID
-            message = f"{table.path.name}: {error.message}: the row is ignored; {error.hint}"
+            kind = FindingKind.AMBIGUOUS_NAME if isinstance(problem, AmbiguousName) else FindingKind.BAD_CLIP_ID
+            message = f"{table.path.name}: {problem.message}: the row is ignored; {problem.hint}"
             findings.append(Finding(kind, "", message))
     return [clip_ids.get(name) for name in table.column("name")], findings
 

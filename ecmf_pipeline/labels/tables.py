@@ -478,8 +478,8 @@ def _as_numbers(path: Path, cells: pd.Series[Any], remedy: _Remedy) -> pd.Series
 
     is_text = cells.dtype != "float64"
     values = pd.to_numeric(cells.where(cells != ""), errors="coerce").astype("float64") if is_text else cells
-    wrong = np.isinf(values) | (is_text & values.isna() & (cells != ""))
-    _reject_first(path, wrong.to_numpy(dtype=bool), f"{cells.name} is not a finite number", remedy)
+    wrong = np.asarray(np.isinf(values) | (is_text & values.isna() & (cells != "")), bool)
+    _reject_first(path, wrong, f"{cells.name} is not a finite number", remedy)
     return values
 
 
