@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shlex
 import signal
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from ecmf_pipeline.cli.cache import cache_app
 from ecmf_pipeline.cli.llm import llm_app
 from ecmf_pipeline.cli.store import store_app
 from ecmf_pipeline.cli.usage import CommandGroup, UsageError, as_input_error
@@ -42,6 +42,7 @@ app = typer.Typer(
 
 app.add_typer(store_app, name="store")
 app.add_typer(llm_app, name="llm")
+app.add_typer(cache_app, name="cache")
 
 
 class TrainedOn(StrEnum):
@@ -294,11 +295,12 @@ def doctor(*, as_json: Annotated[bool, typer.Option("--json", help="Print one JS
 def init(folder: Annotated[Path, typer.Argument(help="Project folder; created if it does not exist.")]) -> None:
     """Create a project: a folder with dvc.yaml and params.yaml, set up for git and DVC."""
     from ecmf_pipeline.core.console import echo
-    from ecmf_pipeline.sharing.new_project import make_project
+    from ecmf_pipeline.sharing.new_project import make_project, next_commands
 
-    make_project(folder)
+    committed = make_project(folder)
     echo(f"created project {folder}: set `corpus` in its params.yaml (or keep the sample), then run")
-    echo("  dvc repro" if folder.resolve() == Path.cwd() else f"  cd {shlex.quote(str(folder))} && dvc repro")
+    for command in next_commands(folder, committed=committed):
+        echo(f"  {command}")
 
 
 def main() -> None:

@@ -182,6 +182,20 @@ def bootstrap_difference(
     return difference, float(low), float(high)
 
 
+def bootstrap_f1(
+    predicted: NDArray[np.str_],
+    truth: NDArray[np.str_],
+    *,
+    rng: np.random.Generator,
+    groups: NDArray[np.str_] | None = None,
+    draws: int = 1000,
+) -> tuple[float, float]:
+    """Return the bounds of the 95% interval of ``weighted_f1``; see `bootstrap_difference`."""
+    # A label that no clip has scores 0, so the difference to it is the score itself.
+    unknown = np.full(len(truth), "\0 no label")
+    return bootstrap_difference(predicted, unknown, truth, rng=rng, groups=groups, draws=draws)[1:]
+
+
 def bootstrap_samples(
     first: NDArray[np.str_],
     second: NDArray[np.str_],
@@ -208,13 +222,13 @@ def bootstrap_samples(
         size = counts.sum(axis=1)
         times = rng.multinomial(len(truth), size / size.sum(), size=draws) / size
     cubes = (times @ counts).reshape(draws, classes, classes, classes)
-    samples = _weighted_f1_of(cubes.sum(axis=3)) - _weighted_f1_of(cubes.sum(axis=2))
+    samples = weighted_f1_of(cubes.sum(axis=3)) - weighted_f1_of(cubes.sum(axis=2))
     whole = counts.sum(axis=0).reshape(1, classes, classes, classes)
-    difference = _weighted_f1_of(whole.sum(axis=3)) - _weighted_f1_of(whole.sum(axis=2))
+    difference = weighted_f1_of(whole.sum(axis=3)) - weighted_f1_of(whole.sum(axis=2))
     return float(difference[0]), samples
 
 
-def _weighted_f1_of(confusions: NDArray[np.float64]) -> NDArray[np.float64]:
+def weighted_f1_of(confusions: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the weighted F1 of each confusion matrix, (n, C, C) -> (n,); a class without clips counts 0."""
     correct = np.diagonal(confusions, axis1=1, axis2=2)  # (n, C)
     support, predicted = confusions.sum(axis=2), confusions.sum(axis=1)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NewType
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.errors import CorpusError
-from ecmf_pipeline.core.files import fingerprint, read_json, sha256_file, write_csv, write_json
+from ecmf_pipeline.core.files import read_sealed_json, sha256_file, write_csv, write_sealed_json
 from ecmf_pipeline.core.tables import one_of, open_table, parse_count, parse_flag, parse_number, write_sealed_csv
 
 if TYPE_CHECKING:
@@ -310,8 +310,7 @@ def write_corpus_tables(corpus: Corpus) -> bool:
 
 def write_corpus_description(path: Path, description: CorpusDescription) -> None:
     """Write the corpus table with the digest of its content."""
-    content = asdict(description)
-    write_json(path, {**content, "digest": fingerprint(content)})
+    write_sealed_json(path, asdict(description))
 
 
 def read_corpus_description(path: Path = paths.CORPUS) -> CorpusDescription:
@@ -321,12 +320,9 @@ def read_corpus_description(path: Path = paths.CORPUS) -> CorpusDescription:
         MissingInput: If `index` has not run yet.
         InputError: If the file is damaged.
     """
-    content = read_json(path, made_by="index")
-    digest = content.pop("digest", None) if isinstance(content, dict) else None
-    names = {field.name for field in fields(CorpusDescription)}
-    if digest is None or set(content) != names or fingerprint(content) != digest:
-        problem = "a key is missing, or the content differs from the digest in it"
-        raise CorpusError(f"{path} is damaged: {problem}", "write it again", command=_INDEX)
+    content = read_sealed_json(path, made_by="index", error=CorpusError)
+    if set(content) != {field.name for field in fields(CorpusDescription)}:
+        raise CorpusError(f"{path} is of another version of ecmf-pipeline", "write it again", command=_INDEX)
     return CorpusDescription(**content)
 
 

@@ -12,6 +12,10 @@ MAX_NODES = 20_000
 """Maximum number of keys and values of a YAML document, with aliases replaced by what they refer to."""
 MAX_DEPTH = 50
 """Maximum nesting of a YAML document."""
+MAX_DIGITS = 1000
+"""Maximum length of a number; the time of parsing numbers to base 60 (1:59:59) grows with its square."""
+
+_NUMBERS = {"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"}
 
 _CONSTRUCTION_ERRORS = (
     AttributeError,
@@ -25,7 +29,16 @@ _CONSTRUCTION_ERRORS = (
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """A safe loader that rejects duplicate keys, as DVC does."""
+    """A safe loader that rejects duplicate keys, as DVC does, and stops at the maximum number of keys and values."""
+
+    _count = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self._count += 1
+        if self._count > MAX_NODES:  # each takes 400 bytes and 35 microseconds
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]  # missing in its stub
+            raise yaml.MarkedYAMLError(problem="too many values", problem_mark=mark)
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -75,6 +88,8 @@ def _measure(node: yaml.Node, known: dict[yaml.Node, tuple[int, int]]) -> tuple[
         children = [child for pair in pairs for child in (pair if isinstance(pair, tuple) else (pair,))]
         sizes = [_measure(child, known) for child in children]
         known[node] = (1 + sum(size for size, _ in sizes), 1 + max((depth for _, depth in sizes), default=0))
+    if node.tag in _NUMBERS and len(node.value) > MAX_DIGITS:
+        raise yaml.MarkedYAMLError(problem="a number is too long", problem_mark=node.start_mark)
     size, depth = known[node]
     if size > MAX_NODES:
         raise yaml.MarkedYAMLError(problem="too many values, or aliases of aliases", problem_mark=node.start_mark)

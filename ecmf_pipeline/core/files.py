@@ -16,11 +16,11 @@ import shutil
 import socket
 import stat
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.console import format_bytes, warn
@@ -44,6 +44,10 @@ LFS_HINT = "fetch the files"
 LFS_COMMAND = "git lfs pull"
 _PICTURES = {".bmp", ".jpg", ".jpeg", ".png"}
 _SHA256 = re.compile("[0-9a-f]{64}")
+_DIGEST: Final = "digest"
+"""Key of the digest in a JSON file that `write_sealed_json` writes."""
+_CACHE_START: Final = b'{"sha256": "%s", '
+"""Start of a local cache."""
 _ROW_TYPES = [int, int, int, int, str]
 """Types of a cached row: size, mtime, ctime, inode and digest."""
 
@@ -63,8 +67,14 @@ def read_text(path: Path) -> str:
         raise InputError(
             f"{path} is not UTF-8 (byte {error.start})",
             "convert it to UTF-8; replace ENCODING by its present encoding, such as GB18030",
-            command=f"iconv -f ENCODING -t UTF-8 {shlex.quote(path.name)}",
+            command=to_utf8_command(path, "ENCODING"),
         ) from error
+
+
+def to_utf8_command(path: Path, encoding: str) -> str:
+    """Return the shell command that converts a text file to UTF-8 in place; it runs in the folder of the project."""
+    name = shlex.quote(str(path))
+    return f"iconv -f {encoding} -t UTF-8 {name} > utf8.tmp && mv utf8.tmp {name}"
 
 
 def is_lfs_pointer(path: str | os.PathLike[str]) -> bool:
@@ -99,9 +109,90 @@ def read_json(path: Path, *, made_by: str) -> Any:
     if not path.is_file():
         raise MissingInput(f"{path} does not exist", "run the stage that writes it", command=command)
     try:
-        return parse_json(read_text(path))
+        return parse_json(path.read_bytes().decode())
     except ValueError as error:
         raise InputError(f"{path} is not valid JSON ({error})", "write it again", command=command) from error
+
+
+def write_sealed_json(path: Path, content: Mapping[str, object]) -> None:
+    """Write a JSON object with the digest of its content under the key ``digest``; see `read_sealed_json`."""
+    stored = json.loads(json.dumps(content))  # as it is read: keys are text, tuples are lists
+    write_json(path, {**stored, _DIGEST: fingerprint(stored)})
+
+
+def read_sealed_json(path: Path, *, made_by: str, error: type[InputError] = InputError) -> dict[str, Any]:
+    """Read a JSON object that `write_sealed_json` wrote, without the digest.
+
+    Raises:
+        MissingInput: If the file does not exist.
+        InputError: If the file is damaged or was changed; of the type ``error`` if it is valid JSON.
+    """
+    content = read_json(path, made_by=made_by)
+    digest = content.pop(_DIGEST, None) if isinstance(content, dict) else None
+    if digest is None or digest != _content_digest(content):
+        raise error(
+            f"{path} is damaged: its content differs from the digest in it",
+            "write it again",
+            command=f"ecmf-pipe {made_by}",
+        )
+    sealed: dict[str, Any] = content
+    return sealed
+
+
+def _content_digest(content: Mapping[str, object]) -> str | None:
+    """Return the digest of JSON values; None if they hold numbers or characters that are not written."""
+    try:
+        return fingerprint(content)
+    except (ValueError, RecursionError):
+        return None
+
+
+_SHA256_DIGITS = 64
+
+
+def with_sha256(content: bytes) -> bytes:
+    """Return bytes with their SHA-256 in hex appended; see `without_sha256`."""
+    return content + sha256_bytes(content).encode()
+
+
+def without_sha256(data: bytes) -> bytes:
+    """Return the content of `with_sha256`.
+
+    Raises:
+        ValueError: If the bytes are damaged.
+    """
+    content, digest = data[:-_SHA256_DIGITS], data[-_SHA256_DIGITS:]
+    if sha256_bytes(content).encode() != digest:
+        raise ValueError("the SHA-256 at its end differs")
+    return content
+
+
+def write_local_cache(path: Path, content: Mapping[str, object]) -> None:
+    """Write a local cache atomically; see `local_cache_bytes`."""
+    write_atomic(path, local_cache_bytes(content))
+
+
+def read_local_cache(path: Path) -> dict[str, Any]:
+    """Read a cache that `write_local_cache` wrote; a missing, damaged or changed one counts as empty."""
+    try:
+        return parse_local_cache(path.read_bytes())
+    except OSError:
+        return {}
+
+
+def local_cache_bytes(content: Mapping[str, object]) -> bytes:
+    """Return JSON with the SHA-256 of the rest of its bytes as first value; ``content`` is not empty."""
+    rest = json.dumps(content)[1:].encode()
+    return _CACHE_START % sha256_bytes(rest).encode() + rest
+
+
+def parse_local_cache(data: bytes) -> dict[str, Any]:
+    """Return the content of `local_cache_bytes`; damaged or changed bytes count as empty."""
+    length = len(_CACHE_START % (b"0" * 64))
+    if data[:length] != _CACHE_START % sha256_bytes(data[length:]).encode():
+        return {}
+    content: dict[str, Any] = parse_json(b"{" + data[length:])
+    return content
 
 
 def write_json(path: Path, value: object) -> None:
@@ -155,6 +246,13 @@ def describe_file_system(path: Path) -> str:
     existing = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
     mount = next(folder for folder in (existing, *existing.parents) if folder.is_mount())
     return f"file system {mount}, {format_bytes(shutil.disk_usage(existing).free)} free"
+
+
+def hide_folder(folder: Path) -> None:
+    """Hide a folder and all that it holds from Git and DVC; it is created if it does not exist."""
+    for name in (".gitignore", ".dvcignore"):
+        if not (folder / name).is_file():
+            write_atomic(folder / name, "*\n")
 
 
 def flush_folder(folder: Path) -> None:
@@ -271,7 +369,7 @@ def cached_sha256(path: Path, cache: Path = paths.DIGESTS) -> str:
         # Load again: another process may have written the cache meanwhile. If two write at once, one entry is lost.
         rows = {name: row for name, row in _load_digests(cache).items() if Path(name).is_file()}
         with suppress(OSError):  # on a full disk the file is just read again next time
-            write_atomic(cache, json.dumps({**rows, str(path): [*state, digest]}, indent=1) + "\n")
+            write_local_cache(cache, {**rows, str(path): [*state, digest]})
     return digest
 
 
@@ -378,11 +476,9 @@ def indexed_content(path: Path, digest: str, known: FileState | None, size: int 
 
 def _load_digests(cache: Path) -> dict[str, list[int | str]]:
     """Read the cached digests; a missing or damaged cache counts as empty."""
-    try:
-        content = parse_json(cache.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    if not isinstance(content, dict):
-        return {}
-    rows = {path: row for path, row in content.items() if isinstance(row, list) and [*map(type, row)] == _ROW_TYPES}
+    rows = {
+        path: row
+        for path, row in read_local_cache(cache).items()
+        if isinstance(row, list) and [*map(type, row)] == _ROW_TYPES
+    }
     return {path: row for path, row in rows.items() if _SHA256.fullmatch(row[-1])}

@@ -1,7 +1,8 @@
-"""Paths of all files of a project, relative to the current directory."""
+"""Paths of all files of a project, relative to the current directory; folders of a DVC project and its workspaces."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -10,6 +11,11 @@ if TYPE_CHECKING:
 
 Labels = Literal["given", "refined"]
 """The labels that a model is trained on."""
+
+DVC = ".dvc"
+"""Name of the folder that makes a folder a DVC project."""
+KEPT = Path(".ecmf")
+"""Folder of a DVC project in which results are kept that DVC and Git must not remove."""
 
 PARAMS = Path("params.yaml")
 DATA = Path("data")
@@ -32,10 +38,13 @@ REWRITE_CACHE = REWRITE / "cache"
 REWRITE_ANSWERS = REWRITE / "answers"
 VOTES = DATA / "votes" / "votes.csv"
 VOTE_CACHE = DATA / "votes" / "cache"
+VERDICTS = Path("labels") / "verdicts.csv"
+"""Human labels. People write them, so they are tracked by Git and not in `DATA`, which can be computed again."""
 REFINED = DATA / "labels" / "refined.csv"
 NEXT = DATA / "labels" / "next.csv"
 METRICS = DATA / "metrics"
 INDEX_METRICS = METRICS / "index.json"
+SUMMARY = METRICS / "summary.json"
 PLOTS = METRICS / "plots"
 ABLATE = METRICS / "ablate.json"
 SOURCES = METRICS / "sources.json"
@@ -64,6 +73,11 @@ def models_trained_on(labels: Labels) -> Path:
     return DATA / "fusion" / labels
 
 
+def training_curve(labels: Labels) -> Path:
+    """Return the table with the validation loss of the fusion model in each epoch, for DVC plots."""
+    return PLOTS / f"training_{labels}.csv"
+
+
 def predictions(labels: Labels) -> Path:
     """Return the folder of out-of-fold predictions, with one csv file for each variant; `evaluate` scores them.
 
@@ -85,3 +99,17 @@ def trained_on(labels: Labels) -> Path:
 def submission(labels: Labels) -> Path:
     """Return the submission of the challenge; hand in the one of the refined labels."""
     return DATA / ("submission.csv" if labels == "refined" else "submission_given.csv")
+
+
+def dvc_project(path: Path) -> Path | None:
+    """Return the closest folder above a path that is a DVC project; None if there is none."""
+    absolute = Path(os.path.abspath(path))  # noqa: PTH100  (links are not followed: `data` may be one)
+    return next((folder for folder in absolute.parents if (folder / DVC).is_dir()), None)
+
+
+def main_project(project: Path) -> Path:
+    """Return the DVC project that a temporary workspace of an experiment belongs to; other projects are returned.
+
+    DVC creates these workspaces in ``.dvc/tmp/exps`` of the project (`dvc exp run --temp`, `dvc queue start`).
+    """
+    return next((parent.parent for parent in reversed(project.parents) if parent.name == DVC), project)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline.core.clips import Clip, Split
 from ecmf_pipeline.core.files import write_atomic
-from ecmf_pipeline.core.tables import one_of, open_table, parse_flag, parse_number
+from ecmf_pipeline.core.tables import one_of, open_table, parse_flag, parse_number, write_sealed
 
 NO_MODALITY = "no usable modality"
 """Flag of a clip without a usable modality: its probabilities are the prior of the training labels."""
@@ -90,7 +90,7 @@ class PredictionTable:
                 self.clip_ids, self.splits, self.labels, self.out_of_fold, self.flags, probs, weights, strict=True
             )
         )
-        write_atomic(path, text.getvalue())
+        write_sealed(path, text.getvalue())
         npz = io.BytesIO()
         np.savez_compressed(
             npz,

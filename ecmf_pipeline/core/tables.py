@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ecmf_pipeline.core.errors import InputError, MissingInput
-from ecmf_pipeline.core.files import sha256_file, write_atomic, write_csv
+from ecmf_pipeline.core.files import sha256_bytes, write_atomic
 
 Row = TypeVar("Row")
 
@@ -29,6 +29,7 @@ class TableFile:
         command: The shell command that writes the file; None if a person writes it.
         hint: How to fix the file.
         error: Class of the errors.
+        is_altered: Whether the file differs from its seal; see `check_seal`.
     """
 
     path: Path
@@ -36,6 +37,18 @@ class TableFile:
     command: str | None
     hint: str
     error: type[InputError] = InputError
+    is_altered: bool = False
+
+    def check_seal(self) -> None:
+        """Raise if the file differs from its seal; called last, since other errors name the row.
+
+        Raises:
+            InputError: If it differs.
+        """
+        if self.is_altered:
+            raise self.damaged(
+                f"it has changed since it was written: its SHA-256 differs from {seal_of(self.path).name}"
+            )
 
     def damaged(self, problem: str, row: int | None = None) -> InputError:
         """Return the error of a damaged table.
@@ -90,7 +103,8 @@ class TableFile:
             key: Number of leading columns that identify a row; 0 if rows may repeat.
 
         Raises:
-            InputError: If the header differs, a row is damaged, or two rows have the same key.
+            InputError: If the header differs, a row is damaged, two rows have the same key, or the file differs from
+                its seal.
         """
         records = self.rows()
         header = next(records)
@@ -107,6 +121,7 @@ class TableFile:
                 seen.add(record[0] if key == 1 else tuple(record[:key]))
                 if len(seen) < len(parsed):
                     raise self.damaged(f"{', '.join(map(repr, record[:key]))} occurs twice", number)
+        self.check_seal()
         return parsed
 
     def outdated(self, problem: str, row: int | None = None) -> MissingInput:
@@ -138,11 +153,13 @@ class TableFile:
 def open_table(
     path: Path, *, command: str | None, hint: str = "write it again", error: type[InputError] = InputError
 ) -> TableFile:
-    """Read a csv table that `write_csv` or `write_sealed_csv` wrote, without parsing it.
+    """Read a csv table that `write_csv` or `write_sealed` wrote, without parsing it.
+
+    `TableFile.parse` compares it with its seal; callers that do not use it call `TableFile.check_seal`.
 
     Raises:
         MissingInput: If the file does not exist.
-        InputError: If the bytes are not UTF-8, the last row is cut, or the file differs from its seal.
+        InputError: If the bytes are not UTF-8, or the last row is cut.
     """
     if not path.is_file():
         raise MissingInput(f"{path} does not exist", "run the stage that writes it", command=command)
@@ -154,22 +171,28 @@ def open_table(
         raise TableFile(path, "", command, hint, error).damaged(
             f"byte {decode_error.start} is not UTF-8", row
         ) from decode_error
-    table = TableFile(path, text, command, hint, error)
+    seal = seal_of(path)
+    is_altered = seal.is_file() and seal.read_bytes() != _seal(path, data)
+    table = TableFile(path, text, command, hint, error, is_altered)
     if text and not text.endswith("\n"):
         raise table.damaged("the last row is cut off", text.count("\n") + 1)
-    seal = seal_of(path)
-    if seal.is_file() and seal.read_bytes() != _seal(path).encode():
-        raise table.damaged(f"it has changed since it was written: its SHA-256 differs from {seal.name}")
     return table
 
 
 def write_sealed_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> bool:
-    """Write a csv table and its SHA-256 beside it, in the format of ``sha256sum``; return whether its bytes changed.
+    """Write a csv table with its seal; see `write_sealed`."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    return write_sealed(path, text.getvalue())
 
-    For tables that need not cover the manifest: nothing else shows that rows are missing.
+
+def write_sealed(path: Path, text: str) -> bool:
+    """Write a text and its SHA-256 beside it, in the format of ``sha256sum``; return whether its bytes changed.
+
+    For tables that nobody edits: nothing else shows that a cell holds another valid value.
     """
-    changed = write_csv(path, header, rows)
-    write_atomic(seal_of(path), _seal(path), only_if_changed=True)
+    changed = write_atomic(path, text, only_if_changed=True)
+    write_atomic(seal_of(path), _seal(path, text.encode()), only_if_changed=True)
     return changed
 
 
@@ -178,8 +201,8 @@ def seal_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
 
 
-def _seal(path: Path) -> str:
-    return f"{sha256_file(path)}  {path.name}\n"
+def _seal(path: Path, content: bytes) -> bytes:
+    return f"{sha256_bytes(content)}  {path.name}\n".encode()
 
 
 def one_of(cell: str, values: Collection[str], what: str) -> str:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import codecs
 import re
-import shlex
 from pathlib import Path
 
 from ecmf_pipeline.core.console import format_count
 from ecmf_pipeline.core.errors import InputError
-from ecmf_pipeline.core.files import read_text
+from ecmf_pipeline.core.files import read_text, to_utf8_command
 from ecmf_pipeline.corpora.listing import Finding, FindingKind
 
 _UTF_MARKS = {
@@ -71,8 +70,9 @@ def decode_table(path: Path) -> tuple[str, list[Finding]]:
         encoding = _guess_encoding(content)
         if encoding:
             text = content.decode(encoding)
-            command = f"iconv -f {encoding} -t UTF-8 {shlex.quote(path.name)}"
-            message = f"{path.name} is read as {encoding}; convert it to UTF-8: {command}"
+            message = (
+                f"{path.name} is read as {encoding}; convert it to UTF-8: {to_utf8_command(Path(path.name), encoding)}"
+            )
             findings.append(Finding(FindingKind.ENCODING, "", message))
         elif error:
             raise error
@@ -124,4 +124,4 @@ def _is_chinese(content: bytes) -> bool:
 def _is_western(content: bytes) -> bool:
     """Return whether bytes are plausible text in Windows-1252: single quotation marks and letters between ASCII."""
     runs = _HIGH_RUN.findall(content)
-    return all(len(run) <= 2 and _WESTERN.issuperset(run) for run in runs)
+    return bool(runs) and all(len(run) <= 2 and _WESTERN.issuperset(run) for run in runs)

@@ -14,8 +14,8 @@ from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, ClipId, Corpus, Split, write_corpus_tables
 from ecmf_pipeline.core.console import format_count, progress_bar
 from ecmf_pipeline.core.errors import WrongLength
-from ecmf_pipeline.core.files import FileState, write_csv, write_json
-from ecmf_pipeline.core.tables import as_spreadsheet_text
+from ecmf_pipeline.core.files import FileState, write_sealed_json
+from ecmf_pipeline.core.tables import as_spreadsheet_text, write_sealed_csv
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.corpora.lengths import wrong_lengths
 from ecmf_pipeline.corpora.listing import CorpusListing, Finding, FindingKind, count_by_kind
@@ -110,8 +110,8 @@ def write_index(listing: CorpusListing, result: IndexResult, quarantine: Quarant
         [finding.kind, *map(as_spreadsheet_text, (finding.clip_id, finding.message)), finding.count]
         for finding in result.findings
     )
-    write_csv(paths.FINDINGS, ["kind", "clip_id", "message", "count"], rows)
-    write_json(paths.INDEX_METRICS, {**_counts(result.clips), "findings": count_by_kind(result.findings)})
+    write_sealed_csv(paths.FINDINGS, ["kind", "clip_id", "message", "count"], rows)
+    write_sealed_json(paths.INDEX_METRICS, {**_counts(result.clips), "findings": count_by_kind(result.findings)})
     return write_corpus_tables(
         Corpus([*result.clips], [*listing.labels], [*listing.candidate_order], synthetic=listing.synthetic)
     )

@@ -21,9 +21,17 @@ from pathlib import Path
 
 import ecmf_pipeline
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.files import is_too_recent, sha256_file, write_atomic
+from ecmf_pipeline.core.files import is_too_recent, parse_json, sha256_file, write_atomic
+from ecmf_pipeline.core.tables import seal_of
 
-OUTPUTS = (paths.MANIFEST, paths.CORPUS, paths.FINDINGS, paths.quarantine("index"), paths.INDEX_METRICS)
+OUTPUTS = (
+    paths.MANIFEST,
+    paths.CORPUS,
+    paths.FINDINGS,
+    seal_of(paths.FINDINGS),
+    paths.quarantine("index"),
+    paths.INDEX_METRICS,
+)
 """The files that `index` writes."""
 
 _State = tuple[str, int]
@@ -50,7 +58,7 @@ class LastScan:
     def summary(self) -> str | None:
         """Return the remembered summary, or None if an input or output of `index` has changed since."""
         try:
-            record = json.loads(self.record.read_bytes())
+            record = parse_json(self.record.read_bytes())
             summary = record["summary"]
             is_unchanged = record["signature"] == self._signature(summary)
         except (OSError, ValueError, KeyError, TypeError):

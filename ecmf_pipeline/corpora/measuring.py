@@ -5,7 +5,6 @@ A file at which the demuxer crashes or hangs is quarantined; the run continues.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import astuple, dataclass, field, replace
@@ -13,8 +12,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ecmf_pipeline.core.errors import ClipError, ClipTimeout, FileUnreachable, InputError, UnreadableMedia, clip_error
-from ecmf_pipeline.core.files import FileState, read_text, sha256_input, wait_until_settled, write_atomic
+from ecmf_pipeline.core.errors import ClipError, ClipTimeout, FileUnreachable, UnreadableMedia, clip_error
+from ecmf_pipeline.core.files import (
+    FileState,
+    local_cache_bytes,
+    parse_local_cache,
+    read_local_cache,
+    sha256_input,
+    wait_until_settled,
+    write_local_cache,
+)
 from ecmf_pipeline.corpora.mer import FACE_CROPS_EXTENSION, FACE_CROPS_FOLDER
 from ecmf_pipeline.media.containers import probe_media
 from ecmf_pipeline.runner import Engine, InProcess, LocalProcesses, Outcome, Step, Target, Task
@@ -95,7 +102,7 @@ class IndexCache:
     def save(self) -> None:
         """Write the cache atomically if it has changed."""
         if self._changed:
-            write_atomic(self.path, json.dumps({**self.head, "files": self._rows}, ensure_ascii=False))
+            write_local_cache(self.path, {**self.head, "files": self._rows})
             self._changed = False
 
 
@@ -118,11 +125,8 @@ def _head(root: Path) -> dict[str, Any]:
 
 def _load(path: Path, head: dict[str, Any]) -> dict[str, list[Any]]:
     """Read the rows of the cache, which are not validated; none if it is damaged or another one."""
-    try:
-        content = json.loads(read_text(path))
-    except (OSError, InputError, ValueError):
-        return {}
-    if not isinstance(content, dict) or any(content.get(key) != value for key, value in head.items()):
+    content = read_local_cache(path)
+    if any(content.get(key) != value for key, value in head.items()):
         return {}
     files = content.get("files")
     return files if isinstance(files, dict) else {}
@@ -246,7 +250,7 @@ def unreachable(error: OSError) -> FileUnreachable:
 def pack_rows(head: Mapping[str, object], rows: Sequence[Row]) -> bytes:
     """Serialise a finished batch as JSON, with the head of the cache that it belongs to."""
     files = [[file.path, file.state, *astuple(measurement)] for file, measurement in rows]
-    return json.dumps({**head, "files": files}).encode()
+    return local_cache_bytes({**head, "files": files})
 
 
 class CacheWriter(SpoolWriter[Row]):
@@ -267,7 +271,8 @@ class CacheWriter(SpoolWriter[Row]):
         """Return the measurements of a finished batch by path, and add them to the cache."""
         with ExitStack() as taking:  # an interrupt in the middle leaves the whole batch in the spool
             payloads = taking.enter_context(self._kept([task]))
-            rows = [self._cache_row(*row) for payload in payloads for row in json.loads(payload)["files"]]
+            batches = [parse_local_cache(payload) for payload in payloads]
+            rows = [self._cache_row(*row) for batch in batches for row in batch.get("files", ())]
             self._taken.push(taking.pop_all())
         return rows
 
@@ -288,8 +293,8 @@ class CacheWriter(SpoolWriter[Row]):
     def _adopt(self, leftovers: Sequence[Path]) -> int:
         count = 0
         for path in leftovers:
-            document = json.loads(path.read_bytes())
-            files = document.pop("files")
+            document = read_local_cache(path)
+            files = document.pop("files", ())  # files of a damaged batch are read again
             if document == self._cache.head:
                 count += len([self._cache_row(*row) for row in files])
         self._cache.save()

@@ -36,34 +36,50 @@ class _UnreadKind(NamedTuple):
     hint: str
 
 
+def _extensions(names: str) -> frozenset[str]:
+    return frozenset(f".{name}" for name in names.split())
+
+
 _UNREAD_KINDS = (
     _UnreadKind(
         "audio file",
-        frozenset({".wav", ".mp3", ".flac", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".wma", ".aiff", ".aif", ".amr"}),
+        _extensions(
+            "wav mp3 flac ogg oga opus m4a aac wma aiff aif amr m4b mka weba caf spx ac3 eac3 dts ape wv mp2 mpa au "
+            "snd w64 awb tta"
+        ),
         "audio files are not clips; to use them, put each into a container: ffmpeg -i NAME.wav -c copy NAME.mkv",
     ),
     _UnreadKind(
-        "video file of another format",
-        frozenset({".rm", ".rmvb", ".divx", ".dv", ".m2v", ".mjpeg", ".ogm", ".swf", ".h264", ".hevc", ".y4m"}),
+        "video file in another format",
+        _extensions(
+            "rm rmvb divx dv m2v mjpeg ogm swf h264 hevc y4m qt mpe m1v mpv m2p m2t ps trp tp tod mod vro amv nut ivf "
+            "k3g xvid 264 265 h265 avc mjpg bik wtv dvr-ms dav gxf obu"
+        ),
         "convert each: ffmpeg -i NAME.rm NAME.mp4",
     ),
     _UnreadKind(
         "picture",
-        frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}),
+        _extensions("jpg jpeg png bmp gif tif tiff webp heic heif avif jp2"),
         "frames are read from media files only",
     ),
     _UnreadKind(
         "subtitle file",
-        frozenset({".srt", ".vtt", ".ass", ".ssa", ".sub", ".lrc", ".textgrid", ".eaf", ".txt"}),
+        _extensions("srt vtt ass ssa sub lrc textgrid eaf txt sbv ttml dfxp smi sami sup idx stl scc cha trs"),
         "put the words of each clip into the table of transcripts",
     ),
     _UnreadKind(
         "table",
-        frozenset({".csv", ".tsv", ".xlsx", ".xls", ".ods", ".json", ".jsonl", ".parquet", ".npz", ".pkl", ".mat"}),
+        _extensions(
+            "csv tsv xlsx xlsm xls ods json jsonl ndjson parquet feather arrow npz pkl pickle mat h5 hdf5 sav dta "
+            "rds rdata sqlite sqlite3 db arff"
+        ),
         "this corpus.kind reads other names",
     ),
+    _UnreadKind("archive", _extensions("zip tar gz tgz bz2 xz zst rar 7z"), "unpack it, or remove it"),
     _UnreadKind(
-        "archive", frozenset({".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".rar", ".7z"}), "unpack it, or remove it"
+        "unfinished download",
+        _extensions("part crdownload download partial opdownload ytdl aria2"),
+        "finish or remove it",
     ),
 )
 _UNREAD_KIND_OF = {extension: kind for kind in _UNREAD_KINDS for extension in kind.extensions}

@@ -13,6 +13,7 @@ from typing import Any
 from ecmf_pipeline.core.clips import ClipText, Modality
 from ecmf_pipeline.core.console import echo, format_bytes, format_count
 from ecmf_pipeline.core.errors import EcmfError
+from ecmf_pipeline.core.paths import KEPT
 from ecmf_pipeline.doctor.checks import Check, State, duration, exit_code
 from ecmf_pipeline.doctor.corpus import (
     CorpusState,
@@ -26,6 +27,7 @@ from ecmf_pipeline.doctor.models import check_device, check_encoders, check_revi
 from ecmf_pipeline.doctor.trial import TRIAL_CLIPS, Trial, sample_evenly, try_extraction, try_llm
 from ecmf_pipeline.extraction.run import BranchInputs, input_digests
 from ecmf_pipeline.settings.params import Params, load_params
+from ecmf_pipeline.store.kept import list_kept
 
 _LLM_TEXTS = 2 * TRIAL_CLIPS
 _LOADING = " (loading included)"
@@ -78,6 +80,7 @@ def examine(params: Params) -> Iterator[Check]:
         yield from _check_trial(params, corpus, loaded, texts, folder, needed)
     if needed:
         yield check_disk(needed, shutil.disk_usage(Path.cwd()).free)
+    yield from check_kept()
 
 
 def _check_llm(params: Params, corpus: CorpusState, folder: Path) -> tuple[Check, Mapping[str, ClipText]]:
@@ -182,3 +185,13 @@ def check_disk(needed: dict[Modality, float], free: int) -> Check:
         hint = "the DVC cache needs the same space again, unless the file system shares blocks between copies"
         return Check("disk", State.WARNING, message, hint, figures)
     return Check("disk", State.OK, message, figures=figures)
+
+
+def check_kept() -> Iterator[Check]:
+    """Report the disk space of kept features, answers and transcripts, if there are any."""
+    parts = [part for _, parts in list_kept() for part in parts]
+    if parts:
+        size, only_here = sum(part.bytes for part in parts), sum(part.only_here for part in parts)
+        message = f"{KEPT} holds {format_bytes(size)} of features and answers, {format_bytes(only_here)} of it alone"
+        hint, command = ("list it", "ecmf-pipe cache ls") if only_here else ("", "")
+        yield Check("kept", State.OK, message, hint, {"bytes": size, "only_here": only_here}, command)

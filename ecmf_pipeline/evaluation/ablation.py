@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline.core.arrays import bootstrap_samples, scores
 from ecmf_pipeline.core.errors import TooFewClips
-from ecmf_pipeline.core.files import write_atomic, write_json
+from ecmf_pipeline.core.files import write_atomic, write_sealed_json
 from ecmf_pipeline.evaluation.config import AblateConfig
 from ecmf_pipeline.evaluation.scoring import groups_to_draw
 from ecmf_pipeline.evaluation.variants import REFERENCE, Variant, weight_diagnostics
@@ -238,7 +238,7 @@ def write_ablation(folder: Path, metrics: Path, clip_ids: Sequence[str], judged_
     clips, ``variants``, (V,), and ``labels``, (V, S, j).
     """
     results = ablation.results
-    write_json(metrics, {"judged_by": judged_by, **results})
+    write_sealed_json(metrics, {"judged_by": judged_by, **results})
     reference = {"table": "reference", "name": "fusion", **results["reference"]}
     _write_table(folder / "variants.csv", VARIANT_COLUMNS, [reference, *results["variants"]])
     _write_table(folder / "robustness.csv", ROBUSTNESS_COLUMNS, results["robustness"])

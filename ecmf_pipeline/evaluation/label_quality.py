@@ -125,7 +125,7 @@ def compare_methods(evidence: LabelEvidence, config: EvaluateConfig) -> dict[str
     evaluated = np.flatnonzero(known >= 0)
     if not len(evaluated):
         return {"clips": 0, "methods": {}, "left_out": {}}
-    method_by_name, left_out = _methods_to_compare(evidence, enough_gold=len(evaluated) >= MIN_GOLD)
+    method_by_name, left_out = _methods_to_compare(evidence, len(evaluated))
     predictions = {
         name: _predict(method, known, folds, evaluated, learns=learns)
         for name, (method, learns) in method_by_name.items()
@@ -153,14 +153,12 @@ def compare_methods(evidence: LabelEvidence, config: EvaluateConfig) -> dict[str
     return {"clips": len(evaluated), "methods": results, "left_out": left_out}
 
 
-def _methods_to_compare(
-    evidence: LabelEvidence, *, enough_gold: bool
-) -> tuple[dict[str, tuple[Method, bool]], dict[str, str]]:
+def _methods_to_compare(evidence: LabelEvidence, n_known: int) -> tuple[dict[str, tuple[Method, bool]], dict[str, str]]:
     """Return the methods to compare and the reasons why others are omitted.
 
     The boolean of each method is whether it learns from known labels.
     """
-    votes = evidence.with_given
+    votes, enough_gold = evidence.with_given, n_known >= MIN_GOLD
 
     def label_model(known_labels: Ints) -> Floats:
         # The refinement learns from human labels only, not from gold labels.
@@ -174,7 +172,7 @@ def _methods_to_compare(
     left_out = {}
     for name, baseline in BASELINES.items():
         if baseline.learns and not enough_gold:
-            left_out[name] = f"needs {MIN_GOLD} labels that are known to be right"
+            left_out[name] = f"{n_known} of {MIN_GOLD} needed labels that are known to be right"
         elif not baseline.installed:
             left_out[name] = f"the package {baseline.needs} is not installed"
         else:
@@ -195,8 +193,9 @@ def measure_sources(evidence: LabelEvidence, labels: list[str]) -> dict[str, Any
 
     Returns:
         The content of data/metrics/sources.json: ``judged_by`` (``gold``, or ``votes`` if too few labels are known to
-        be correct), ``labels``, and for each source by name: ``coverage``, ``votes``, ``reliability`` with ``low`` and
-        ``high``, ``confusion`` (shares of its votes by true label, K x K, with 95% intervals ``confusion_low`` and
+        be correct), ``known`` and ``needed`` (how many labels are known to be correct, and how many are needed),
+        ``labels``, and for each source by name: ``coverage``, ``votes``, ``reliability`` with ``low`` and ``high``,
+        ``confusion`` (shares of its votes by true label, K x K, with 95% intervals ``confusion_low`` and
         ``confusion_high``), and ``error_correlation`` by name of the other source. Null means unknown.
     """
     votes, known = evidence.with_given, evidence.known
@@ -208,6 +207,8 @@ def measure_sources(evidence: LabelEvidence, labels: list[str]) -> dict[str, Any
     reports = report_sources(list(votes), hard_votes, truth, is_known if enough else all_clips)
     return {
         "judged_by": "gold" if enough else "votes",
+        "known": int(is_known.sum()),
+        "needed": MIN_GOLD,
         "labels": labels,
         "sources": {report.name: _source_metrics(report) for report in reports},
     }

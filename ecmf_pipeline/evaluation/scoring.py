@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ecmf_pipeline.core.arrays import Floats, Ints, bootstrap_difference, confusion, expected_calibration_error, scores
+from ecmf_pipeline.core.arrays import (
+    Floats,
+    Ints,
+    bootstrap_difference,
+    bootstrap_f1,
+    confusion,
+    expected_calibration_error,
+    scores,
+)
 from ecmf_pipeline.core.clips import Clip, Split
-from ecmf_pipeline.core.console import format_share
 from ecmf_pipeline.core.errors import MissingInput
-from ecmf_pipeline.core.files import write_csv
 from ecmf_pipeline.core.predictions import NO_MODALITY, PredictionTable
 from ecmf_pipeline.evaluation.config import EvaluateConfig
 from ecmf_pipeline.labels.refine import Decision
@@ -59,6 +64,16 @@ class Evaluator:
             draws=self._config.draws,
         )
         return {"difference": round(difference, 6), "low": round(low, 6), "high": round(high, 6)}
+
+    def interval(self, predicted: Mapping[str, str]) -> tuple[float, float]:
+        """Return the bounds of the 95% bootstrap interval of the weighted F1 of one model, drawn as in `difference`."""
+        return bootstrap_f1(
+            np.array([predicted[clip.clip_id] for clip in self.clips]),
+            np.array([self.truth(clip) for clip in self.clips]),
+            rng=np.random.default_rng(self._config.seed),
+            groups=groups_to_draw([clip.group for clip in self.clips]),
+            draws=self._config.draws,
+        )
 
 
 def groups_to_draw(groups: Sequence[str]) -> NDArray[np.str_] | None:
@@ -243,73 +258,3 @@ def leave_one_out(
         scores = reliability(posterior_of(other_votes), truth)
         scores_by_family[family] = {"accuracy": scores["accuracy"], "ece": scores["ece"]}
     return scores_by_family
-
-
-def write_plots(folder: Path, evaluator: Evaluator, predictions: PredictionTable, results: Mapping[str, Any]) -> None:
-    """Write the data of DVC plots.
-
-    ``confusion.csv`` has one row per evaluated clip, ``models.csv`` the weighted F1 of each model. DVC copies the cells
-    into a script of an HTML page: angle brackets are replaced, since a label could end the script.
-    """
-    predicted = predictions.by_clip()
-    pairs = [[evaluator.truth(clip), predicted[clip.clip_id]] for clip in evaluator.clips]
-    write_csv(
-        folder / "confusion.csv", ["actual", "predicted"], ([_plot_text(label) for label in pair] for pair in pairs)
-    )
-    models = {name: scores["weighted_f1"] for name, scores in results["modalities"].items()}
-    models |= {f"fusion ({name} labels)": scores["weighted_f1"] for name, scores in results["fusion"].items()}
-    rows = ([_plot_text(name), f1] for name, f1 in models.items())
-    write_csv(folder / "models.csv", ["model", "weighted_f1"], rows)
-
-
-def _plot_text(text: str) -> str:
-    return text.replace("<", "\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}").replace(
-        ">", "\N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK}"
-    )
-
-
-def summary(results: Mapping[str, Any]) -> str:
-    """Format the results of `evaluate` in a few lines."""
-    lines = [
-        f"evaluate: weighted F1 {results['weighted_f1']:.4f}, accuracy {results['accuracy']:.4f} over "
-        f"{results['clips']} clips, evaluated on {results['judged_by']} labels (fusion trained on {results['model']} "
-        "labels)"
-    ]
-    if over := results["fusion_over_best_modality"]:
-        lines.append(f"  fusion minus best single modality ({over['best']}): {format_difference(over)}")
-    if over := results["refined_over_given"]:
-        caveat = "" if results["judged_by"] == "gold" else "; not a valid comparison: the refinement used these labels"
-        lines.append(f"  refined minus given labels: {format_difference(over)}{caveat}")
-    if (labels := results["labels"]) and labels["given"]["clips"]:  # all gold labels may be those of candidates
-        lines.append(
-            f"  accuracy of training labels: {labels['given']['accuracy']} given, {labels['refined']['accuracy']} "
-            f"refined ({_format_outcome(labels, 'fixed')}; {_format_outcome(labels, 'broken')}; "
-            f"{labels['dropped_wrong']} wrong and {labels['dropped_right']} right ones dropped)"
-        )
-    lines.append(f"  {results['controls']['sentence']}")
-    if fusion := results["controls"].get("fusion"):
-        lines.append(f"  trained with the fusion model, {fusion['sentence']}")
-    if reason := results["controls"].get("no_fusion"):
-        lines.append(f"  {reason}")
-    if label_model := results["label_model"]:
-        lines.append(
-            f"  label model: accuracy {label_model['accuracy']} over {label_model['clips']} clips, calibration error "
-            f"{label_model['ece']}"
-        )
-    if methods := results["label_methods"]["methods"]:
-        best = max(methods, key=lambda name: methods[name]["accuracy"])
-        lines.append(
-            f"  best of {len(methods)} methods of combining votes: {best} (accuracy {methods[best]['accuracy']})"
-        )
-    return "\n".join(lines)
-
-
-def _format_outcome(labels: Mapping[str, Any], outcome: str) -> str:
-    """Format how many labels were fixed or broken, and how many of these by human labels."""
-    share = format_share(labels[f"{outcome}_by_verdicts"], labels[outcome], "by human labels")
-    return f"{labels[outcome]} {outcome}" + (f", {share}" if share else "")
-
-
-def format_difference(over: Mapping[str, float]) -> str:
-    """Format a difference with its interval."""
-    return f"{over['difference']:+.4f} weighted F1 (95% interval {over['low']:+.4f} to {over['high']:+.4f})"

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline.core.console import format_count
 from ecmf_pipeline.core.errors import InputError
-from ecmf_pipeline.evaluation.scoring import Evaluator, format_difference
+from ecmf_pipeline.evaluation.scoring import Evaluator
+from ecmf_pipeline.evaluation.summary import format_difference
 from ecmf_pipeline.fusion.prediction import Ensemble
 from ecmf_pipeline.fusion.tables import FoldwiseEnsemble, predict_in_blocks
 

@@ -19,8 +19,9 @@ from ecmf_pipeline.core.errors import InputError, MissingInput, StaleStore
 from ecmf_pipeline.core.weights import Unknown
 from ecmf_pipeline.encoders.config import has_imported_features, text_columns
 from ecmf_pipeline.extraction.run import current_digests
-from ecmf_pipeline.store import FeatureStore, current_fingerprint
+from ecmf_pipeline.store import FeatureStore, current_fingerprint, has_fingerprint
 from ecmf_pipeline.store.format import settings_attributes
+from ecmf_pipeline.store.kept import lost_groups, restore_features
 from ecmf_pipeline.store.state import settings_groups
 
 _SAME_COLUMNS = frozenset({"dtype", "precision", "max_tokens", "window_seconds"})
@@ -181,6 +182,7 @@ def open_store(root: Path, settings: Mapping[str, Any]) -> FeatureStore:
     command = f"ecmf-pipe extract --modality {modality}"
     if is_imported:
         command = f"ecmf-pipe store import PATH --modality {modality} --encoder {settings['encoder']['name']}"
+    _restore_lost_features(root, settings)
     current = current_fingerprint(root)
     if current is None:
         hint = "import the features" if is_imported else "compute the features, or get them with dvc pull"
@@ -209,6 +211,18 @@ def open_store(root: Path, settings: Mapping[str, Any]) -> FeatureStore:
         command=command,
         keys=[difference.key for difference in known],
     )
+
+
+def _restore_lost_features(root: Path, settings: Mapping[str, Any]) -> None:
+    """Restore kept features of the settings if the store has lost them, unless its current features can be used."""
+
+    def is_usable(folder: Path) -> bool:
+        return all(map(_is_unknown, _compare_group(folder, settings)))
+
+    current = current_fingerprint(root)
+    if current is None or not has_fingerprint(root, current) or not is_usable(root / current):
+        for folder in filter(is_usable, lost_groups(root)):
+            restore_features(root, folder.name)
 
 
 def _is_unknown(difference: Difference) -> bool:

@@ -391,8 +391,8 @@ def _finish_complete_branches(
                 # No clip has this input. Later stages need an empty store, not a missing one.
                 create_settings_group(root, branch.settings, dim=None, dtype="float32")
             make_current(root, branch.fingerprint)
-            branch.quarantine.write()
             report.count(branch.modality.value, branch.quarantine)
+        branch.quarantine.write()  # without entries that are outdated
         try:
             branch.quarantine.check_share(len(branch.digests), config.max_quarantined)
         except TooManyQuarantined as error:

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ecmf_pipeline.core.arrays import weighted_f1
+from ecmf_pipeline.core.arrays import weighted_f1_of
 from ecmf_pipeline.fusion.config import TrainingConfig
 from ecmf_pipeline.fusion.inputs import Inputs
 from ecmf_pipeline.fusion.model import BranchedFusion, EcmfFusion, FusionModel
@@ -72,6 +72,21 @@ class Examples:
         return examples if bool(has_modality.all()) else examples[has_modality.nonzero().squeeze(1)]
 
 
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """The result of training one model.
+
+    Attributes:
+        epoch: The best epoch of the last step, whose weights the model has.
+        loss: Its validation loss; NaN if the model can predict no validation row.
+        curve: Validation loss and weighted F1 of each epoch of the last step, from epoch 0; empty if ``loss`` is NaN.
+    """
+
+    epoch: int
+    loss: float
+    curve: tuple[tuple[float, float], ...]
+
+
 @dataclass(frozen=True)
 class MemberTraining:
     """The training of one model.
@@ -100,19 +115,15 @@ class MemberTraining:
         """Weight of each class in the loss, (C,)."""
         return class_weights(self.training, self.model.n_classes, self.config.class_weights)
 
-    def run(self) -> tuple[int, float]:
-        """Train the model.
-
-        Returns:
-            The best epoch of the last step, and its validation loss.
-        """
+    def run(self) -> Fit:
+        """Train the model."""
         if not isinstance(self.model, BranchedFusion):
             return self._train_jointly()
         if isinstance(self.model, EcmfFusion) and not self.config.staged:
             return self._train_jointly()
         self._train_branches(self.model)
         if not isinstance(self.model, EcmfFusion):
-            return 0, self._final_loss()
+            return self._evaluate_branches()
         self._fit_reliability(self.model)
         return self._train_jointly(set(self.model.branches.parameters()))
 
@@ -151,7 +162,7 @@ class MemberTraining:
         for parameter in (model.reliability, model.gain):
             parameter.requires_grad_(False)  # training on the rows of the branches would undo the fit
 
-    def _train_jointly(self, pretrained: Set[nn.Parameter] = frozenset()) -> tuple[int, float]:
+    def _train_jointly(self, pretrained: Set[nn.Parameter] = frozenset()) -> Fit:
         """Train the joining layers, and the ``pretrained`` parameters at their own learning rate."""
         joint_rate = self.config.joint_learning_rate
         for parameter in pretrained:
@@ -202,13 +213,14 @@ class MemberTraining:
         logits: Callable[[Examples], Tensor],
         *,
         select_by_f1: bool = False,
-    ) -> tuple[int, float]:
+    ) -> Fit:
         """Train ``module`` with early stopping, and restore its best weights."""
         rate = self.config.learning_rate
         optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=self.config.weight_decay, fused=True)
         batch_size = self.config.batch_size or batch_size_for(len(training))
         patience = patience_for(self.config.patience, len(training))
         best = BestWeights(module)
+        curve: list[tuple[float, float]] = []
         for epoch in range(self.config.epochs + 1):
             if epoch:
                 module.train()
@@ -222,11 +234,13 @@ class MemberTraining:
             with torch.no_grad():
                 validation_logits = logits(validation)
             loss = float(self._loss(validation_logits, validation))
-            best.offer(-_weighted_f1(validation_logits, validation) if select_by_f1 else loss, epoch, loss)
+            f1 = _weighted_f1(validation_logits, validation)
+            curve.append((loss, f1))
+            best.offer(-f1 if select_by_f1 else loss, epoch, loss)
             if epoch - best.epoch >= patience:
                 break
         best.restore()
-        return best.epoch, best.loss
+        return Fit(best.epoch, best.loss, tuple(curve))
 
     def _training_loss(self, batch: Examples, logits: Callable[[Examples], Tensor]) -> Tensor:
         smoothing = self.config.label_smoothing
@@ -240,14 +254,17 @@ class MemberTraining:
         return share * own_loss + (1 - share) * self._loss(mixed_logits, partner, smoothing)
 
     @torch.no_grad()
-    def _final_loss(self) -> float:
+    def _evaluate_branches(self) -> Fit:
+        """Return the result of a model without a joint step, over the validation rows that it can predict."""
         self.model.eval()
         inputs = self.validation.inputs
         rows = (inputs.present & self.model.seen).any(dim=1).nonzero().squeeze(1)
         if not len(rows):
-            return float("nan")
+            return Fit(0, float("nan"), ())
         evaluated = self.validation[rows]
-        return float(self._loss(self._logits(evaluated), evaluated))
+        logits = self._logits(evaluated)
+        loss = float(self._loss(logits, evaluated))
+        return Fit(0, loss, ((loss, _weighted_f1(logits, evaluated)),))
 
     def _loss(self, logits: Tensor, examples: Examples, smoothing: float = 0.0) -> Tensor:
         return weighted_loss(logits, examples, self.class_weight_vector, smoothing)
@@ -323,8 +340,9 @@ def mix_inputs(examples: Examples, share: float, partners: Tensor) -> Inputs:
 
 
 def _weighted_f1(logits: Tensor, examples: Examples) -> float:
-    truth, predicted = examples.labels.tolist(), logits.argmax(dim=1).tolist()
-    return weighted_f1([str(label) for label in truth], [str(label) for label in predicted])
+    classes = logits.shape[1]
+    counts = torch.bincount(examples.labels * classes + logits.argmax(dim=1), minlength=classes**2)
+    return float(weighted_f1_of(counts.cpu().numpy().reshape(1, classes, classes).astype(np.float64))[0])
 
 
 def _copy_state(module: nn.Module) -> dict[str, Tensor]:

@@ -122,7 +122,7 @@ class Plan:
             validation_examples = self.examples[torch.from_numpy(validation).to(device)]
             can_predict = (validation_examples.inputs.present & model.seen).any(dim=1)
             validation_examples = validation_examples[can_predict.nonzero().squeeze(1)]
-            epochs, loss = MemberTraining(
+            fit = MemberTraining(
                 model=model,
                 training=_standardise(model, training_examples),
                 validation=_standardise(model, validation_examples),
@@ -131,7 +131,7 @@ class Plan:
                 rng=np.random.default_rng(seeds[2]),
                 select_by_f1=select_by_f1,
             ).run()
-        return Member(model.eval(), fold, repeat, epochs, loss, settings.training)
+        return Member(model.eval(), fold, repeat, fit.epoch, fit.loss, settings.training, fit.curve)
 
     def training_rows(self, fold: int) -> NDArray[np.int64]:
         """Return the rows that models of a fold may be trained on.

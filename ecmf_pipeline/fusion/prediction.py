@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError
 
 from ecmf_pipeline.core.config import Config, PoolOrFrames
 from ecmf_pipeline.core.errors import MissingInput, ModelError
-from ecmf_pipeline.core.files import read_json, sha256_file, write_atomic, write_json
+from ecmf_pipeline.core.files import read_sealed_json, sha256_file, write_atomic, write_sealed_json
 from ecmf_pipeline.extraction.features import FeatureOrigin
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.fusion.inputs import Inputs, LabelType, decode_labels, read_inputs, read_mask
@@ -46,6 +46,7 @@ class Member:
         epochs: The best epoch of joint training.
         validation_loss: Validation loss of that epoch; NaN if the model can predict no validation clip.
         training: Its training settings; a search may have chosen other settings than those of the ensemble.
+        curve: Validation loss and weighted F1 of each epoch of joint training, from epoch 0; not saved.
     """
 
     model: FusionModel
@@ -54,6 +55,7 @@ class Member:
     epochs: int
     validation_loss: float
     training: TrainingConfig
+    curve: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +269,7 @@ class Ensemble:
             ],
             weights_sha256=sha256_file(folder / WEIGHTS_FILE),
         )
-        write_json(folder / CONFIG_FILE, saved.model_dump(mode="json"))
+        write_sealed_json(folder / CONFIG_FILE, saved.model_dump(mode="json"))
 
     @classmethod
     def load(cls, folder: str | Path) -> Ensemble:
@@ -280,7 +282,7 @@ class Ensemble:
         """
         path = Path(folder) / CONFIG_FILE
         try:
-            saved = SavedEnsemble.model_validate(read_json(path, made_by="train"))
+            saved = SavedEnsemble.model_validate(read_sealed_json(path, made_by="train", error=ModelError))
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(map(str, first["loc"]))

@@ -1,4 +1,4 @@
-"""Predictions of a whole corpus by several ensembles, block by block, as tables."""
+"""Predictions of a whole corpus by several ensembles, block by block, as tables, and the table of training curves."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ecmf_pipeline.core.clips import Clip, label_indices
 from ecmf_pipeline.core.console import progress
 from ecmf_pipeline.core.predictions import PredictionTable, fill_with_prior
-from ecmf_pipeline.fusion.prediction import ALL_MEMBERS, CHUNK, Ensemble, Prediction
+from ecmf_pipeline.fusion.prediction import ALL_MEMBERS, CHUNK, Ensemble, Member, Prediction
 
 BLOCK = 4 * CHUNK
 """Clips whose features are read together: 170 MB for 16 frames and 1,280 columns.
@@ -99,3 +99,25 @@ def predict_tables(
             modality_weights=prediction.modality_weights,
         )
     return tables
+
+
+def training_curve(members: Sequence[Member]) -> list[tuple[int, float, float, int]]:
+    """Return the mean validation loss and weighted F1 of the members in each epoch of joint training.
+
+    A member that has stopped counts with the values of its best epoch, whose weights it has. The last row is therefore
+    the mean of the members as they are used.
+
+    Returns:
+        Epoch, mean loss, mean weighted F1, and the number of members that were trained in this epoch; empty if no
+        member can predict a validation clip.
+    """
+    trained = [member for member in members if member.curve]
+    epochs = max((len(member.curve) for member in trained), default=0)
+    rows = []
+    for epoch in range(epochs + 1 if epochs else 0):
+        points = [
+            member.curve[epoch if epoch < len(member.curve) else member.epochs] for member in trained
+        ]  # (loss, weighted F1) of each member
+        loss, f1 = np.mean(points, axis=0).round(6).tolist()
+        rows.append((epoch, loss, f1, sum(epoch < len(member.curve) for member in trained)))
+    return rows

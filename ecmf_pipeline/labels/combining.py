@@ -126,7 +126,7 @@ def combine_votes(
             unsupervised_probs = unsupervised_expert(evidence, patterns, rng)
             probs, weights = _with_gold(evidence, patterns, unsupervised_probs, usable, known_labels[usable], rng)
             shares = ", ".join(f"{name} {weight:.2f}" for name, weight in weights.items())
-            note = "" if calibrated else ", too few to calibrate it"
+            note = "" if calibrated else f" of {MIN_GOLD} needed to calibrate it"
             method = f"blend fitted to {len(usable)} gold labels{note} ({shares})"
         probs = break_ties(probs, named_probs)
         if len(labelled):

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Split
 from ecmf_pipeline.core.config import Config
 
@@ -127,7 +128,8 @@ class RefineConfig(Config):
 
     Attributes:
         label_model: Priors of the label model.
-        verdicts: Csv file of human labels, ``clip_id,label``; null if there are none.
+        verdicts: Csv file of human labels, ``clip_id,label``; the default may be missing, null if there are none. Track
+            it by Git and keep it outside of ``data/``, whose files DVC replaces.
         keep_above: Given labels below this probability are marked ``down_weight``; the weight of every label is its
             probability.
         review_below: Given labels below this probability are also listed for review.
@@ -150,7 +152,7 @@ class RefineConfig(Config):
     """
 
     label_model: LabelModelConfig = LabelModelConfig()
-    verdicts: str | None = None
+    verdicts: str | None = paths.VERDICTS.as_posix()
     keep_above: float = Field(default=0.8, ge=0, le=1)
     review_below: float = Field(default=0.5, ge=0, le=1)
     drop_below: float = Field(default=0.2, ge=0, le=1)

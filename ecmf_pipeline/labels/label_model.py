@@ -12,7 +12,7 @@ per source and class is too few to leak the label.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -21,13 +21,15 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from threadpoolctl import threadpool_limits
 
-from ecmf_pipeline.core.arrays import Floats, Ints
+from ecmf_pipeline.core.arrays import Bools, Floats, Ints
 from ecmf_pipeline.labels.combining import combine_votes
 from ecmf_pipeline.labels.config import LabelModelConfig
 from ecmf_pipeline.labels.votes import ABSTAIN, LogPool, first_choice, fit_noisy_log_pool, stack_votes
 
 GIVEN = "given label"
 """Name of the given label as a source, whose reliability is measured like that of any other source."""
+
+_SMALLEST = np.finfo(np.float64).tiny
 
 VOTE_FLOOR = 1e-3
 """Probabilities are clipped to at least this value, because no single source may rule a label in or out."""
@@ -52,12 +54,33 @@ class Source:
     weight: float
 
 
+@dataclass(frozen=True, slots=True)
+class LogOdds:
+    """Log-odds of one label against another on n clips, as the sum of three parts, (n,) each.
+
+    Attributes:
+        prior: Log-odds before any vote: the frequency of the labels, corrected by the fitted class biases.
+        given: Change by the given label; 0 without one.
+        sources: Change by the votes of all sources; 0 without votes.
+    """
+
+    prior: Floats
+    given: Floats
+    sources: Floats
+
+    @property
+    def total(self) -> Floats:
+        """Log-odds under the posterior, (n,)."""
+        return self.prior + self.given + self.sources
+
+
 @dataclass(frozen=True)
 class Assessment:
     """Result of the label model on n clips with K labels.
 
     Attributes:
         votes: Hard votes of each source, (n,); `ABSTAIN` for abstentions.
+        prior: P(true label), (n, K), before the votes and the given label.
         probs: P(true label | votes), (n, K), without the clip's own given label.
         posterior: P(true label | votes, given label), (n, K); equals ``probs`` for clips without a given label.
         transition: Estimated P(given label | true label), (K, K); rows are true labels.
@@ -67,6 +90,7 @@ class Assessment:
     """
 
     votes: dict[str, Ints]
+    prior: Floats
     probs: Floats
     posterior: Floats
     transition: Floats
@@ -87,13 +111,33 @@ class Assessment:
         return highest
 
     @cached_property
-    def agreement(self) -> Floats:
-        """Share of the voting sources that vote for `labels`, (n,); NaN if all abstain."""
-        hard_votes = np.stack(list(self.votes.values()), axis=1)  # (n, S)
-        voting = (hard_votes != ABSTAIN).sum(axis=1)
-        agreeing = (hard_votes == self.labels[:, None]).sum(axis=1)
-        shares: Floats = np.divide(agreeing, voting, out=np.full(len(hard_votes), np.nan), where=voting > 0)
-        return shares
+    def n_voting(self) -> Ints:
+        """Number of sources that vote, (n,)."""
+        return self._count(lambda votes: votes != ABSTAIN)
+
+    def n_votes_for(self, labels: Ints) -> Ints:
+        """Return the number of sources that vote for ``labels``, (n,), a label of each clip."""
+        return self._count(lambda votes: votes == labels)
+
+    def _count(self, counted: Callable[[Ints], Bools]) -> Ints:
+        total = np.zeros(len(self.posterior), np.int64)
+        for hard_votes in self.votes.values():
+            total += counted(hard_votes)
+        return total
+
+    def log_odds(self, labels: Ints, rivals: Ints) -> LogOdds:
+        """Split the log-odds of ``labels`` against ``rivals``, (n,) each, into their parts.
+
+        The label model is a log-linear pool followed by the noise transition, so its parts are the bias, the
+        transition, and the weighted votes. If it is calibrated, the parts of the votes and of the given label are the
+        changes of the log-odds when they are added. Labels that a person confirmed have no parts.
+        """
+        rows = np.arange(len(labels))
+        prior, with_sources, posterior = (
+            np.log(np.maximum(probs[rows, labels], _SMALLEST)) - np.log(np.maximum(probs[rows, rivals], _SMALLEST))
+            for probs in (self.prior, self.probs, self.posterior)
+        )
+        return LogOdds(prior, given=posterior - with_sources, sources=with_sources - prior)
 
 
 def assess(
@@ -130,8 +174,10 @@ def assess(
         posterior[gold_clips] = np.eye(classes)[gold[gold_clips]]
         return replace(without_gold, posterior=posterior)
     without_given = combine_votes(votes, gold, seed=seed)
+    counts = np.bincount(gold[gold_clips], minlength=classes) + 1.0
     return Assessment(
         without_gold.votes,
+        prior=np.tile(counts / counts.sum(), (len(gold), 1)),
         probs=without_given.held_out,
         # A blend fitted with given labels is not calibrated on clips without one.
         posterior=np.where((given >= 0)[:, None], with_given.probs, without_given.probs),
@@ -172,13 +218,13 @@ def assess_labels(
     # The optimiser's vectors are short: on a busy machine, synchronising BLAS threads takes ten times the computation.
     with threadpool_limits(limits=1, user_api="blas"):
         full_pool = _Pool.fit(evidence[labelled], given_labels[labelled], config)
-        probs = full_pool.probs(evidence)
+        prior, probs = full_pool.prior_probs(evidence), full_pool.probs(evidence)
         posterior = probs.copy()
         for fold in np.unique(folds[labelled]):
             held_out = labelled & (folds == fold)
             training = labelled & (folds != fold)
             pool = _Pool.fit(evidence[training], given_labels[training], config)
-            probs[held_out] = pool.probs(evidence[held_out])
+            prior[held_out], probs[held_out] = pool.prior_probs(evidence[held_out]), pool.probs(evidence[held_out])
             joint_probs = probs[held_out] * pool.transition[:, given_labels[held_out]].T
             posterior[held_out] = joint_probs / joint_probs.sum(axis=1, keepdims=True)
     first_choices = {name: first_choice(rows) for name, rows in votes.items()}
@@ -186,7 +232,7 @@ def assess_labels(
         _source_summary(name, first_choices[name], given_labels, posterior, weight)
         for name, weight in zip(votes, full_pool.pool.weights.tolist(), strict=True)
     )
-    return Assessment(first_choices, probs=probs, posterior=posterior, transition=full_pool.transition, sources=sources)
+    return Assessment(first_choices, prior, probs, posterior, full_pool.transition, sources)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +253,13 @@ class _Pool:
 
     def probs(self, evidence: Floats) -> Floats:
         """Return P(true label | votes), (n, K), for evidence (n, S, K); the prior if all sources abstain."""
-        probs: Floats = softmax(self.pool.scores(evidence), axis=1)
+        return self._with_prior(softmax(self.pool.scores(evidence), axis=1), evidence)
+
+    def prior_probs(self, evidence: Floats) -> Floats:
+        """Return P(true label) before the votes, (n, K): the biases; the prior if all sources abstain."""
+        return self._with_prior(np.tile(softmax(self.pool.bias), (len(evidence), 1)), evidence)
+
+    def _with_prior(self, probs: Floats, evidence: Floats) -> Floats:
         probs[~evidence.any(axis=(1, 2))] = self.prior
         return probs
 

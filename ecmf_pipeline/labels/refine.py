@@ -6,30 +6,24 @@ show that this is correct often enough (`find_thresholds`).
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import beta
 
 from ecmf_pipeline.core.arrays import Bools, Floats, Ints
 from ecmf_pipeline.core.clips import Clip, ClipId, Split, label_indices
-from ecmf_pipeline.core.console import format_count
+from ecmf_pipeline.core.console import format_count, format_share
 from ecmf_pipeline.labels.config import RefineConfig
 from ecmf_pipeline.labels.label_model import Assessment
+from ecmf_pipeline.labels.reasons import compare
+from ecmf_pipeline.labels.selection import can_be_judged, label_entropy
+from ecmf_pipeline.labels.thresholds import NEVER, Thresholds, find_thresholds
 from ecmf_pipeline.labels.votes import ABSTAIN
-
-NEVER = float("inf")
-"""Threshold that no probability reaches."""
-
-CONFIDENCE_LEVEL = 0.9
-"""One-sided confidence level of the test that the precision above a threshold reaches the target.
-
-Each threshold is tested separately and the lowest one that passes is used, so the confidence of the selected threshold
-is slightly lower.
-"""
 
 
 class LabelAction(StrEnum):
@@ -77,10 +71,18 @@ class Decision:
         refined_label: The label to train on; "" if the clip is not trained on.
         decision: The action taken.
         weight: Training weight, 0 if the clip is not trained on; labelled clips have a mean weight of one.
-        confidence: Probability that ``refined_label`` is correct; if it is empty, probability of the label model's
-            first choice.
-        agreement: Share of the voting sources that vote for the label model's first choice; NaN if none votes.
-        reason: Explanation of the decision.
+        confidence: Probability that ``label`` is correct.
+        agreement: Share of the voting sources that vote for ``label``; NaN if none votes.
+        reason: Explanation of the decision, generated from the numbers that decided.
+        label: The label that ``confidence``, ``agreement`` and the log-odds are about: ``refined_label``; if it is
+            empty, the most probable label.
+        rival: The label that ``label`` is compared with: the given label if it differs; otherwise the most probable
+            other label.
+        log_odds: Log-odds of ``label`` against ``rival``: the sum of the three parts below. NaN, like these, if a human
+            label decided.
+        log_odds_prior: Part of the frequency of the two labels.
+        log_odds_given: Part of the given label; 0 without one.
+        log_odds_sources: Part of the votes of all sources; 0 without votes.
         votes: One vote per source, if loaded; see `read_decisions`.
     """
 
@@ -93,22 +95,13 @@ class Decision:
     confidence: float
     agreement: float
     reason: str
+    label: str = ""
+    rival: str = ""
+    log_odds: float = math.nan
+    log_odds_prior: float = math.nan
+    log_odds_given: float = math.nan
+    log_odds_sources: float = math.nan
     votes: Sequence[Vote] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Thresholds:
-    """Minimum probabilities of a label that replaces a given one, and of a pseudo-label.
-
-    Attributes:
-        relabel: Threshold for replacing a given label; `NEVER` if no threshold is precise enough.
-        pseudo: Threshold for a pseudo-label, by class, (K,).
-        words: One sentence on each, with the evidence.
-    """
-
-    relabel: float
-    pseudo: Floats
-    words: tuple[str, str]
 
 
 def decide(
@@ -150,13 +143,14 @@ def decide(
     draft = _Draft(
         np.full(len(clips), LabelAction.LEAVE, object), np.full(len(clips), -1), np.full(len(clips), "", object)
     )
+    unlabelled = (given < 0) & (gold < 0)
     _decide_given(draft, assessment, given, supporting, thresholds, config)
     _apply_human_labels(draft, given, gold)
-    _assign_pseudo_labels(draft, assessment, clips, (given < 0) & (gold < 0), supporting, thresholds, config)
-    _select_for_review(draft, assessment, (given < 0) & (gold < 0), config)
+    _assign_pseudo_labels(draft, assessment, clips, labels, unlabelled, supporting, thresholds, config)
+    _select_for_review(draft, assessment, unlabelled & can_be_judged(clips), config)
     weights = _weights(assessment, given, gold, draft.new, config)
-    shown_labels = np.where(draft.new >= 0, draft.new, assessment.labels)
-    confidence = assessment.posterior[np.arange(len(clips)), shown_labels]
+    judged = np.where(draft.new >= 0, draft.new, assessment.labels)
+    comparison = compare(assessment, judged, given, gold)
     return [
         Decision(
             clip_id=clip.clip_id,
@@ -165,9 +159,15 @@ def decide(
             refined_label=labels[draft.new[i]] if draft.new[i] >= 0 else "",
             decision=draft.actions[i],
             weight=float(weights[i]),
-            confidence=float(confidence[i]),
-            agreement=float(assessment.agreement[i]),
-            reason=_reason(assessment, labels, i, int(given[i]), int(supporting[i])) + draft.notes[i],
+            confidence=float(comparison.probability[i]),
+            agreement=comparison.agreement(i),
+            reason=comparison.explain(i, labels, has_given=bool(clip.given_label)) + draft.notes[i],
+            label=labels[judged[i]],
+            rival=labels[comparison.rival[i]],
+            log_odds=float(comparison.log_odds.total[i]),
+            log_odds_prior=float(comparison.log_odds.prior[i]),
+            log_odds_given=float(comparison.log_odds.given[i]),
+            log_odds_sources=float(comparison.log_odds.sources[i]),
         )
         for i, clip in enumerate(clips)
     ]
@@ -191,36 +191,48 @@ def _decide_given(
 ) -> None:
     """Decide on given labels. Without votes a given label is kept."""
     labelled = given >= 0
-    has_votes = labelled & ~np.isnan(assessment.agreement)
+    has_votes = labelled & (assessment.n_voting > 0)
     given_probs = assessment.posterior[np.arange(len(given)), given]
     draft.new[labelled] = given[labelled]
     draft.set(labelled, LabelAction.KEEP)
-    draft.set(has_votes & (given_probs < config.keep_above), LabelAction.DOWN_WEIGHT, "; weight reduced")
+    draft.set(labelled & ~has_votes, LabelAction.KEEP, "; the given label is kept")
     draft.set(
-        has_votes & (given_probs < config.review_below), LabelAction.REVIEW, "; weight reduced and listed for review"
+        has_votes & (given_probs < config.keep_above),
+        LabelAction.DOWN_WEIGHT,
+        f"; weight reduced: the given label is below {config.keep_above:.2f}",
+    )
+    draft.set(
+        has_votes & (given_probs < config.review_below),
+        LabelAction.REVIEW,
+        f"; weight reduced and listed for review: the given label is below {config.review_below:.2f}",
     )
     drop = has_votes & (given_probs < config.drop_below)
-    draft.set(drop, LabelAction.DROP, "; excluded from training")
+    draft.set(drop, LabelAction.DROP, f"; excluded from training: the given label is below {config.drop_below:.2f}")
     confident = (assessment.labels != given) & (assessment.confidence >= thresholds.relabel)
     relabel = has_votes & confident & (given_probs < config.review_below) & (supporting >= config.relabel_families)
     draft.new[drop] = -1
     draft.new[relabel] = assessment.labels[relabel]
-    draft.set(relabel, LabelAction.RELABEL, f"; {config.relabel_precision:.0%} of such replacements are right")
+    draft.set(
+        relabel,
+        LabelAction.RELABEL,
+        f"; replaced: from {thresholds.relabel:.2f} {config.relabel_precision:.0%} of such replacements are right",
+    )
 
 
 def _apply_human_labels(draft: _Draft, given: Ints, gold: Ints) -> None:
     """Let human labels override all votes."""
     known = gold >= 0
     draft.new[known] = gold[known]
-    draft.set(known & (given == gold), LabelAction.KEEP, "; confirmed by a human label")
-    draft.set(known & (given >= 0) & (given != gold), LabelAction.RELABEL, "; replaced by a human label")
-    draft.set(known & (given < 0), LabelAction.PSEUDO, "; assigned by a human label")
+    draft.set(known & (given == gold), LabelAction.KEEP, "; the given label is confirmed")
+    draft.set(known & (given >= 0) & (given != gold), LabelAction.RELABEL, "; the given label is replaced")
+    draft.set(known & (given < 0), LabelAction.PSEUDO, "; the clip had no label")
 
 
 def _assign_pseudo_labels(
     draft: _Draft,
     assessment: Assessment,
     clips: Sequence[Clip],
+    labels: Sequence[str],
     unlabelled: Bools,
     supporting: Ints,
     thresholds: Thresholds,
@@ -228,19 +240,31 @@ def _assign_pseudo_labels(
 ) -> None:
     """Assign pseudo-labels, most confident first, up to the quota of each class."""
     allowed = unlabelled & np.array([clip.split in config.pseudo_splits for clip in clips], dtype=bool)
-    confident = allowed & (assessment.confidence >= thresholds.pseudo[assessment.labels])
-    confident &= supporting >= config.pseudo_families
-    draft.set(unlabelled & ~confident, LabelAction.LEAVE, "; confidence too low for a pseudo-label")
+    supported = supporting >= config.pseudo_families
     draft.set(unlabelled & ~allowed, LabelAction.LEAVE, "; clips of this split get no pseudo-labels")
-    trained_counts = np.bincount(draft.new[~unlabelled & (draft.new >= 0)], minlength=assessment.probs.shape[1])
-    for label, count in enumerate(trained_counts.tolist()):
-        eligible = np.flatnonzero(confident & (assessment.labels == label)).tolist()
+    trained_counts = np.bincount(draft.new[~unlabelled & (draft.new >= 0)], minlength=len(labels))
+    for label, (name, count) in enumerate(zip(labels, trained_counts.tolist(), strict=True)):
+        threshold = thresholds.pseudo[label]
+        candidates = allowed & (assessment.labels == label)
+        confident = candidates & (assessment.confidence >= threshold)
+        draft.set(
+            candidates & ~confident,
+            LabelAction.LEAVE,
+            f"; no pseudo-label: {name} is below {threshold:.2f}"
+            if threshold < NEVER
+            else f"; no pseudo-label: no threshold for {name} is precise enough",
+        )
+        for row in np.flatnonzero(confident & ~supported).tolist():
+            draft.notes[row] = (
+                f"; no pseudo-label: {supporting[row]} of {config.pseudo_families} needed families vote for {name}"
+            )
+        eligible = np.flatnonzero(confident & supported).tolist()
         eligible.sort(key=lambda i: (-assessment.confidence[i], clips[i].clip_id))
         quota = int(config.pseudo_quota * count)
         taken, over_quota = np.array(eligible[:quota], np.int64), np.array(eligible[quota:], np.int64)
-        draft.set(taken, LabelAction.PSEUDO)
+        draft.set(taken, LabelAction.PSEUDO, f"; pseudo-label: {name} is at least {threshold:.2f}")
         draft.new[taken] = label
-        draft.set(over_quota, LabelAction.LEAVE, "; pseudo-label quota of its class reached")
+        draft.set(over_quota, LabelAction.LEAVE, f"; no pseudo-label: the quota of {quota} for {name} is reached")
 
 
 def _select_for_review(draft: _Draft, assessment: Assessment, unlabelled: Bools, config: RefineConfig) -> None:
@@ -249,6 +273,7 @@ def _select_for_review(draft: _Draft, assessment: Assessment, unlabelled: Bools,
     entropy = label_entropy(assessment.posterior)[unlabelled_rows]
     chosen = unlabelled_rows[np.argsort(-entropy, kind="stable")[: config.review_budget]]
     draft.actions[chosen] = LabelAction.REVIEW
+    draft.notes[chosen] += "; listed for review"
 
 
 def _weights(assessment: Assessment, given: Ints, gold: Ints, new: Ints, config: RefineConfig) -> Floats:
@@ -282,152 +307,23 @@ def supporting_families(assessment: Assessment, families: Mapping[str, str]) -> 
     return n_supporting
 
 
-def _reason(assessment: Assessment, labels: Sequence[str], row: int, given: int, families: int) -> str:
-    """Explain the decision on one clip: its votes, their families and the posterior."""
-    first_choice = labels[assessment.labels[row]]
-    cast_votes = [hard_votes[row] for hard_votes in assessment.votes.values() if hard_votes[row] != ABSTAIN]
-    if not cast_votes:
-        return "no source votes" + (f"; given label {labels[given]} is kept" if given >= 0 else "")
-    summary = (
-        f"{cast_votes.count(assessment.labels[row])} of {len(cast_votes)} sources ({families} "
-        f"{'family' if families == 1 else 'families'}) vote for {first_choice} "
-        f"(posterior {assessment.confidence[row]:.2f})"
-    )
-    if given < 0 or first_choice == labels[given]:
-        return summary
-    return f"{summary}; given label {labels[given]} has probability {assessment.posterior[row, given]:.2f}"
+def labels_to_verify(decisions: Sequence[Decision], labels: Sequence[str]) -> Ints:
+    """Return the label of each clip that a verdict would confirm or change, (n,).
 
-
-def find_thresholds(assessment: Assessment, given: Ints, gold: Ints, config: RefineConfig) -> Thresholds:
-    """Find the lowest thresholds that reach the target precisions on clips with a human label.
-
-    These clips are predicted without their human label. Without such held-out predictions nothing can be measured.
-
-    Args:
-        assessment: Result of the label model.
-        given: Given labels, (n,); -1 if there is none.
-        gold: Human labels, (n,); -1 if unknown.
-        config: Target precisions and default thresholds.
+    This is the refined label; of a dropped clip, the given label; of a clip without a label, the most probable one.
     """
-    classes = assessment.probs.shape[1]
-    if assessment.held_out is None:
-        descriptions = (
-            "no given label is replaced: too few human labels to measure how often replacements are right",
-            f"pseudo-labels need a probability of at least {config.pseudo_above:.2f}; their precision is unknown",
-        )
-        return Thresholds(NEVER, np.full(classes, config.pseudo_above), descriptions)
-    known = gold >= 0
-    choice = assessment.held_out.argmax(axis=1)
-    confidence = assessment.held_out.max(axis=1)
-    replaced = known & (given >= 0) & (choice != given)
-    relabel = precision_threshold(confidence[replaced], (choice == gold)[replaced], config.relabel_precision)
-    # A clip that gets a pseudo-label has no given label, so only votes are used here.
-    choice, confidence = assessment.probs.argmax(axis=1), assessment.probs.max(axis=1)
-    correct = choice == gold
-    overall = precision_threshold(confidence[known], correct[known], config.pseudo_precision)
-    rows_by_class = [known & (choice == label) for label in range(classes)]
-    pseudo = np.array([_class_threshold(confidence[voted], correct[voted], overall, config) for voted in rows_by_class])
-    relabel = max(relabel, config.relabel_above)
-    return Thresholds(
-        relabel, pseudo, _describe_thresholds(relabel, pseudo, int(replaced.sum()), int(known.sum()), config)
-    )
+    index = {label: position for position, label in enumerate(labels)}
+    return np.array([index[d.refined_label or d.given_label or d.label] for d in decisions], np.int64)
 
 
-def _class_threshold(confidence: Floats, correct: Bools, overall: float, config: RefineConfig) -> float:
-    """Return the pseudo-label threshold of one class from the human-labelled clips that the votes assign to it.
-
-    If these are too few to reach the precision, the threshold of all classes is used, unless they show a lower
-    precision.
-    """
-    target = config.pseudo_precision
-    class_threshold = precision_threshold(confidence, correct, target)
-    if class_threshold < NEVER or overall == NEVER:
-        return class_threshold
-    threshold = max(overall, config.pseudo_above)
-    correct_above = correct[confidence >= threshold]
-    return NEVER if len(correct_above) and correct_above.mean() < target else threshold
-
-
-def precision_threshold(confidence: Floats, correct: Bools, target: float) -> float:
-    """Return the lowest confidence above which the share of correct labels reaches ``target`` with `CONFIDENCE_LEVEL`.
-
-    Args:
-        confidence: Confidence of m labels, (m,).
-        correct: Whether each is correct, (m,).
-        target: Minimum share of correct labels.
-
-    Returns:
-        The threshold; `NEVER` if none reaches the target.
-    """
-    order = np.argsort(-confidence, kind="stable")
-    hits = np.cumsum(correct[order]).astype(np.float64)
-    count = np.arange(1, len(order) + 1)
-    lowest = beta.ppf(1 - CONFIDENCE_LEVEL, hits + 0.5, count - hits + 0.5)  # Jeffreys
-    ranked = confidence[order]
-    last_of_tie = np.append(ranked[1:] < ranked[:-1], True) if len(ranked) else np.zeros(0, dtype=bool)
-    reached = np.flatnonzero((lowest >= target) & last_of_tie)
-    return float(ranked[reached[-1]]) if len(reached) else NEVER
-
-
-def _describe_thresholds(
-    relabel: float, pseudo: Floats, replaced: int, human_labels: int, config: RefineConfig
-) -> tuple[str, str]:
-    if relabel == NEVER:
-        relabel_text = (
-            f"no given label is replaced: no threshold gives {config.relabel_precision:.0%} right replacements "
-            f"(measured on {replaced} human labels)"
-        )
-    else:
-        relabel_text = (
-            f"a given label is replaced by one with a probability of at least {relabel:.2f} "
-            f"({config.relabel_precision:.0%} right, measured on {replaced} human labels)"
-        )
-    reached = pseudo[pseudo < NEVER]
-    if not len(reached):
-        return relabel_text, (
-            f"no pseudo-labels: no threshold gives {config.pseudo_precision:.0%} right ones "
-            f"(measured on {human_labels} human labels)"
-        )
-    without = len(pseudo) - len(reached)
-    return relabel_text, (
-        f"pseudo-labels need a probability of at least {reached.min():.2f} to {reached.max():.2f}, depending on class "
-        f"({config.pseudo_precision:.0%} right, measured on {human_labels} human labels)"
-        + (f"; {without} of {len(pseudo)} classes get none: no threshold is precise enough" if without else "")
-    )
-
-
-def label_entropy(posterior: Floats) -> Floats:
-    """Return the entropy of each clip's posterior, (n,), in bits, for a posterior (n, K).
-
-    It estimates how much a human label would add. The given label is part of the posterior: if it contradicts the
-    votes, the entropy is high.
-    """
-    probs = np.clip(posterior, 1e-12, 1.0)
-    bits: Floats = -(probs * np.log2(probs)).sum(axis=1)
-    return bits
-
-
-def select_clips_to_label(posterior: Floats, known: Bools, count: int) -> Sequence[int]:
-    """Select at most ``count`` clips for labelling by hand, by highest entropy and spread over classes.
-
-    Clips are taken in turn from each predicted class, because entropy alone would select a single confusable pair of
-    classes.
-
-    Args:
-        posterior: Posterior, (n, K).
-        known: Clips that already have a human label, (n,).
-        count: Maximum number of clips.
-    """
-    entropy, labels = label_entropy(posterior), posterior.argmax(axis=1)
-    queues = []
-    for label in range(posterior.shape[1]):
-        rows = np.flatnonzero((labels == label) & ~known)
-        queues.append(rows[np.argsort(-entropy[rows], kind="stable")].tolist())
-    chosen: list[int] = []
-    while len(chosen) < count and any(queues):
-        nonempty = sorted((queue for queue in queues if queue), key=lambda queue: -entropy[queue[0]])
-        chosen += [queue.pop(0) for queue in nonempty]
-    return chosen[:count]
+def describe_counts(decisions: Sequence[Decision], verified: Bools) -> list[str]:
+    """Count the decisions by action, and how many of each are verdicts, such as ``1 relabel (by verdict)``."""
+    total = Counter(decision.decision.value for decision in decisions)
+    by_verdict = Counter(d.decision.value for d, known in zip(decisions, verified.tolist(), strict=True) if known)
+    return [
+        f"{count} {name}" + (f" ({share})" if (share := format_share(by_verdict[name], count, "by verdict")) else "")
+        for name, count in sorted(total.items())
+    ]
 
 
 def describe_effect(decisions: Sequence[Decision], labels: Sequence[str]) -> list[str]:

@@ -15,11 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core.arrays import Floats, Ints
-from ecmf_pipeline.core.clips import ClipId, Corpus, Split
+from ecmf_pipeline.core.clips import Clip, ClipId, Corpus, Split
 from ecmf_pipeline.core.console import warn
 from ecmf_pipeline.core.errors import InputError, MissingInput
 from ecmf_pipeline.core.files import write_atomic
-from ecmf_pipeline.core.tables import TableFile, as_spreadsheet_text, from_spreadsheet_text, open_table
+from ecmf_pipeline.core.tables import (
+    TableFile,
+    as_spreadsheet_text,
+    from_spreadsheet_text,
+    open_table,
+    write_sealed,
+)
 from ecmf_pipeline.corpora.names import match_names
 from ecmf_pipeline.corpora.tables import read_table
 from ecmf_pipeline.labels.refine import Decision, LabelAction, Vote
@@ -37,10 +43,21 @@ REFINED_COLUMNS = (
     "weight",
     "confidence",
     "agreement",
+    "label",
+    "rival",
+    "log_odds",
+    "log_odds_prior",
+    "log_odds_given",
+    "log_odds_sources",
     "reason",
 )
 """First columns of refined.csv, each an attribute of `Decision`. They are followed by ``posterior_<label>`` for each
 label and by ``<source>_vote`` and ``<source>_prob`` for each source."""
+
+LOG_ODDS_PARTS = ("log_odds_prior", "log_odds_given", "log_odds_sources")
+"""Columns of refined.csv that add up to ``log_odds``."""
+
+_NUMBERS = ("weight", "confidence", "agreement", "log_odds", *LOG_ODDS_PARTS)
 
 POSTERIOR = "posterior_"
 """Prefix of the columns of refined.csv with the label model's posterior."""
@@ -96,7 +113,7 @@ def write_votes(
         "label": _label_names(first_choice(rows), labels),
     }
     columns |= {f"p_{label}": np.round(rows[:, k], 6) for k, label in enumerate(labels)}
-    _write(path, pd.DataFrame(columns))
+    write_sealed(path, _as_csv(pd.DataFrame(columns)))
 
 
 def read_votes(path: Path, labels: Sequence[str], clip_ids: Sequence[str] | None = None) -> VoteTable:
@@ -130,6 +147,7 @@ def read_votes(path: Path, labels: Sequence[str], clip_ids: Sequence[str] | None
         table.check_covers(sorted(found), clip_ids)
     votes = np.full((len(sources), len(found), len(labels)), np.nan)
     votes[source_codes, clip_codes] = values
+    table.check_seal()
     return VoteTable(tuple(found), dict(zip(sources, votes, strict=True)))
 
 
@@ -226,10 +244,10 @@ def write_refined(
         hard_votes = first_choice(probs)
         columns[f"{source}_vote"] = _label_names(hard_votes, labels)
         columns[f"{source}_prob"] = np.round(probs[np.arange(len(probs)), hard_votes], 6)
-    for column in ("weight", "confidence", "agreement"):
+    for column in _NUMBERS:
         columns[column] = np.round(np.array(columns[column], np.float64), 6)
     order = sorted(range(len(decisions)), key=lambda i: decisions[i].clip_id)
-    _write(path, pd.DataFrame(columns).iloc[order])
+    write_sealed(path, _as_csv(pd.DataFrame(columns).iloc[order]))
 
 
 def read_decisions(path: Path, *, votes: bool = False, corpus: Corpus | None = None) -> list[Decision]:
@@ -244,8 +262,7 @@ def read_decisions(path: Path, *, votes: bool = False, corpus: Corpus | None = N
         MissingInput: If the file does not exist, or has other clips than the manifest.
         InputError: If a column is missing, or a cell is invalid.
     """
-    numbers = ("weight", "confidence", "agreement")
-    table, frame = _read_table(path, REFINED_COLUMNS, numbers, _REFINE_AGAIN, others=_is_probability)
+    table, frame = _read_table(path, REFINED_COLUMNS, _NUMBERS, _REFINE_AGAIN, others=_is_probability)
 
     def reject(wrong: pd.Series[bool], problem: str | Callable[[int], str]) -> None:
         _reject_first(path, wrong.to_numpy(dtype=bool), problem, _REFINE_AGAIN)
@@ -257,6 +274,10 @@ def read_decisions(path: Path, *, votes: bool = False, corpus: Corpus | None = N
     reject(~(frame["weight"] >= 0), "the weight is not a number of at least 0")
     reject(~frame["confidence"].between(0, 1), "the confidence is not a probability")
     reject((frame["weight"] > 0) & (frame["refined_label"] == ""), "weight above 0 without a label")
+    reject(frame["label"] == "", "the label is empty")
+    parts = frame[[*LOG_ODDS_PARTS]].sum(axis=1, min_count=len(LOG_ODDS_PARTS))
+    reject(parts.isna() != frame["log_odds"].isna(), "the log-odds are incomplete")
+    reject((parts - frame["log_odds"]).abs() > 1e-5, "the parts of the log-odds do not add up")
     for name in frame.columns:
         if name == "agreement" or _is_probability(name):
             reject(frame[name].notna() & ~frame[name].between(0, 1), f"{name} is not a probability")
@@ -271,7 +292,8 @@ def read_decisions(path: Path, *, votes: bool = False, corpus: Corpus | None = N
         is_vote = frame[f"{source}_vote"] != ""
         reject(is_vote != frame[f"{source}_prob"].notna(), f"a vote of {source} without a probability, or the reverse")
     if corpus is not None:
-        _check_belongs_to(table, frame, corpus, ["refined_label", *vote_columns])
+        _check_belongs_to(table, frame, corpus, ["refined_label", "label", "rival", *vote_columns])
+    table.check_seal()
     loaded = sources if votes else []
     columns = [*REFINED_COLUMNS, *(f"{source}_{part}" for source in loaded for part in ("vote", "prob"))]
 
@@ -280,15 +302,12 @@ def read_decisions(path: Path, *, votes: bool = False, corpus: Corpus | None = N
 
     return [
         Decision(
-            clip_id=ClipId(row["clip_id"]),
-            split=Split(row["split"]),
-            given_label=row["given_label"],
-            refined_label=row["refined_label"],
-            decision=LabelAction(row["decision"]),
-            weight=row["weight"],
-            confidence=row["confidence"],
-            agreement=row["agreement"],
-            reason=row["reason"],
+            **{name: row[name] for name in REFINED_COLUMNS}
+            | {
+                "clip_id": ClipId(row["clip_id"]),
+                "split": Split(row["split"]),
+                "decision": LabelAction(row["decision"]),
+            },
             votes=[vote(source, row[f"{source}_vote"], row[f"{source}_prob"]) for source in loaded],
         )
         for row in frame[columns].to_dict("records")
@@ -312,8 +331,18 @@ def _check_belongs_to(table: TableFile, frame: pd.DataFrame, corpus: Corpus, lab
                 raise table.outdated(f"{column} is {cell!r} instead of {expected!r}", row)
 
 
+NEXT_COLUMNS = ("clip_id", "path", "split", "given_label", "decision", "gain", "transcript", "sources", "reason")
+"""Columns of next.csv."""
+
+
 def write_clips_to_label(
-    path: Path, posterior: NDArray[np.floating], decisions: Sequence[Decision], rows: Sequence[int]
+    path: Path,
+    clips: Sequence[Clip],
+    decisions: Sequence[Decision],
+    votes: Mapping[str, NDArray[np.floating]],
+    gain: Floats,
+    rows: Sequence[int],
+    labels: Sequence[str],
 ) -> None:
     """Write the clips to label by hand next, in the given order, with their current decision.
 
@@ -322,21 +351,50 @@ def write_clips_to_label(
 
     Args:
         path: The csv file.
-        posterior: Posterior, (n, K).
+        clips: The n clips.
         decisions: Decisions on the n clips.
-        rows: Indices of the chosen clips, most informative first.
+        votes: Probabilities by source, (n, K).
+        gain: Expected gain of a verdict, (n,).
+        rows: Indices of the chosen clips, highest gain first.
+        labels: The K label names.
     """
     import pandas as pd
 
-    ranked = np.sort(np.asarray(posterior, np.float64), axis=1)[list(rows)]
-    fields = ("clip_id", "split", "given_label", "decision", "reason")
-    columns: dict[str, object] = {
-        field: [as_spreadsheet_text(str(getattr(decisions[row], field))) for row in rows] for field in fields
+    chosen = np.asarray(rows, np.int64)
+    columns: dict[str, Sequence[str]] = {
+        "clip_id": [clips[row].clip_id for row in rows],
+        "path": [clips[row].path for row in rows],
+        "split": [clips[row].split.value for row in rows],
+        "transcript": [clips[row].transcript for row in rows],
+        "sources": _votes_by_label({name: probs[chosen] for name, probs in votes.items()}, labels),
+        **{
+            name: [str(getattr(decisions[row], name)) for row in rows] for name in ("given_label", "decision", "reason")
+        },
     }
-    frame = pd.DataFrame(columns)
-    frame.insert(4, "first", np.round(ranked[:, -1], 6))
-    frame.insert(5, "second", np.round(ranked[:, -2], 6))
-    _write(path, frame)
+    frame = pd.DataFrame({name: [as_spreadsheet_text(cell) for cell in cells] for name, cells in columns.items()})
+    frame["gain"] = np.round(gain[chosen], 6)
+    write_atomic(path, _as_csv(frame[[*NEXT_COLUMNS]]), only_if_changed=True)
+
+
+def _votes_by_label(votes: Mapping[str, NDArray[np.floating]], labels: Sequence[str]) -> list[str]:
+    """Format the votes on n clips, (n,), such as ``happy: face/linear 0.61, llm 0.50; sad: fusion 0.72``."""
+    hard_votes = {name: first_choice(probs) for name, probs in votes.items()}
+    cells = []
+    for row in range(len(next(iter(votes.values()), ()))):
+        by_label: dict[str, list[tuple[float, str]]] = {}
+        for name, choices in hard_votes.items():
+            if choices[row] >= 0:
+                ballot = (float(votes[name][row, choices[row]]), name)
+                by_label.setdefault(labels[choices[row]], []).append(ballot)
+        ranked = sorted(by_label.items(), key=lambda item: (-len(item[1]), item[0]))
+        cells.append(
+            "; ".join(
+                f"{label}: "
+                + ", ".join(f"{name} {prob:.2f}" for prob, name in sorted(ballots, key=lambda b: (-b[0], b[1])))
+                for label, ballots in ranked
+            )
+        )
+    return cells
 
 
 def _is_probability(column: str) -> bool:
@@ -348,8 +406,9 @@ def _label_names(hard_votes: NDArray[np.int64], labels: Sequence[str]) -> NDArra
     return np.array([*labels, ""], dtype=object)[hard_votes]
 
 
-def _write(path: Path, frame: pd.DataFrame) -> None:
-    write_atomic(path, frame.to_csv(index=False, lineterminator="\n"), only_if_changed=True)
+def _as_csv(frame: pd.DataFrame) -> str:
+    text: str = frame.to_csv(index=False, lineterminator="\n")
+    return text
 
 
 def _reject_names(path: Path, sources: pd.Series[str], remedy: _Remedy) -> None:
@@ -478,7 +537,7 @@ def _as_numbers(path: Path, cells: pd.Series[Any], remedy: _Remedy) -> pd.Series
 
     is_text = cells.dtype != "float64"
     values = pd.to_numeric(cells.where(cells != ""), errors="coerce").astype("float64") if is_text else cells
-    wrong = np.asarray(np.isinf(values) | (is_text & values.isna() & (cells != "")), bool)
+    wrong = np.isinf(values.to_numpy()) | (is_text & values.isna() & (cells != "")).to_numpy(dtype=bool)
     _reject_first(path, wrong, f"{cells.name} is not a finite number", remedy)
     return values
 

@@ -76,10 +76,11 @@ def _reason_to_distrust(evidence: Evidence, majority: Floats, rng: np.random.Gen
     """Return why Dawid and Skene's model cannot be trusted; empty if nothing contradicts it."""
     _, sources, classes = evidence.logs.shape
     if sources < MIN_SOURCES_TO_CHECK:
-        return "three sources are too few to show which one is right"
+        return f"{sources} of {MIN_SOURCES_TO_CHECK} sources needed to show which one is right"
     n_independent = independent_sources(evidence, majority)
-    if n_independent < (MIN_INDEPENDENT if classes > 2 else MIN_INDEPENDENT_TWO_CLASSES):
-        return f"the errors of the sources are correlated: {n_independent:.1f} independent sources are too few"
+    needed = MIN_INDEPENDENT if classes > 2 else MIN_INDEPENDENT_TWO_CLASSES
+    if n_independent < needed:
+        return f"the errors of the sources are correlated: {n_independent:.1f} of {needed:g} needed independent sources"
     share = unstable_share(evidence.hard_votes, classes, rng)
     if share > MAX_UNSTABLE_SHARE:
         return f"{share:.0%} of the labels depend on a single source"

@@ -26,9 +26,16 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import FiniteFloat, TypeAdapter
 
-from ecmf_pipeline.core.console import format_count
-from ecmf_pipeline.core.errors import ClipTimeout, InputError, ServerUnavailable, TooManyQuarantined, TryAgain
-from ecmf_pipeline.core.files import flush_folder, sha256_bytes, sha256_text, write_atomic
+from ecmf_pipeline.core.console import format_count, warn
+from ecmf_pipeline.core.errors import (
+    ClipTimeout,
+    InputError,
+    ServerUnavailable,
+    StoreError,
+    TooManyQuarantined,
+    TryAgain,
+)
+from ecmf_pipeline.core.files import flush_folder, sha256_bytes, sha256_text, with_sha256, without_sha256, write_atomic
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.schema import Value
 from ecmf_pipeline.llm.server_run import DRAFTS_FILE, MAX_RAW_CHARACTERS, Drafts, ThreadEngine
@@ -36,6 +43,9 @@ from ecmf_pipeline.runner import Engine, Run, RunConfig, RunReport, StepFactory,
 from ecmf_pipeline.runner.machine import threads_per_worker
 from ecmf_pipeline.runner.quarantine import Limits, Quarantine
 from ecmf_pipeline.runner.step import PartWriter, Spool
+from ecmf_pipeline.store.dvc_links import share_with_dvc
+from ecmf_pipeline.store.kept import KeptParts
+from ecmf_pipeline.store.spools import adopt_spools, orphaned_spools, spool_of
 
 PART_SIZE = 1024
 """Number of answers in one part."""
@@ -192,13 +202,15 @@ class AnswerCache(Generic[RowT]):
         return self._rows.values()
 
     def refresh(self) -> None:
-        """Read parts that were added since the last call.
+        """Read parts that were added since the last call, and kept parts that the folder lacks.
 
         Raises:
             InputError: If a part was changed since it was written.
         """
         for folder in self._folders:
-            for path in part_files(folder / self.fingerprint):
+            kept = KeptParts(folder / self.fingerprint)
+            lost = [kept.folder / name for name in kept.missing()] if kept.folder else []
+            for path in [*part_files(folder / self.fingerprint), *filter(_has_its_hash, lost)]:
                 if path not in self._read:
                     self._rows |= {row.key: row for row in self.parse(_read_part(path))}
                     self._read.add(path)
@@ -235,9 +247,11 @@ class AnswerWriter(PartWriter[RowT], Generic[RowT]):
     """
 
     def __init__(self, cache: AnswerCache[RowT], spool_folder: Path, keys: Mapping[str, str] | None = None) -> None:
-        spool: Spool[RowT] = Spool(spool_folder / cache.fingerprint, pack_rows)
-        super().__init__(spool, lock=spool_folder / "lock", what=f"the answers in {cache.root}")
+        folder, lock = spool_of(spool_folder / cache.fingerprint, spool_folder / "lock")
+        spool: Spool[RowT] = Spool(folder, pack_rows)
+        super().__init__(spool, lock=lock, what=f"the answers in {cache.root}")
         self.cache = cache
+        self._spool_folder = spool_folder / cache.fingerprint
         self._keys = keys or {}
 
     def append(self, rows: Iterable[RowT], number: int | None = None) -> int:
@@ -261,6 +275,7 @@ class AnswerWriter(PartWriter[RowT], Generic[RowT]):
         temporary_path.rename(self.cache.folder / name)
         flush_folder(self.cache.folder)
         flush_folder(self.cache.folder.parent)
+        KeptParts(self.cache.folder).keep([name])
         self.cache.refresh()
         return len(new)
 
@@ -268,15 +283,20 @@ class AnswerWriter(PartWriter[RowT], Generic[RowT]):
         """Combine finished batches into one part; see `PartWriter`. An answer that several clips share counts once."""
         keys = [self._keys[clip_id] for clip_id in clip_ids]
         with self._kept(tasks) as batches:
-            rows = {row.key: row for payload in batches for row in self.cache.parse(payload)}
+            rows = {row.key: row for payload in batches for row in self.cache.parse(unpack_lines(payload))}
             self.append((rows[key] for key in dict.fromkeys(keys) if key in rows), number)
         return len(rows)
 
     def _refresh(self) -> None:
+        adopt_spools(self._spool_folder, self.spool.folder, DRAFTS_FILE)
+        kept = KeptParts(self.cache.folder)
+        kept.restore(kept.missing(), _has_its_hash, self.spool.folder)
+        kept.keep()
+        share_with_dvc(kept)
         self.cache.refresh()
 
     def _adopt(self, leftovers: Sequence[Path]) -> int:
-        adopted = self.append(row for path in leftovers for row in self.cache.parse(path.read_bytes()))
+        adopted = self.append(row for path in leftovers for row in self.cache.parse(_read_batch(path)))
         for path in leftovers:
             path.unlink()
         return adopted
@@ -286,15 +306,47 @@ class AnswerWriter(PartWriter[RowT], Generic[RowT]):
 
 
 def pack_rows(rows: Sequence[CacheRow]) -> bytes:
-    """Return the lines of a finished batch; several clips may share a row."""
+    """Return the lines of a finished batch and their SHA-256; several clips may share a row."""
     unique = {row.key: row for row in rows}
-    return "".join(row.line() for row in unique.values()).encode()
+    lines = "".join(row.line() for row in unique.values()).encode()
+    return with_sha256(lines)
+
+
+def unpack_lines(payload: bytes) -> bytes:
+    """Return the lines of `pack_rows`.
+
+    Raises:
+        StoreError: If the batch is damaged.
+    """
+    try:
+        return without_sha256(payload)
+    except ValueError as error:
+        message = f"a finished batch of answers is damaged ({error})"
+        raise StoreError(message, "run the same command again: it asks for them") from error
+
+
+def _read_batch(path: Path) -> bytes:
+    """Return the lines of the batch of a killed run; none if it is damaged."""
+    try:
+        return unpack_lines(path.read_bytes())
+    except StoreError as error:
+        warn(f"{path}: {error.message}", "its questions are sent again")
+        return b""
 
 
 def part_files(folder: Path) -> list[Path]:
     """Return the parts of one fingerprint, sorted by number."""
     paths = [path for path in folder.glob("part-*") if _PART.fullmatch(path.name) and path.is_file()]
     return sorted(paths, key=lambda path: (_part_number(path), path.name))
+
+
+def _has_its_hash(path: Path) -> bool:
+    """Return whether the content of a part has the hash in its name."""
+    return _matches_name(path.read_bytes(), path)
+
+
+def _matches_name(content: bytes, path: Path) -> bool:
+    return sha256_bytes(content)[:_HASH_DIGITS] == path.stem.rpartition("-")[2]
 
 
 def _read_part(path: Path) -> bytes:
@@ -304,7 +356,7 @@ def _read_part(path: Path) -> bytes:
         InputError: If its content does not have the hash in its name.
     """
     content = path.read_bytes()
-    if sha256_bytes(content)[:_HASH_DIGITS] != path.stem.rpartition("-")[2]:
+    if not _matches_name(content, path):
         raise InputError(
             f"{path} was changed since it was written: its content does not have the hash in its name",
             "restore it from the DVC cache, or only remove it: its questions are then sent again",
@@ -456,8 +508,10 @@ def answer_questions(
 
 def open_drafts(answer_files: AnswerFiles, fingerprint: str) -> Drafts:
     """Open the paid answers to unfinished questions; their file is next to the spool."""
-    own, *others = (each.spool_folder / fingerprint / DRAFTS_FILE for each in (answer_files, *answer_files.earlier))
-    return Drafts(own, also=others)
+    own, *others = (each.spool_folder / fingerprint for each in (answer_files, *answer_files.earlier))
+    others += [spool for folder in (own, *others) for spool in orphaned_spools(folder)]
+    spool, _ = spool_of(own, own)
+    return Drafts(spool / DRAFTS_FILE, also=[folder / DRAFTS_FILE for folder in others])
 
 
 def write_empty_quarantine(answer_files: AnswerFiles) -> None:

@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecmf_pipeline.core.files import write_csv
-from ecmf_pipeline.core.tables import one_of, open_table
+from ecmf_pipeline.core.tables import one_of, open_table, write_sealed_csv
 from ecmf_pipeline.llm.prompt import CUES
 
 RARE_QUANTILE = 0.85
@@ -146,7 +145,7 @@ def write_cues(path: Path, cues: Mapping[str, Sequence[str]]) -> bool:
     Returns:
         Whether the bytes of the file changed.
     """
-    return write_csv(path, _COLUMNS, ([clip_id, " ".join(names)] for clip_id, names in sorted(cues.items())))
+    return write_sealed_csv(path, _COLUMNS, ([clip_id, " ".join(names)] for clip_id, names in sorted(cues.items())))
 
 
 def read_cues(path: Path, clip_ids: Sequence[str]) -> dict[str, tuple[str, ...]]:

@@ -19,6 +19,7 @@ from ecmf_pipeline.llm.prompt import Chat, Context, Prompt, RewritePrompt, load_
 from ecmf_pipeline.llm.rewriting import truncate_context
 from ecmf_pipeline.llm.scoring import server_calibration_texts
 from ecmf_pipeline.llm.server_run import DRAFTS_FILE, Drafts, estimate_tokens
+from ecmf_pipeline.store.kept import KeptParts
 
 Caches = Sequence[tuple[AnswerFiles, Callable[[bytes], TextScores | FormAnswer]]]
 """Files of each cache, with the parser of its lines."""
@@ -60,6 +61,7 @@ def prune(caches: Caches, in_use: set[str], *, remove: bool) -> Iterator[str]:
                     with AnswerWriter(
                         AnswerCache(answer_files.cache, name, parse), answer_files.spool_folder
                     ):  # for its lock
+                        KeptParts(answer_files.cache / name).drop()
                         shutil.rmtree(answer_files.cache / name, ignore_errors=True)
                 yield f"{answer_files.stage} {name}"
     for answer_files, name, _ in unfinished(caches):
@@ -201,4 +203,6 @@ def _is_abstention(row: TextScores | FormAnswer) -> bool:
 
 
 def _fingerprints(answer_files: AnswerFiles) -> list[str]:
-    return sorted(path.name for path in answer_files.cache.glob("*") if path.is_dir())
+    kept = KeptParts(answer_files.cache).folder
+    folders = (answer_files.cache, kept) if kept else (answer_files.cache,)
+    return sorted({path.name for folder in folders for path in folder.glob("*") if path.is_dir()})

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ecmf_pipeline.core.errors import BudgetSpent
-from ecmf_pipeline.core.files import flush_folder, parse_json, write_atomic
+from ecmf_pipeline.core.files import flush_folder, parse_json, sha256_text, write_atomic
 from ecmf_pipeline.llm.config import BudgetConfig
 from ecmf_pipeline.llm.prompt import Turn
 from ecmf_pipeline.runner import Done, StepFactory, Task
@@ -183,7 +183,8 @@ class Drafts:
 
 def _draft_line(key: str, number: int, draft: Draft) -> str:
     answer = {"raw": draft.raw} if draft.label is None else {"label": draft.label}
-    return json.dumps({"key": key, "number": number, **answer}, separators=(",", ":")) + "\n"
+    entry: dict[str, object] = {"key": key, "number": number, **answer}
+    return json.dumps({**entry, "digest": sha256_text(json.dumps(entry))}, separators=(",", ":")) + "\n"
 
 
 def _append_line(path: Path, line: str) -> None:
@@ -207,11 +208,13 @@ def _read_drafts(path: Path) -> dict[tuple[str, int], Draft]:
         try:
             if line:
                 entry = parse_json(line)
+                if entry.pop("digest") != sha256_text(json.dumps(entry)):
+                    continue
                 label = int(entry["label"]) if "label" in entry else None
                 raw = "" if "label" in entry else str(entry["raw"])
                 drafts[str(entry["key"]), int(entry["number"])] = Draft(label, raw)
-        except (ValueError, TypeError, KeyError):
-            continue  # truncated by a crash: the answer is requested again
+        except (ValueError, TypeError, KeyError, AttributeError):
+            continue  # truncated by a crash, or damaged: the answer is requested again
     return drafts
 
 

@@ -84,7 +84,10 @@ def _read_stream(path: Path, container: InputContainer, stream: Any, config: Med
     seconds = len(samples) / SAMPLE_RATE
     extent = reader.extent()
     if len(samples) and stream.duration and declared_length(container):  # for an empty stream, FFmpeg invents a length
-        own_extent = Extent(seconds, float(stream.duration * stream.time_base))
+        start = float((stream.start_time or 0) * stream.time_base)
+        # A sound with a gap has fewer samples than its length; players are silent there.
+        readable = max(seconds, reader.ends.get(stream.index, 0.0) - start)
+        own_extent = Extent(readable, float(stream.duration * stream.time_base))
         extent = min(extent, own_extent, key=lambda extent: extent.share)
     if extent.share < config.least_readable:
         raise TruncatedMedia(f"truncated audio: {extent}", limit=extent.share)
@@ -186,12 +189,12 @@ def _channel_samples(frame: Any) -> NDArray[np.float32]:
         stored = np.stack([np.frombuffer(plane, dtype, frame.samples) for plane in frame.planes[:count]])
     else:
         stored = np.frombuffer(frame.planes[0], dtype, frame.samples * count).reshape(-1, count).T
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):  # samples that are no numbers are refused below
         samples = stored.astype(np.float32)
-    if name == "u8":
-        samples -= 128
-    samples /= np.float32(full_scale)
-    peak = np.abs(samples).max(initial=0.0)
+        if name == "u8":
+            samples -= 128
+        samples /= np.float32(full_scale)
+        peak = np.abs(samples).max(initial=0.0)
     if not peak <= _MAX_PEAK:  # also if it is not a number
         raise UnreadableMedia(f"the audio has samples of {peak:.4g}; their range is -1 to 1")
     return samples

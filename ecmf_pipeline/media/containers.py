@@ -116,6 +116,13 @@ def stores_times(container: InputContainer) -> bool:
     return container.format.name not in _TIMELESS_FORMATS
 
 
+def _is_cover_art(stream: Any) -> bool:
+    """Return whether a video stream is a picture that belongs to a sound."""
+    from av.stream import Disposition
+
+    return bool(stream.disposition & Disposition.attached_pic)
+
+
 def by_preference(streams: Sequence[Any]) -> list[Any]:
     """Return streams of one type in the order in which players choose among them.
 
@@ -125,7 +132,7 @@ def by_preference(streams: Sequence[Any]) -> list[Any]:
     from av.stream import Disposition
 
     special = Disposition.hearing_impaired | Disposition.visual_impaired | Disposition.comment
-    usable = [s for s in streams if s.codec_context is not None and not s.disposition & Disposition.attached_pic]
+    usable = [s for s in streams if s.codec_context is not None and not _is_cover_art(s)]
     return sorted(usable, key=lambda s: (bool(s.disposition & special), not s.disposition & Disposition.default))
 
 
@@ -286,7 +293,13 @@ def probe_media(path: str | os.PathLike[str]) -> Probe:
     import av
 
     with open_container(path) as container:
-        video, audio = video_streams(container), container.streams.audio
+        audio = container.streams.audio
+        # Without a decoder for the pictures, the sound is still usable.
+        video = (
+            [s for s in container.streams.video if not _is_cover_art(s)]
+            if by_preference(audio)
+            else video_streams(container)
+        )
         if not video and not audio:
             raise UnreadableMedia("the file has neither a video nor an audio stream")
         reader = PacketReader(container)

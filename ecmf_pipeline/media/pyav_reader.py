@@ -176,6 +176,8 @@ class PyAvVideo:
         sampled = {times[index] for index in indices}
         buffer = PictureBuffer(self.size, len(sampled))
         for frame in self._decoded(buffer, sampled):
+            if frame.interlaced_frame:  # only some pictures of the film are; their neighbours are needed
+                return None
             buffer.add_frame(frame, frame, is_sampled=frame.pts in sampled)
             if buffer.is_full:
                 return buffer.pictures()

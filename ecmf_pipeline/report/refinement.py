@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -46,6 +45,8 @@ DECISIONS: dict[LabelAction, tuple[Colour, str, str]] = {
 }
 CHANGES = (LabelAction.RELABEL, LabelAction.DROP, LabelAction.REVIEW, LabelAction.DOWN_WEIGHT, LabelAction.PSEUDO)
 ABSENT = "no label"
+_REASON_LENGTH = 400
+"""Maximum number of characters of a reason; reasons are shorter unless labels are very long."""
 _HIGH_CORRELATION = 0.3
 """Error correlations above this value are counted in the text."""
 
@@ -184,7 +185,7 @@ def _changes(report: ReportInput, config: ReportConfig) -> list[Block]:
         if shown:
             description = DECISIONS[name][1]
             table = Table(
-                f"Clips {description}, the most confident first",
+                f"Clips {description}: the label and its probability, the highest first",
                 ["Clip and transcript", "Label", "Decision", "Votes"],
                 [_change(row, clips.get(row.clip_id), config) for row in shown],
                 hidden=len(rows) - len(shown),
@@ -202,18 +203,20 @@ def _change(row: Decision, clip: Clip | None, config: ReportConfig) -> list[str 
     if gold:
         label += Markup('<span class="under">gold: {}{}</span>').format(corpus_text(gold, 40), _outcome(row, gold))
     details = [f"weight {row.weight:.2f}"]
-    if not math.isnan(row.agreement):
-        details.append(f"{percent(row.agreement)} of sources agree")
+    if voting := [vote for vote in row.votes if vote.label]:
+        agreeing = sum(vote.label == row.label for vote in voting)
+        details.append(f"{agreeing} of {count(len(voting), 'source')} for {shorten(row.label, 40)}")
     return [
         Markup('{}<span class="under">{}</span>').format(
             corpus_text(row.clip_id, MAX_CLIP_ID_BYTES),
             corpus_text(transcript, config.text_length) if transcript.strip() else "no transcript",
         ),
         label,
-        Markup('confidence {}<span class="under">{}</span><span class="under">{}</span>').format(
+        Markup('{} {}<span class="under">{}</span><span class="under">{}</span>').format(
+            corpus_text(row.label, 40),
             f"{row.confidence:.2f}",
-            ", ".join(details),
-            corpus_text(row.reason, config.text_length),
+            corpus_text(", ".join(details), 100),
+            corpus_text(row.reason, max(config.text_length, _REASON_LENGTH)),
         ),
         _votes(row.votes),
     ]
@@ -366,8 +369,8 @@ def vote_source_blocks(metrics: Mapping[str, Any] | None) -> list[Block]:
     truth = (
         "labels known to be right"
         if metrics["judged_by"] == "gold"
-        else "the combined votes, because too few labels are known to be right; "
-        "this overestimates sources with correlated errors"
+        else f"the combined votes, because only {metrics['known']} of {metrics['needed']} needed labels are known to "
+        "be right; this overestimates sources with correlated errors"
     )
     rows = [
         [

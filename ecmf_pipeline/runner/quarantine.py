@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shlex
 import sys
 import time
 from collections import Counter
@@ -20,8 +21,9 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 import ecmf_pipeline
-from ecmf_pipeline.core.errors import InputError, TooManyQuarantined, UnexpectedError, clip_error
-from ecmf_pipeline.core.files import fingerprint, read_text, sha256_file, write_atomic
+from ecmf_pipeline.core.errors import TooManyQuarantined, UnexpectedError, clip_error
+from ecmf_pipeline.core.files import fingerprint, sha256_file, write_atomic
+from ecmf_pipeline.core.tables import open_table, parse_number
 
 Limits = Mapping[str, float]
 """The present value of the setting that limits clips, by reason; see `ClipError.is_lifted`."""
@@ -235,15 +237,29 @@ class Quarantine:
 
 
 def read_quarantine(path: Path) -> list[QuarantineEntry]:
-    """Read the entries of one stage; return none if the file does not exist."""
+    """Read the entries of one stage; return none if the file does not exist.
+
+    Raises:
+        InputError: If the table is damaged. It has no seal: a killed run could leave the two files in different states.
+    """
     if not path.is_file():
         return []
-    reader = csv.reader(io.StringIO(read_text(path)))
-    next(reader, None)
-    try:
-        return [QuarantineEntry(*row) for row in reader]
-    except TypeError as error:
-        raise InputError(f"{path} is damaged", "remove the file; its clips are then retried") from error
+    table = open_table(
+        path, command=f"rm {shlex.quote(str(path))}", hint="remove it, and run the stage again: it retries the clips"
+    )
+    return table.parse(_parse_entry, [field.name for field in fields(QuarantineEntry)])
+
+
+def _parse_entry(cells: list[str]) -> QuarantineEntry:
+    entry = QuarantineEntry(*cells)
+    if not entry.clip_id or not entry.stage:
+        raise ValueError("the clip id or the stage is empty")
+    if clip_error(entry.reason).__name__ != entry.reason:
+        raise ValueError(f"unknown reason {entry.reason!r}")
+    datetime.fromisoformat(entry.time)
+    if entry.limit:
+        parse_number(entry.limit)
+    return entry
 
 
 def read_all(folder: Path, modalities: Collection[str]) -> list[QuarantineEntry]:

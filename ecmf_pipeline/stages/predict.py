@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.console import echo, format_count
-from ecmf_pipeline.core.files import write_json
+from ecmf_pipeline.core.files import write_sealed_json
 from ecmf_pipeline.extraction.features import check_feature_origins
 from ecmf_pipeline.fusion.prediction import Ensemble
 from ecmf_pipeline.fusion.tables import deployed, out_of_fold, predict_tables
@@ -60,11 +60,13 @@ def run(labels: paths.Labels) -> None:
     for name, table in tables.items():
         table.write(paths.predictions(labels) / f"{name}.csv")
     for path in paths.predictions(labels).glob("*.*"):
-        if path.stem not in tables:
+        if path.name.partition(".")[0] not in tables and path != paths.trained_on(labels):
             path.unlink()  # belongs to a removed model or to the labels of an earlier training
     submitted.write(paths.deployed_predictions(labels))
     if fusion.labels_sha256:
-        write_json(paths.trained_on(labels), {"labels_sha256": fusion.labels_sha256})
+        write_sealed_json(paths.trained_on(labels), {"labels_sha256": fusion.labels_sha256})
+    else:
+        paths.trained_on(labels).unlink(missing_ok=True)
     write_submission(paths.submission(labels), corpus.candidates, submitted.by_clip())
     echo(
         f"predict ({labels} labels): {len(corpus.clips)} clips by {', '.join(tables)}; "

@@ -8,11 +8,19 @@ from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.core.files import write_json
 from ecmf_pipeline.labels.label_model import assess
-from ecmf_pipeline.labels.refine import decide, describe_effect, find_thresholds, select_clips_to_label, source_metrics
+from ecmf_pipeline.labels.refine import decide, describe_counts, describe_effect, labels_to_verify, source_metrics
+from ecmf_pipeline.labels.selection import can_be_judged, expected_gain, has_readable_media, select_clips_to_label
 from ecmf_pipeline.labels.tables import write_clips_to_label, write_refined
+from ecmf_pipeline.labels.thresholds import find_thresholds
 from ecmf_pipeline.labels.voters import source_family
 from ecmf_pipeline.settings.params import load_params
-from ecmf_pipeline.stages.shared.inputs import all_votes, folds_of, read_corpus_verdicts, read_labelled_corpus
+from ecmf_pipeline.stages.shared.inputs import (
+    add_transcripts,
+    all_votes,
+    folds_of,
+    read_corpus_verdicts,
+    read_labelled_corpus,
+)
 
 
 def run(*, dry_run: bool = False) -> None:
@@ -32,7 +40,7 @@ def run(*, dry_run: bool = False) -> None:
     decisions = decide(assessment, corpus.clips, corpus.labels, config, families=families, gold=gold)
     counts = Counter(decision.decision.value for decision in decisions)
     prefix = "refine (dry run): " if dry_run else "refine: "
-    echo(prefix + ", ".join(f"{count} {name}" for name, count in sorted(counts.items())))
+    echo(prefix + ", ".join(describe_counts(decisions, gold >= 0)))
     for sentence in (
         *find_thresholds(assessment, corpus.given, gold, config).words,
         *describe_effect(decisions, corpus.labels),
@@ -41,8 +49,13 @@ def run(*, dry_run: bool = False) -> None:
     if dry_run:
         return
     write_refined(paths.REFINED, decisions, votes, assessment.posterior, corpus.labels)
-    chosen = select_clips_to_label(assessment.posterior, gold >= 0, config.label_next)
-    write_clips_to_label(paths.NEXT, assessment.posterior, decisions, chosen)
+    clips = add_transcripts(params, corpus).clips
+    gain = expected_gain(assessment.posterior, labels_to_verify(decisions, corpus.labels))
+    eligible = (gold < 0) & can_be_judged(clips)
+    chosen = select_clips_to_label(
+        gain, assessment.labels, eligible, config.label_next, last=~has_readable_media(clips)
+    )
+    write_clips_to_label(paths.NEXT, clips, decisions, votes, gain, chosen, corpus.labels)
     write_json(
         paths.METRICS / "refine.json",
         {"decisions": dict(counts), "verdicts": int((gold >= 0).sum()), "sources": source_metrics(assessment)},

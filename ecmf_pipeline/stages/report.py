@@ -10,7 +10,7 @@ from ecmf_pipeline import __version__
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Modality, read_corpus_tables
 from ecmf_pipeline.core.console import echo
-from ecmf_pipeline.core.files import read_json, write_atomic
+from ecmf_pipeline.core.files import read_sealed_json, write_atomic
 from ecmf_pipeline.core.predictions import PredictionTable
 from ecmf_pipeline.core.tables import from_spreadsheet_text, open_table
 from ecmf_pipeline.extraction.run import clip_limits, coverage
@@ -46,6 +46,7 @@ def run() -> None:
     """Load the results of all stages and write the page."""
     params = load_params()
     corpus = add_transcripts(params, read_corpus_tables())
+    refined = read_decisions(paths.REFINED, votes=True, corpus=corpus)
     predictions = read_refined_predictions(paths.deployed_predictions("refined"), corpus)
     texts = read_needed_texts(params, corpus.clips)
     stores = {modality: open_modality_store(params, modality) for modality in params.extract.encoders}
@@ -82,19 +83,19 @@ def run() -> None:
             "synthetic": corpus.synthetic,
         },
         clips=corpus.clips,
-        index=read_json(paths.INDEX_METRICS, made_by="index"),
-        findings=_read_findings(),
+        index=read_sealed_json(paths.INDEX_METRICS, made_by="index"),
+        findings=read_findings(),
         quarantine=read_all(paths.QUARANTINE, params.extract.encoders),
         coverage=covered,
         encoders={modality.value: store.settings for modality, store in stores.items()},
         dims={modality.value: store.dim for modality, store in stores.items() if store.dim is not None},
         provenance={modality.value: store.provenance for modality, store in stores.items() if store.provenance},
         computed_with={modality.value: store.versions() for modality, store in stores.items()},
-        evaluate=read_json(paths.METRICS / "evaluate.json", made_by="evaluate"),
-        ablate=read_json(paths.ABLATE, made_by="ablate") if paths.ABLATE.is_file() else None,
-        vote_sources=read_json(paths.SOURCES, made_by="evaluate"),
+        evaluate=read_sealed_json(paths.METRICS / "evaluate.json", made_by="evaluate"),
+        ablate=read_sealed_json(paths.ABLATE, made_by="ablate") if paths.ABLATE.is_file() else None,
+        vote_sources=read_sealed_json(paths.SOURCES, made_by="evaluate"),
         predictions=list(_predicted_clips(predictions)),
-        refined=read_decisions(paths.REFINED, votes=True, corpus=corpus),
+        refined=refined,
         face_sheets=sheets,
         no_face_sheets=no_sheets,
         params=params.model_dump(mode="json"),
@@ -104,7 +105,7 @@ def run() -> None:
     echo(f"report: {paths.REPORT}")
 
 
-def _read_findings() -> list[dict[str, str]]:
+def read_findings() -> list[dict[str, str]]:
     """Read the table of findings, whose cells are escaped for spreadsheets."""
     table = open_table(paths.FINDINGS, command="ecmf-pipe index")
     columns = table.header()

@@ -8,6 +8,8 @@ from dataclasses import replace
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.core.errors import TooFewClips
+from ecmf_pipeline.core.files import write_csv
+from ecmf_pipeline.fusion.tables import training_curve
 from ecmf_pipeline.fusion.training import fit
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.stages.shared.inputs import (
@@ -65,6 +67,9 @@ def run(labels: paths.Labels) -> None:
             origins={name: origins[name] for name in modalities},
         )
         ensemble.save(folder / variant)
+        if variant == "fusion":
+            curve = training_curve(ensemble.members)
+            write_csv(paths.training_curve(labels), ["epoch", "loss", "weighted_f1", "models"], curve)
         echo(f"  {variant}: {len(ensemble.members)} models")
     # Models of modalities that are no longer in use must not be loaded by `predict`.
     for path in folder.iterdir():

@@ -27,6 +27,7 @@ from ecmf_pipeline.store.format import (
     Parts,
     array_names,
     distinct_versions,
+    part_names,
     part_number,
     read_array,
     read_parts,
@@ -34,6 +35,7 @@ from ecmf_pipeline.store.format import (
     spool_folder,
     write_part,
 )
+from ecmf_pipeline.store.kept import KeptParts
 from ecmf_pipeline.store.state import DigestLookup, RowState, folder_size, no_manifest, row_states
 from ecmf_pipeline.store.verify import settings_findings
 from ecmf_pipeline.store.writer import StoreWriter
@@ -204,14 +206,19 @@ def _write_merged(merge: Merge, parts: Parts, writer: StoreWriter) -> int:
         arrays[array] = np.concatenate(pieces)
     number = part_number(list(merge)[-1])  # the last number: parts of later runs must be ordered after it
     name = write_part(writer.folder, number, attributes, arrays, staging=writer.spool.folder)
+    KeptParts(writer.folder).keep([name])
     return folder_size(writer.folder / name)
 
 
 def _remove(folder: Path, staging: Path) -> None:
     """Remove a folder from the store by one rename, then delete its files: readers never see half a part.
 
-    If the process is killed in between, the next writer deletes the rest.
+    What was kept of it is removed first. If the process is killed in between, the next writer deletes the rest.
     """
+    if part_names(folder):
+        KeptParts(folder).drop()
+    else:
+        KeptParts(folder.parent).drop([folder.name])
     renamed = staging / f"part-{uuid.uuid4().hex}"
     folder.rename(renamed)
     shutil.rmtree(renamed)

@@ -127,11 +127,16 @@ def create_settings_group(
             raise StaleStore(
                 f"{folder} holds {stored['dim']} x {stored['dtype']} rows, the encoder now returns {dim} x {dtype}",
                 "the settings must include what changed in the encoder; to compute the features again, remove the "
-                "folder",
+                "folder, also from .ecmf",
+                command=f"rm -r {folder} && ecmf-pipe cache gc --all {folder}",
             )
     attributes = {"fingerprint": fingerprint, "settings": dict(settings), "dim": dim, "dtype": np.dtype(dtype).name}
     write_group(folder, attributes | ({"provenance": dict(provenance)} if provenance else {}))
     return fingerprint
+
+
+_MAX_DIM = 2**20
+"""Maximum width of features; the memory of a damaged width would not suffice."""
 
 
 def group_attributes(folder: Path) -> dict[str, Any]:
@@ -163,8 +168,14 @@ def settings_attributes(folder: Path) -> dict[str, Any]:
     document = folder / "zarr.json"
     attributes = group_attributes(folder)
     dim, settings = attributes.get("dim"), attributes.get("settings")
-    if not isinstance(settings, dict) or not (dim is None or isinstance(dim, int)) or "dim" not in attributes:
+    if not isinstance(settings, dict) or "dim" not in attributes:
         raise damage_error(f"{document} is damaged (no attribute `settings` or no attribute `dim`)")
+    if dim is not None and not (isinstance(dim, int) and 0 < dim <= _MAX_DIM):
+        raise damage_error(f"{document} is damaged (`dim` is {str(dim)[:20]})")
+    try:
+        fingerprint_of(settings)
+    except ValueError as error:
+        raise damage_error(f"{document} is damaged (`settings`: {error})") from error
     if not isinstance(attributes.get("provenance", {}), dict):
         raise damage_error(f"{document} is damaged (`provenance` is not an object)")
     try:

@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from ecmf_pipeline.core.errors import StoreError
+from ecmf_pipeline.core.files import with_sha256, without_sha256
 from ecmf_pipeline.runner.step import PartWriter, Spool
+from ecmf_pipeline.store.dvc_links import share_with_dvc
 from ecmf_pipeline.store.features import FeatureStore
 from ecmf_pipeline.store.format import (
     FeatureRow,
@@ -28,6 +30,8 @@ from ecmf_pipeline.store.format import (
     spool_folder,
     write_part,
 )
+from ecmf_pipeline.store.kept import KeptParts, restore_features
+from ecmf_pipeline.store.spools import adopt_spools, spool_of
 
 
 class StoreWriter(PartWriter[FeatureRow]):
@@ -43,8 +47,8 @@ class StoreWriter(PartWriter[FeatureRow]):
     """
 
     def __init__(self, root: Path, fingerprint: str) -> None:
-        spool = Spool(spool_folder(root, fingerprint), pack_rows)
-        super().__init__(spool, lock=lock_path(root), what=str(root))
+        folder, lock = spool_of(spool_folder(root, fingerprint), lock_path(root))
+        super().__init__(Spool(folder, pack_rows), lock=lock, what=str(root))
         self.root = root
         self.fingerprint = fingerprint
         self.folder = root / fingerprint
@@ -81,7 +85,8 @@ class StoreWriter(PartWriter[FeatureRow]):
             versions=distinct_versions(row.versions for row in rows),
         )
         self.spool.folder.mkdir(parents=True, exist_ok=True)
-        write_part(self.folder, self._place(number), attributes, arrays, staging=self.spool.folder)
+        name = write_part(self.folder, self._place(number), attributes, arrays, staging=self.spool.folder)
+        KeptParts(self.folder).keep([name])
         if current_fingerprint(self.root) is None:
             make_current(self.root, self.fingerprint)  # a store with features must have current settings
         store.refresh()
@@ -109,12 +114,16 @@ class StoreWriter(PartWriter[FeatureRow]):
         for folder in (self.root, self.folder):
             for path in folder.glob(".zarr.json.*"):
                 path.unlink(missing_ok=True)  # temporary file of a process that was killed
+        adopt_spools(spool_folder(self.root, self.fingerprint), self.spool.folder)
+        restore_features(self.root, self.fingerprint)
+        KeptParts(self.folder).keep()
+        share_with_dvc(KeptParts(self.folder))
 
     def _adopt(self, leftovers: Sequence[Path]) -> int:
         if not leftovers or not has_fingerprint(self.root, self.fingerprint):
             return 0  # batches of a removed store stay in the spool until the store exists again
         before = len(self._open_store())
-        self.append([row for path in leftovers for row in _read_batch(path)])
+        self.append([row for path in leftovers for row in read_batch(path)])
         for path in leftovers:
             path.unlink()
         return len(self._open_store()) - before
@@ -123,7 +132,12 @@ class StoreWriter(PartWriter[FeatureRow]):
         return 1 + max((part_number(name) for name in part_names(self.folder)), default=-1)
 
 
-def _read_batch(path: Path) -> list[FeatureRow]:
+def read_batch(path: Path) -> list[FeatureRow]:
+    """Read the finished batch of a killed run.
+
+    Raises:
+        StoreError: If it is damaged.
+    """
     try:
         return unpack_rows(path.read_bytes())
     except StoreError as error:
@@ -156,24 +170,24 @@ def to_stored_type(row: FeatureRow, dim: int, dtype: DTypeLike) -> NDArray[Any]:
 
 
 def pack_rows(rows: Sequence[FeatureRow]) -> bytes:
-    """Serialise rows as one ``npz`` file; all rows must have the same side arrays."""
+    """Serialise rows as one ``npz`` file and its SHA-256; all rows must have the same side arrays."""
     about = [[row.clip_id, row.digest, len(row.values), dict(row.versions)] for row in rows]
     arrays: dict[str, Any] = {"values": np.concatenate([row.values for row in rows])}
     for name in rows[0].side:
         arrays[f"side.{name}"] = np.concatenate([np.asarray(row.side[name]) for row in rows])
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, about=np.frombuffer(json.dumps(about).encode(), np.uint8), **arrays)
-    return buffer.getvalue()
+    return with_sha256(buffer.getvalue())
 
 
 def unpack_rows(payload: bytes) -> list[FeatureRow]:
     """Deserialise the rows of `pack_rows`.
 
     Raises:
-        StoreError: If the bytes are damaged (each array has a CRC-32).
+        StoreError: If the bytes are damaged.
     """
     try:
-        with np.load(io.BytesIO(payload), allow_pickle=False) as file:
+        with np.load(io.BytesIO(without_sha256(payload)), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         about = json.loads(arrays.pop("about").tobytes())
         values = arrays.pop("values")

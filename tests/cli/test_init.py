@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -9,11 +10,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from dvc_render.vega_templates import TEMPLATES
 from typer.testing import CliRunner
 
 from ecmf_pipeline.cli.main import app
+from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.core.paths import DATA
-from ecmf_pipeline.sharing.new_project import IGNORED
+from ecmf_pipeline.sharing.new_project import IGNORED, make_project
 
 NOT_STAGES = {"status", "init", "encoders", "doctor", "score"}
 
@@ -75,6 +78,20 @@ def test_outputs_that_are_caches_persist(repository):
         assert all(isinstance(out, dict) and next(iter(out.values()))["persist"] for out in outs), name
 
 
+def test_dvc_shows_one_metrics_file_and_plots_of_outputs(repository):
+    document = yaml.safe_load((repository / "dvc.yaml").read_text())
+    stages = [stage.get("do", stage) for stage in document["stages"].values()]
+    assert [metrics for stage in stages for metrics in stage.get("metrics", ())] == [
+        {"data/metrics/summary.json": {"cache": False}}
+    ]
+    outs = {out if isinstance(out, str) else next(iter(out)) for stage in stages for out in stage["outs"]}
+    outs |= {f"data/metrics/plots/training_{labels}.csv" for labels in ("given", "refined")}
+    plots = [plot for entry in document["plots"] for plot in entry.values()]
+    assert len(plots) == 5
+    assert {path for plot in plots for path in plot["y"]} <= outs
+    assert {plot["template"] for plot in plots} <= {template.DEFAULT_NAME for template in TEMPLATES}
+
+
 def test_all_outputs_are_in_the_data_folder(repository):
     text = (repository / "dvc.yaml").read_text()
     paths = re.findall(r"\bdata/[\w./${}-]+", text)
@@ -113,6 +130,7 @@ def test_git_ignores_all_outputs_that_dvc_tracks(repository, project):
     untracked |= {"data/.transcripts.spool", "data/.rewrite.spool", "data/.votes.spool", "data/transfer.json"}
     untracked |= {f"data/quarantine/vote-{name}.csv" for name in ("cues", "frames", "examples-*")}
     untracked |= {f"data/features/.*.zarr.{name}" for name in ("spool", "lock", "damaged")}
+    untracked |= {"/dvc_plots", "data/models"}
     assert ignored == tracked | untracked
     assert (project / "data" / "features" / ".gitignore").read_text().splitlines()[0] == "/global.zarr"
 
@@ -124,6 +142,66 @@ def test_this_repository_ignores_outputs_too(repository):
         ["git", "ls-files", "data"], cwd=repository, capture_output=True, text=True, check=False
     ).stdout.split()  # empty outside a checkout
     assert {Path(path).name for path in files} <= {".gitignore"}, "DVC rejects outputs that git tracks"
+
+
+def git(folder: Path, *arguments: str, **environment: str) -> str:
+    return subprocess.run(
+        ["git", *arguments], cwd=folder, env=os.environ | environment, capture_output=True, text=True, check=True
+    ).stdout
+
+
+IDENTITY = {f"GIT_{who}_{what}": "someone@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+NO_IDENTITY = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
+
+
+def init(folder: Path, *arguments: str, **environment: str) -> str:
+    """Run init in ``folder`` by its absolute path, without the environment of Python on the path."""
+    command = [str(Path(sys.executable).parent / "ecmf-pipe"), "init", *arguments]
+    system = {"PATH": os.defpath, "PYTHONPATH": str(Path(__file__).parents[2])}
+    keep = {name: value for name, value in os.environ.items() if name == "HOME"}
+    process = subprocess.run(
+        command, cwd=folder, env=keep | system | environment, capture_output=True, text=True, check=False
+    )
+    assert process.returncode == 0, process.stderr
+    return process.stdout
+
+
+@pytest.mark.slow
+def test_new_project_is_committed_and_the_environment_need_not_be_active(tmp_path):
+    (tmp_path / "new project").mkdir()
+    (tmp_path / "new project" / "clip.mp4").write_bytes(b"a clip")
+    commands = init(tmp_path, "new project", **NO_IDENTITY, **IDENTITY).splitlines()[1:]
+    assert [command.strip() for command in commands] == [
+        "cd 'new project'",
+        f"export PATH={Path(sys.executable).parent}:$PATH",
+        "ecmf-pipe models && ecmf-pipe doctor",
+        "dvc repro",
+    ]
+    project = tmp_path / "new project"
+    assert git(project, "status", "--short") == "?? clip.mp4\n", "files of the user are theirs to commit"
+    assert len(git(project, "log", "--oneline").splitlines()) == 1
+    (project / "dvc_plots").mkdir()
+    (project / "dvc_plots" / "index.html").write_text("")
+    assert git(project, "status", "--short") == "?? clip.mp4\n"
+
+
+def test_without_git_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError) as caught:
+        make_project(tmp_path / "project")
+    assert "git" in caught.value.message
+    assert not list((tmp_path / "project").iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reason", ["no identity", "existing repository"])
+def test_init_prints_the_command_of_a_commit_that_it_does_not_make(tmp_path, reason):
+    if reason == "existing repository":
+        git(tmp_path, "init", "--quiet")
+    environment = NO_IDENTITY | (IDENTITY if reason == "existing repository" else {})
+    (commit,) = [line for line in init(tmp_path, ".", **environment).splitlines() if "git commit" in line]
+    subprocess.run(commit, shell=True, cwd=tmp_path, env=os.environ | IDENTITY, check=True, capture_output=True)
+    assert git(tmp_path, "status", "--short") == ""
 
 
 def test_new_project_has_dvc_yaml_params_and_dvc_config(project):
@@ -165,8 +243,16 @@ def test_user_errors_print_one_message_and_exit_with_code_2(tmp_path, arguments,
 
 @pytest.mark.slow
 def test_commands_outside_a_project_report_the_missing_params(tmp_path):
-    for name in sorted(command_names() - {"init", "score"}):
-        process = ecmf_pipe(name, folder=tmp_path)
-        assert process.returncode == 2, name
+    commands = [[name] for name in sorted(command_names() - {"init", "score"})]
+    for words in (
+        *commands,
+        ["store", "ls"],
+        ["store", "verify"],
+        ["store", "compact"],
+        ["llm", "ls"],
+        ["llm", "prune"],
+    ):
+        process = ecmf_pipe(*words, folder=tmp_path)
+        assert process.returncode == 2, words
         assert "params.yaml" in process.stderr
         assert process.stderr.splitlines()[-1].strip() == "ecmf-pipe init FOLDER"

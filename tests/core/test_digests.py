@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable
@@ -139,7 +138,7 @@ def test_unwritable_cache_only_causes_another_read(weights: Weights) -> None:
 
 def test_invalid_cached_digest_is_ignored(weights: Weights) -> None:
     weights.digest()
-    [(name, row)] = json.loads(weights.cache.read_bytes()).items()
-    weights.cache.write_text(json.dumps({name: [*row[:-1], "nonsense"]}))
+    [(name, row)] = files.read_local_cache(weights.cache).items()
+    files.write_local_cache(weights.cache, {name: [*row[:-1], "nonsense"]})
     weights.digest()
     assert weights.reads == 2

@@ -97,3 +97,20 @@ def test_deeply_nested_json_raises_value_error(tmp_path):
     (tmp_path / "corpus.json").write_text(nested)
     with pytest.raises(InputError):
         read_json(tmp_path / "corpus.json", made_by="index")
+
+
+def test_a_long_list_is_refused_before_all_of_it_is_read():
+    text = "a: [" + "1," * 100_000 + "]"
+    tracemalloc.start()
+    try:
+        with pytest.raises(yaml.MarkedYAMLError, match="too many values"):
+            parse_yaml(text)
+        assert tracemalloc.get_traced_memory()[1] < 30e6
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("number", ["1" + ":59" * 20_000, "0x" + "f" * 20_000, "1" + ":59" * 20_000 + ".5"])
+def test_long_numbers_are_refused(number):
+    with pytest.raises(yaml.MarkedYAMLError, match="too long"):
+        parse_yaml(f"a: {number}")

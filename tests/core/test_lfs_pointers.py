@@ -16,9 +16,10 @@ from ecmf_pipeline.core.errors import (
     UnusableFeatures,
 )
 from ecmf_pipeline.core.files import is_lfs_pointer, read_text
+from ecmf_pipeline.core.weights import weights_sha256
 from ecmf_pipeline.corpora.label_npz import entries_of, read_label_npz
 from ecmf_pipeline.corpora.tables import read_table
-from ecmf_pipeline.encoders.base_config import ModelSource, weights_hash
+from ecmf_pipeline.encoders.base_config import ModelSource
 from ecmf_pipeline.faces.openface import read_openface
 from ecmf_pipeline.interop.feature_sources import npy_header, open_source
 from ecmf_pipeline.llm.config import LlmConfig
@@ -45,7 +46,7 @@ READERS = {
     "features.npy": (npy_header, UnusableFeatures),
     "features.h5": (open_and_close, InputError),
     "crops.npy": (lambda path: read_openface(path, count=1, size=112), UnusableFaceCrops),
-    "weights.pt": (weights_hash, ModelError),
+    "weights.pt": (weights_sha256, ModelError),
     "model.safetensors": (lambda path: ModelSource(str(path.parent)).settings(), ModelError),
     "pytorch_model.bin": (hash_llm, ModelError),
 }

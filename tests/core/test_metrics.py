@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ecmf_pipeline.core.arrays import bootstrap_difference, confusion, expected_calibration_error, scores, weighted_f1
+from ecmf_pipeline.core.arrays import (
+    bootstrap_difference,
+    bootstrap_f1,
+    confusion,
+    expected_calibration_error,
+    scores,
+    weighted_f1,
+)
 
 
 def test_weighted_f1_equals_values_computed_by_hand():
@@ -48,6 +55,18 @@ def test_bootstrap_interval_contains_the_difference_with_and_without_groups():
         good, bad, truth, rng=np.random.default_rng(1), groups=few_groups, draws=200
     )
     assert low_grouped <= difference <= high_grouped
+
+
+def test_the_interval_of_a_score_is_that_of_resampled_scores():
+    rng = np.random.default_rng(3)
+    truth = rng.choice(["a", "b", "c"], 60)
+    predicted = np.where(rng.random(60) < 0.7, truth, "a")
+    low, high = bootstrap_f1(predicted, truth, rng=np.random.default_rng(1), draws=4000)
+    samples = [weighted_f1(truth[rows], predicted[rows]) for rows in rng.integers(0, 60, (300, 60))]
+    assert [low, high] == pytest.approx(np.quantile(samples, [0.025, 0.975]), abs=0.04)
+    groups = np.repeat(["s1", "s2", "s3", "s4"], 15)
+    grouped = bootstrap_f1(predicted, truth, rng=np.random.default_rng(1), groups=groups)
+    assert grouped[0] < weighted_f1(truth, predicted) < grouped[1]
 
 
 def test_bootstrap_difference_equals_scikit_learn():

@@ -313,7 +313,7 @@ def test_an_unexpected_exception_quarantines_its_file_until_the_program_changes(
             "b": "UnexpectedError"
         }
         assert "ZeroDivisionError" in result.quarantined[ClipId("b")].message
-        expected = "" if step == "sha256_file" else sha256_file(project.root / "b.mp4")
+        expected = "" if step == "sha256_input" else sha256_file(project.root / "b.mp4")
         assert result.clips[1].digest == expected
         assert project.index(workers=0).hashed == 0
     for module in (measuring, quarantine):

@@ -174,11 +174,13 @@ def test_unreadable_file_is_retried_in_each_run(project: Project, monkeypatch: p
     def refuse(path: Path) -> str:
         raise PermissionError(13, "Permission denied", str(path))
 
-    sha256_file = measuring.sha256_file
-    monkeypatch.setattr(measuring, "sha256_file", lambda path: (refuse if path.name == "a.mp4" else sha256_file)(path))
+    sha256_input = measuring.sha256_input
+    monkeypatch.setattr(
+        measuring, "sha256_input", lambda path: (refuse if path.name == "a.mp4" else sha256_input)(path)
+    )
     assert project.index()
     assert project.index()
-    monkeypatch.setattr(measuring, "sha256_file", sha256_file)
+    monkeypatch.setattr(measuring, "sha256_input", sha256_input)
     assert project.index()
     assert not project.index()
 

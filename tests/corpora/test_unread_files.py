@@ -62,6 +62,30 @@ def test_unread_files_are_reported_by_kind_with_counts(tmp_path: Path, read: Rea
     assert all(part in audio.message for part in ("100 .wav", "1 .WAV", "1 .mp3"))
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a.mka",
+        "a.m4b",
+        "a.qt",
+        "a.mod",
+        "a.trp",
+        "a.nut",
+        "a.heic",
+        "a.sbv",
+        "a.ttml",
+        "a.idx",
+        "a.feather",
+        "a.h5",
+        "a.zst",
+        "a.mp4.part",
+    ],
+)
+def test_rare_extensions_are_reported(tmp_path: Path, read: Read, name: str) -> None:
+    touch_files(tmp_path, "clip.mp4", name)
+    assert unread(read(tmp_path)) == {name: 1}
+
+
 def test_label_of_an_unread_file_names_the_file(tmp_path: Path, read: Read) -> None:
     touch_files(tmp_path, "a.mp4", "sub/b.wav", "c.mp4.dvc", "d.mp4", "d.mp4.dvc")
     (tmp_path / "labels.csv").write_text("name,label\na,sad\nsub/b.wav,joy\nsub/b,joy\nc.mp4,joy\nd,sad\nnone,sad\n")

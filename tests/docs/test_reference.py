@@ -14,7 +14,7 @@ import yaml
 from ecmf_pipeline.core.clips import MANIFEST_COLUMNS
 from ecmf_pipeline.core.config import Config
 from ecmf_pipeline.core.predictions import PredictionTable
-from ecmf_pipeline.labels.tables import REFINED_COLUMNS
+from ecmf_pipeline.labels.tables import NEXT_COLUMNS, REFINED_COLUMNS
 from ecmf_pipeline.runner.quarantine import QuarantineEntry
 from tools.reference.__main__ import pages as generated_pages
 from tools.reference.cli import commands, option_names
@@ -80,6 +80,7 @@ def test_each_command_and_option_is_on_its_page(repository: Path) -> None:
     [
         ("data/manifest.csv", MANIFEST_COLUMNS),
         ("data/labels/refined.csv", REFINED_COLUMNS),
+        ("data/labels/next.csv", NEXT_COLUMNS),
         ("data/quarantine/index.csv", tuple(field.name for field in dataclasses.fields(QuarantineEntry))),
     ],
 )

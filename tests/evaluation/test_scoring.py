@@ -14,7 +14,8 @@ from dvc_render.vega import VegaRenderer
 from ecmf_pipeline.core.clips import Clip, ClipId, Split
 from ecmf_pipeline.core.predictions import PredictionTable
 from ecmf_pipeline.evaluation.config import EvaluateConfig
-from ecmf_pipeline.evaluation.scoring import Evaluator, evaluate, label_quality, write_plots
+from ecmf_pipeline.evaluation.scoring import Evaluator, evaluate, label_quality
+from ecmf_pipeline.evaluation.summary import summary_metrics, write_plots
 from ecmf_pipeline.labels.refine import Decision, LabelAction
 
 LABELS = ("happy", "sad")
@@ -168,3 +169,47 @@ def test_labels_in_plots_cannot_end_the_script_that_dvc_writes(tmp_path: Path) -
     values = {value["actual"] for value in spec["data"]["values"]}
     assert names[1] in values
     assert len(values) == 2
+
+
+def test_the_summary_has_ten_numbers_of_which_unknown_ones_are_left_out(clips):
+    good = table(clips, ["happy", "happy", "sad", "sad", "sad"])
+    bad = table(clips, ["sad", "happy", "sad", "happy", "sad"])
+    decisions = [
+        make_decision("a", "happy", "happy", 1.0),
+        make_decision("b", "sad", "happy", 1.0, LabelAction.RELABEL),
+        make_decision("c", "sad", "sad", 1.0),
+    ]
+    evaluator = Evaluator(clips, LABELS, CONFIG)
+    results = evaluate(evaluator, clips, {"fusion": good, "face": bad, "text": good}, bad, decisions, NO_HUMAN_LABELS)
+    low, high = evaluator.interval(bad.by_clip())
+    assert summary_metrics(results, (low, high), 3) == {
+        "f1": 0.5, "f1_lo": round(low, 4), "f1_hi": round(high, 4), "acc": 0.5, "single": 1.0, "gain": 0.0,
+        "given": 0.6667, "refined": 1.0, "clips": 4, "quarantined": 3,
+    }  # fmt: skip
+
+    without_gold = [clip(c.clip_id, c.given_label, "", c.split) for c in clips]
+    evaluator = Evaluator(without_gold, LABELS, CONFIG)
+    results = evaluate(evaluator, without_gold, {"fusion": good, "face": bad}, bad, decisions, NO_HUMAN_LABELS)
+    assert set(summary_metrics(results, (low, high), 0)) == {
+        "f1", "f1_lo", "f1_hi", "acc", "single", "clips", "quarantined"
+    }  # fmt: skip
+
+
+def test_dvc_prints_the_summary_in_120_columns(capsys):
+    from dvc.compare import show_metrics
+
+    shares = ("f1", "f1_lo", "f1_hi", "acc", "single", "given", "refined")
+    summary = {**dict.fromkeys(shares, 0.1234), "gain": -0.1234, "clips": 130_000, "quarantined": 130_000}
+    show_metrics({"workspace": {"data": {"data/metrics/summary.json": {"data": summary}}}})
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    assert max(map(len, lines)) <= 120
+
+
+def test_reliability_and_confusion_cover_the_evaluated_clips(clips, tmp_path):
+    predicted = table(clips, ["happy", "happy", "sad", "happy", "sad"])
+    evaluator = Evaluator(clips, LABELS, CONFIG)
+    write_plots(tmp_path, evaluator, predicted, {"modalities": {}, "fusion": {"refined": {"weighted_f1": 0.75}}})
+    with (tmp_path / "reliability.csv").open(encoding="utf-8", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert row == {"confidence": "0.9", "accuracy": "0.75", "ideal": "0.9", "clips": "4"}

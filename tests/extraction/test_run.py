@@ -94,6 +94,17 @@ def test_a_branch_with_too_many_bad_clips_does_not_stop_other_branches(project, 
     assert project.plan(Modality.FACE).todo == {"again"}
 
 
+def test_outdated_entries_are_removed_even_if_too_many_clips_are_bad(project):
+    project.run(Modality.FACE)
+    project.clips = [replace(clip, digest="0" * 64) if clip.clip_id == "face" else clip for clip in project.clips]
+    with pytest.raises(TryAgain):
+        project.run(Modality.FACE)
+    assert set(reasons(project, Modality.FACE).values()) == {"NoFaceFound", "ChangedSinceIndex"}
+    with pytest.raises(TooManyQuarantined):
+        project.run(Modality.FACE, max_quarantined=0)
+    assert set(reasons(project, Modality.FACE).values()) == {"NoFaceFound"}
+
+
 def test_a_file_that_changed_since_indexing_affects_only_its_media_branches(project, decodes):
     project.texts = {clip.clip_id: ClipText("a", "b") for clip in project.clips}
     project.clips = [replace(clip, bytes=(project.folder / clip.path).stat().st_size) for clip in project.clips]

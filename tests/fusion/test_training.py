@@ -25,6 +25,7 @@ from ecmf_pipeline.fusion.member import (
     weighted_loss,
 )
 from ecmf_pipeline.fusion.prediction import Ensemble
+from ecmf_pipeline.fusion.tables import training_curve
 from ecmf_pipeline.fusion.training import cross_validate, fit
 
 
@@ -330,6 +331,24 @@ def test_interactions_of_two_modalities_are_learned() -> None:
     }
     result = cross_validate(features, up ^ loud, training=TrainingConfig(folds=2, seeds=1))
     assert result.metrics["accuracy"] > 0.9
+
+
+def test_the_training_curve_ends_with_the_mean_of_the_models_as_they_are_used(
+    corpus: Any, small: FusionConfig, quick: TrainingConfig
+) -> None:
+    members = fit(corpus.features, corpus.labels, fusion=small, training=quick).members
+    for member in members:
+        losses = [loss for loss, _ in member.curve]
+        assert losses[member.epochs] == min(losses) == member.validation_loss
+    curve = training_curve(members)
+    assert [epoch for epoch, *_ in curve] == list(range(max(len(member.curve) for member in members) + 1))
+    assert [models for *_, models in (curve[0], curve[-1])] == [len(members), 0]
+    assert curve[-1][1] == pytest.approx(np.mean([member.validation_loss for member in members]), abs=1e-5)
+    assert curve[-1][2] == pytest.approx(np.mean([member.curve[member.epochs][1] for member in members]), abs=1e-5)
+
+
+def test_the_training_curve_is_empty_without_validation_clips() -> None:
+    assert training_curve([]) == []
 
 
 def test_the_best_epoch_is_restored() -> None:

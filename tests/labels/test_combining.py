@@ -85,7 +85,7 @@ def test_without_gold_labels_it_is_at_least_as_good_as_majority_vote(name: str) 
 @pytest.mark.parametrize(
     ("world", "reason"),
     [
-        (VoteSimulation("three", (0.7, 0.6, 0.5), classes=4, clips=1500), "three sources"),
+        (VoteSimulation("three", (0.7, 0.6, 0.5), classes=4, clips=1500), "3 of 4 sources needed"),
         (VoteSimulation("together", (0.6, 0.6, 0.5, 0.5), classes=4, clips=1500, family=0.8), "correlated"),
         (VoteSimulation("weak", (0.4, 0.35, 0.3, 0.3), classes=6, clips=1500, family=0.0), "depend on a single source"),
     ],

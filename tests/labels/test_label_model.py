@@ -48,6 +48,35 @@ def test_any_votes_give_distributions_and_inputs_are_unchanged(
         assert_array_equal(probs, before[name])
 
 
+@settings(max_examples=25, deadline=None)
+@sample(st.integers(0, 10_000), st.integers(1, 25), st.integers(2, 6), st.integers(1, 4))
+def test_log_odds_are_the_sum_of_prior_given_label_and_votes(seed: int, clips: int, classes: int, sources: int) -> None:
+    votes, given, folds = draw(seed, clips, classes, sources)
+    combined = assess_by_default(votes, given, folds=folds)
+    rows, labels = np.arange(clips), np.full(clips, seed % classes)
+    rivals = (labels + 1) % classes
+    parts = combined.log_odds(labels, rivals)
+    odds = combined.posterior[rows, labels] / combined.posterior[rows, rivals]
+    assert_allclose(parts.total, np.log(odds), atol=1e-9)
+    unlabelled, voted = given < 0, combined.n_voting > 0
+    assert_allclose(parts.given[unlabelled], 0, atol=1e-9)
+    assert_allclose(parts.sources[~voted], 0, atol=1e-9)
+    for row in rows[unlabelled]:  # they are scored by the pool whose weights are reported
+        weighted = sum(
+            source.weight
+            * float(np.subtract(*np.log(np.clip(votes[source.name][row, [labels[row], rivals[row]]], 1e-3, 1))))
+            for source in combined.sources
+            if combined.votes[source.name][row] != ABSTAIN
+        )
+        assert parts.sources[row] == pytest.approx(weighted, abs=1e-6)
+    for fold in np.unique(folds[~unlabelled]):  # the other parts are the same on each clip of a fold
+        in_fold = ~unlabelled & (folds == fold)
+        for label in np.unique(given[in_fold]):
+            assert_allclose(np.ptp(parts.given[in_fold & (given == label)]), 0, atol=1e-9)
+        if (in_fold & voted).any():
+            assert_allclose(np.ptp(parts.prior[in_fold & voted]), 0, atol=1e-9)
+
+
 @settings(max_examples=15, deadline=None)
 @sample(st.integers(0, 10_000))
 def test_clip_order_has_no_effect(seed: int) -> None:
@@ -142,7 +171,7 @@ def test_abstentions_carry_no_information(simulate: Simulate) -> None:
     for probs in votes.values():
         probs[[5, 100]] = np.nan
     combined = assess_by_default(votes, world.given)
-    assert np.isnan(combined.agreement[[5, 100]]).all()
+    assert_array_equal(combined.n_voting[[5, 100]], 0)
     shares = np.bincount(world.given[world.given >= 0], minlength=6) / 96
     assert_allclose(combined.probs[100], shares, atol=0.02)  # without votes: the prior
     assert combined.labels[5] == world.given[5]
@@ -167,7 +196,8 @@ def test_one_source_without_given_labels_is_enough() -> None:
     combined = assess_by_default({"only": probs}, np.full(3, -1))
     assert_array_equal(combined.labels[:2], [0, 2])
     assert_allclose(combined.probs[2], 1 / 3)
-    assert_array_equal(combined.agreement, [1, 1, np.nan])
+    assert_array_equal(combined.n_votes_for(combined.labels), [1, 1, 0])
+    assert_array_equal(combined.n_voting, [1, 1, 0])
 
 
 def test_invalid_votes_raise_value_error() -> None:

@@ -12,14 +12,12 @@ from ecmf_pipeline.core.clips import Clip, ClipId, Split
 from ecmf_pipeline.labels.config import LabelModelConfig, RefineConfig
 from ecmf_pipeline.labels.label_model import Assessment, assess
 from ecmf_pipeline.labels.refine import (
-    NEVER,
     Decision,
     LabelAction,
     decide,
-    find_thresholds,
-    precision_threshold,
-    select_clips_to_label,
 )
+from ecmf_pipeline.labels.selection import expected_gain, select_clips_to_label
+from ecmf_pipeline.labels.thresholds import NEVER, find_thresholds, least_labels, precision_threshold
 from tests.labels.default_model import assess_by_default
 
 Simulate = Callable[..., Any]
@@ -27,11 +25,13 @@ NAMES = ("happy", "sad", "angry")
 FAMILIES = {"face_linear": "face", "face_lightgbm": "face", "text": "text", "llm": "llm"}
 
 
-def evidence(posterior: list[float], hard_votes: list[int]) -> Assessment:
-    """Build an assessment of one clip from its posterior and the votes of face_linear, face_lightgbm, text, llm."""
+def evidence(posterior: list[float], hard_votes: list[int], probs: list[float] | None = None) -> Assessment:
+    """Build an assessment of one clip from its posterior, the votes of face_linear, face_lightgbm, text and llm, and
+    the probabilities without the given label."""
     row = np.array([posterior])
     return Assessment(
-        probs=row,
+        prior=np.array([[0.4, 0.3, 0.3]]),
+        probs=row if probs is None else np.array([probs]),
         posterior=row,
         votes={name: np.array([choice]) for name, choice in zip(FAMILIES, hard_votes, strict=True)},
         transition=np.eye(3),
@@ -40,10 +40,10 @@ def evidence(posterior: list[float], hard_votes: list[int]) -> Assessment:
 
 
 def decide_one(
-    posterior: list[float], hard_votes: list[int], given: str, config: RefineConfig | None = None
+    posterior: list[float], hard_votes: list[int], given: str, *, probs: list[float] | None = None
 ) -> Decision:
     clip = Clip(ClipId("a"), given_label=given, split=Split.TRAIN if given else Split.UNLABELED)
-    [decision] = decide(evidence(posterior, hard_votes), [clip], NAMES, config or RefineConfig(), families=FAMILIES)
+    [decision] = decide(evidence(posterior, hard_votes, probs), [clip], NAMES, RefineConfig(), families=FAMILIES)
     return decision
 
 
@@ -51,7 +51,10 @@ def test_a_probable_given_label_is_kept() -> None:
     decision = decide_one([0.9, 0.06, 0.04], [0, 0, 0, 1], "happy")
     assert (decision.decision, decision.refined_label) == (LabelAction.KEEP, "happy")
     assert decision.weight == pytest.approx(1.0)  # the only clip has the mean weight
-    assert decision.reason == "3 of 4 sources (2 families) vote for happy (posterior 0.90)"
+    assert decision.reason == (
+        "happy 0.90, sad 0.06, mostly by the sources (log-odds +2.71: prior +0.29, given label +0.00, sources +2.42); "
+        "3 of 4 sources vote for happy, 1 for sad"
+    )
 
 
 @pytest.mark.parametrize(
@@ -75,35 +78,91 @@ def test_thresholds_of_a_given_label(
     assert (decision.weight > 0) == (new != "")
 
 
-def test_the_reason_names_both_labels_with_their_probabilities() -> None:
-    decision = decide_one([0.02, 0.96, 0.02], [1, 1, 1, 1], "happy")
-    for part in ("4 of 4 sources", "3 families", "sad (posterior 0.96)", "happy", "0.02"):
-        assert part in decision.reason
-    assert decision.confidence == pytest.approx(0.96)
-    without_votes = decide_one([0.5, 0.3, 0.2], [-1] * 4, "happy").reason
-    assert "happy" in without_votes
-    assert "sources (" not in without_votes
+@pytest.mark.parametrize(
+    ("posterior", "probs", "hard_votes", "given", "label", "rival", "agreement", "largest"),
+    [
+        # No source votes for the kept label: the given label decided.
+        ([0.83, 0.10, 0.07], [0.2, 0.5, 0.3], [1, 1, 1, 2], "happy", "happy", "sad", 0.0, "given label"),
+        # The given label is kept with less weight; agreement and confidence are its own.
+        ([0.30, 0.60, 0.10], [0.1, 0.8, 0.1], [1, 1, 1, 0], "happy", "happy", "sad", 0.25, "sources"),
+        # The clip is dropped: the first choice is compared with the given label, not with the second choice.
+        ([0.02, 0.90, 0.08], [0.01, 0.9, 0.09], [1, 1, 1, -1], "happy", "sad", "happy", 1.0, "sources"),
+        ([0.41, 0.30, 0.29], [0.4, 0.3, 0.3], [-1, -1, -1, -1], "", "happy", "sad", float("nan"), "prior"),
+    ],
+)
+def test_all_numbers_of_a_decision_are_about_one_label(
+    posterior: list[float],
+    probs: list[float],
+    hard_votes: list[int],
+    given: str,
+    label: str,
+    rival: str,
+    agreement: float,
+    largest: str,
+) -> None:
+    decision = decide_one(posterior, hard_votes, given, probs=probs)
+    assert (decision.label, decision.rival) == (label, rival)
+    assert decision.confidence == posterior[NAMES.index(label)]
+    assert decision.agreement == pytest.approx(agreement, nan_ok=True)
+    assert f"mostly by the {largest} " in decision.reason
+    odds = posterior[NAMES.index(label)] / posterior[NAMES.index(rival)]
+    assert decision.log_odds == pytest.approx(np.log(odds))
+    parts = (decision.log_odds_prior, decision.log_odds_given, decision.log_odds_sources)
+    assert sum(parts) == pytest.approx(decision.log_odds)
+    named = dict(zip(("prior", "given label", "sources"), parts, strict=True))
+    assert max(named, key=lambda name: named[name] * np.sign(decision.log_odds)) == largest
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3])
+def test_the_parts_of_each_decision_add_up_to_the_posterior(
+    simulate: Simulate, labels: tuple[str, ...], share: float
+) -> None:
+    world = simulate(4, 150, unlabeled=30)
+    gold = np.where(np.random.default_rng(0).random(180) < share, world.truth, -1)
+    assessment = assess(world.votes, world.given, gold, folds=np.arange(180) % 5, seed=0, config=LabelModelConfig())
+    assert assessment.calibrated == bool(share)
+    decisions = decide(assessment, world.clips, labels, RefineConfig(), families=world.families, gold=gold)
+    for row, decision in enumerate(decisions):
+        if gold[row] >= 0:
+            assert np.isnan(decision.log_odds)
+            assert "human label" in decision.reason
+            continue
+        odds = assessment.posterior[row, [labels.index(decision.label), labels.index(decision.rival)]]
+        parts = decision.log_odds_prior + decision.log_odds_given + decision.log_odds_sources
+        assert parts == pytest.approx(np.log(odds[0] / odds[1]), abs=1e-9)
+        assert decision.given_label or decision.log_odds_given == pytest.approx(0, abs=1e-9)
+        votes_for = [int(assessment.votes[name][row]) == labels.index(decision.label) for name in world.votes]
+        voting = sum(int(assessment.votes[name][row]) >= 0 for name in world.votes)
+        assert decision.agreement == pytest.approx(sum(votes_for) / voting)
 
 
 @pytest.mark.parametrize(
-    ("posterior", "hard_votes", "action"),
+    ("posterior", "hard_votes", "action", "cause"),
     [
-        ([0.90, 0.06, 0.04], [0, 0, 0, 1], LabelAction.PSEUDO),
-        ([0.84, 0.12, 0.04], [0, 0, 0, 1], LabelAction.REVIEW),
-        ([0.90, 0.06, 0.04], [0, 0, -1, -1], LabelAction.REVIEW),  # one family only
-        ([0.90, 0.06, 0.04], [-1, -1, -1, -1], LabelAction.REVIEW),
+        ([0.90, 0.06, 0.04], [0, 0, 0, 1], LabelAction.PSEUDO, "at least 0.85"),
+        ([0.84, 0.12, 0.04], [0, 0, 0, 1], LabelAction.REVIEW, "happy is below 0.85"),
+        ([0.90, 0.06, 0.04], [0, 0, -1, -1], LabelAction.REVIEW, "1 of 2 needed families vote for happy"),
+        ([0.90, 0.06, 0.04], [-1, -1, -1, -1], LabelAction.REVIEW, "0 of 2 needed families"),
     ],
 )
-def test_thresholds_of_a_pseudo_label(posterior: list[float], hard_votes: list[int], action: LabelAction) -> None:
+def test_thresholds_of_a_pseudo_label(
+    posterior: list[float], hard_votes: list[int], action: LabelAction, cause: str
+) -> None:
     assessment = evidence(posterior, hard_votes)
     doubled = replace(
         assessment,
-        **{name: np.repeat(getattr(assessment, name), 2, axis=0) for name in ("probs", "posterior")},
+        **{name: np.repeat(getattr(assessment, name), 2, axis=0) for name in ("prior", "probs", "posterior")},
         votes={name: np.repeat(hard_votes, 2) for name, hard_votes in assessment.votes.items()},
     )
-    clips = [Clip(ClipId("a"), given_label="happy", split=Split.TRAIN), Clip(ClipId("b"))]
+    clips = [
+        Clip(ClipId("a"), given_label="happy", split=Split.TRAIN),
+        Clip(ClipId("b"), path="b.mp4", transcript="hi"),
+    ]
     unlabeled = decide(doubled, clips, NAMES, RefineConfig(), families=FAMILIES)[1]
     assert unlabeled.decision is action
+    assert cause in unlabeled.reason
+    unseen = decide(doubled, [clips[0], replace(clips[1], transcript="")], NAMES, RefineConfig(), families=FAMILIES)[1]
+    assert unseen.decision is not LabelAction.REVIEW, "nobody can judge an unreadable clip without words"
     if action is LabelAction.PSEUDO:
         assert (unlabeled.refined_label, unlabeled.weight) == ("happy", pytest.approx(0.45))
     else:
@@ -118,7 +177,9 @@ def test_pseudo_labels_of_a_class_are_limited_by_its_quota(simulate: Simulate, l
     for label in labels:
         labelled = [d for d in decisions if d.given_label and d.refined_label == label]
         pseudo = [d for d in decisions if d.decision is LabelAction.PSEUDO and d.refined_label == label]
-        over_quota = [d for d in decisions if "quota" in d.reason and f"vote for {label} " in d.reason]
+        over_quota = [
+            d for d in decisions if f"the quota of {int(0.5 * len(labelled))} for {label} is reached" in d.reason
+        ]
         assert len(pseudo) <= 0.5 * len(labelled)
         assert all(d.decision is LabelAction.LEAVE and d.weight == 0 for d in over_quota)
         assert over_quota
@@ -215,14 +276,44 @@ def test_unlabeled_clips_of_low_confidence_are_listed_for_review(simulate: Simul
 def test_clips_to_label_next_are_uncertain_and_spread_over_classes(simulate: Simulate) -> None:
     world = simulate(2, 600)
     assessment = assess_by_default(world.votes, world.given)
-    known = np.arange(600) < 50
-    rows = np.array(select_clips_to_label(assessment.posterior, known, 60))
+    eligible, readable = np.arange(600) >= 50, np.zeros(600, bool)
+    gain = expected_gain(assessment.posterior, world.given)
+    rows = np.array(select_clips_to_label(gain, assessment.labels, eligible, 60, last=readable))
     assert len(set(rows.tolist())) == 60
-    assert not known[rows].any()
+    assert eligible[rows].all()
+    assert (np.diff(gain[rows]) <= 0).all()
     wrong = world.given != world.truth
-    assert wrong[rows].mean() > 1.5 * wrong[50:].mean()
+    assert wrong[rows].mean() > 3 * wrong[50:].mean()
     assert np.bincount(assessment.labels[rows], minlength=6).max() <= 60 / 6 + 1
-    assert len(select_clips_to_label(assessment.posterior, known, 10_000)) == 550
+    assert len(select_clips_to_label(gain, assessment.labels, eligible, 10_000, last=readable)) == 550
+
+
+def test_a_contradicted_label_precedes_an_agreed_one_and_unreadable_clips_are_last() -> None:
+    posterior = np.array([[0.02, 0.98], [0.45, 0.55], [0.70, 0.30], [0.05, 0.95], [0.5, 0.5]])
+    in_use = np.array([0, 0, 0, 1, 0])  # 0 is contradicted, 3 is agreed on, 4 is doubtful but unreadable
+    gain = expected_gain(posterior, in_use)
+    np.testing.assert_allclose(gain, [0.98, 0.55, 0.30, 0.05, 0.5])
+    labels, last = posterior.argmax(axis=1), np.arange(5) == 4
+    assert select_clips_to_label(gain, labels, np.ones(5, bool), 9, last=last) == [0, 1, 2, 3, 4]
+    assert select_clips_to_label(gain, labels, ~last, 9, last=last) == [0, 1, 2, 3]
+
+
+def test_a_request_for_verdicts_counts_those_that_exist(simulate: Simulate) -> None:
+    world = simulate(0, 60)
+    gold = np.where(np.arange(60) < 12, world.truth, -1)
+    assessment = assess(world.votes, world.given, gold, folds=np.arange(60) % 5, seed=0, config=LabelModelConfig())
+    words = find_thresholds(assessment, world.given, gold, RefineConfig()).words
+    assert all("12 of 30 needed verdicts" in sentence for sentence in words)
+    one_label = np.where(np.arange(60) < 40, 1, -1)
+    words = find_thresholds(assessment, world.given, one_label, RefineConfig()).words
+    assert all("40 verdicts have 1 of 2 needed labels" in sentence for sentence in words)
+
+
+def test_the_least_number_of_labels_reaches_its_precision() -> None:
+    for target in (0.5, 0.85, 0.9, 0.99):
+        needed = least_labels(target)
+        assert precision_threshold(np.ones(needed), np.ones(needed, bool), target) == 1.0
+        assert precision_threshold(np.ones(needed - 1), np.ones(needed - 1, bool), target) == NEVER
 
 
 def test_a_threshold_reaches_its_precision_or_is_infinite() -> None:
@@ -245,6 +336,7 @@ def test_a_class_of_low_precision_gets_no_pseudo_labels() -> None:
     confidence = rng.uniform(0.6, 0.99, (900, 1))
     probs = np.where(np.eye(3, dtype=bool)[votes], confidence, (1 - confidence) / 2)
     assessment = Assessment(
+        prior=probs,
         probs=probs,
         posterior=probs,
         votes={},

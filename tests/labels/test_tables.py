@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from ecmf_pipeline.core.clips import ClipId, Split
+from ecmf_pipeline.core.clips import Clip, ClipId, Split
 from ecmf_pipeline.core.errors import InputError, MissingInput
 from ecmf_pipeline.labels.refine import Decision, LabelAction, Vote
 from ecmf_pipeline.labels.tables import (
@@ -39,7 +39,23 @@ def decisions() -> list[Decision]:
     kinds = [LabelAction.KEEP, LabelAction.DROP, LabelAction.PSEUDO, LabelAction.REVIEW]
     new = [NAMES[0], "", NAMES[1], ""]
     return [
-        Decision(ClipId(c), Split.TRAIN, NAMES[2], n, k, 0.1 + 0.2 if n else 0.0, 1 / 3, float("nan"), 'a, "b"')
+        Decision(
+            ClipId(c),
+            Split.TRAIN,
+            NAMES[2],
+            n,
+            k,
+            0.1 + 0.2 if n else 0.0,
+            1 / 3,
+            float("nan"),
+            'a, "b"',
+            label=n or NAMES[0],
+            rival=NAMES[2],
+            log_odds=-0.7,
+            log_odds_prior=1 / 3,
+            log_odds_given=-1.0,
+            log_odds_sources=-1 / 30,
+        )
         for c, n, k in zip(CLIPS, new, kinds, strict=True)
     ]
 
@@ -152,6 +168,7 @@ def test_refined_labels_round_trip(tmp_path: Path, votes: dict[str, Any], decisi
     votes_by_source = {vote.source: vote for vote in dropped.votes}
     assert votes_by_source["llm, 你好"] == Vote("llm, 你好", "")
     assert votes_by_source["zeta"].probability == pytest.approx(votes["zeta"][1].max(), abs=1e-6)
+    assert (dropped.label, dropped.rival, dropped.log_odds_given) == (NAMES[0], NAMES[2], -1.0)
     assert not any(decision.votes for decision in read_decisions(path))
     assert {
         name: (decision.refined_label, decision.weight)
@@ -178,6 +195,8 @@ def test_refined_bytes_do_not_depend_on_the_order(
     ("old", "new", "part"),
     [
         (",keep,", ",keap,", "unknown decision"),
+        (",-1.0,", ",-2.0,", "do not add up"),
+        (",-1.0,", ",,", "incomplete"),
         (",0.3,", ",-0.3,", "weight is not a number"),
         (",0.3,", ",,", "weight is not a number"),
         (",0.3,", ",much,", "weight is not a finite number"),
@@ -204,14 +223,25 @@ def test_damaged_refined_labels_raise_input_error_with_the_command(
 def test_clips_to_label_open_as_text_and_their_verdicts_are_read_back(tmp_path: Path) -> None:
     path = tmp_path / "next.csv"
     names = ("=1+1", "-clip", "@b", "'=c", "plain")
-    decisions = [
-        Decision(ClipId(name), Split.TRAIN, "+sad", "+sad", LabelAction.KEEP, 1.0, 0.6, 1.0, "=reason")
+    clips = [
+        Clip(ClipId(name), path=f"{name}.mp4", transcript="+words", given_label="+sad", split=Split.TRAIN)
         for name in names
     ]
-    write_clips_to_label(path, np.full((5, 2), 0.5), decisions, range(5))
+    decisions = [
+        Decision(clip.clip_id, clip.split, "+sad", "+sad", LabelAction.KEEP, 1.0, 0.6, 1.0, "=reason") for clip in clips
+    ]
+    votes = {"-face": np.tile([0.2, 0.8], (5, 1)), "text": np.tile([0.1, 0.9], (5, 1)), "llm": np.full((5, 2), np.nan)}
+    votes["text"][1] = [0.9, 0.1]
+    write_clips_to_label(path, clips, decisions, votes, np.arange(5) / 10, [4, 3, 2, 1, 0], ("happy", "+sad"))
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert not [cell for row in rows for cell in row.values() if cell.startswith(("=", "+", "-", "@"))]
+    assert [float(row["gain"]) for row in rows] == [0.4, 0.3, 0.2, 0.1, 0.0]
+    assert (rows[0]["path"], rows[0]["transcript"]) == ("plain.mp4", "'+words")
+    assert [row["sources"] for row in rows[2:4]] == [
+        "'+sad: text 0.90, -face 0.80",
+        "'+sad: -face 0.80; happy: text 0.90",
+    ]
     verdicts = tmp_path / "verdicts.csv"
     with verdicts.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)

@@ -205,6 +205,25 @@ def test_audio_may_be_shorter_than_the_pictures(tmp_path: Path) -> None:
     assert len(read(path)) / SAMPLE_RATE == pytest.approx(1, abs=0.1)
 
 
+@pytest.mark.parametrize("suffix", ["mp4", "mov", "mkv"])
+def test_a_sound_with_a_gap_is_not_truncated(tmp_path: Path, suffix: str) -> None:
+    """Browsers and editors leave out what is muted; the declared length includes it."""
+    whole = write(tmp_path / f"whole.{suffix}", [tone(300, seconds=2)], codec="aac")
+    path = tmp_path / f"a.{suffix}"
+    with av.open(str(whole)) as source, av.open(str(path), "w") as target:
+        stream = source.streams.audio[0]
+        copy = target.add_stream_from_template(stream)
+        for packet in source.demux(stream):
+            if packet.size:
+                delay = int(4 / stream.time_base) if packet.pts * stream.time_base >= 1 else 0
+                packet.pts, packet.dts, packet.stream = packet.pts + delay, packet.dts + delay, copy
+                target.mux(packet)
+    assert probe_media(path).duration == pytest.approx(6, abs=0.2)
+    samples = read(path)
+    assert len(samples) / SAMPLE_RATE == pytest.approx(2, abs=0.1)
+    assert pitch(samples) == pytest.approx(300, abs=1)
+
+
 @pytest.mark.parametrize("declared", [0, 0x7FFFFFFF, 0xFFFFFFFF])
 def test_a_placeholder_is_not_a_declared_size(tmp_path: Path, declared: int) -> None:
     """Recorders that write to a pipe do not know the size when they write the header."""

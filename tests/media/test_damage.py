@@ -1,8 +1,9 @@
-"""Faults that damaged files revealed in the picture reader."""
+"""Faults that damaged files revealed in the readers."""
 
 from __future__ import annotations
 
 import gc
+import struct
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import av
 import pytest
 
 from ecmf_pipeline.core.errors import UnreadableMedia
+from ecmf_pipeline.media.audio import read_audio
+from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.media.pictures import read_orientation
 from ecmf_pipeline.media.timeline import KnownPacket, StreamClock
 from tools.soak.media_sources import SOURCES
@@ -46,3 +49,13 @@ def test_a_picture_is_freed_when_its_last_reader_is_done(tmp_path: Path) -> None
         assert gc.collect() == 0
     finally:
         gc.enable()
+
+
+def test_samples_that_are_signalling_nans_are_refused_without_a_warning(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    SOURCES["wav"][1].write(path)
+    content = bytearray(path.read_bytes())
+    content[-400:] = struct.pack("<I", 0x7FA0_0000) * 100  # IEEE 754: the highest bit of the fraction is not set
+    path.write_bytes(content)
+    with pytest.raises(UnreadableMedia):
+        read_audio(path, MediaConfig())

@@ -77,6 +77,18 @@ def test_text_file_with_timed_text_raises_unreadable_media(tmp_path: Path) -> No
         probe_media(tmp_path / "a.mp4")
 
 
+@pytest.mark.parametrize("codec", [b"V_MPEG4", b"A_AAC"])
+def test_a_stream_without_a_decoder_does_not_hide_the_other(tmp_path: Path, write_media: Write, codec: bytes) -> None:
+    content = write_media(tmp_path / "a.mkv", "both").read_bytes()
+    assert codec in content
+    (tmp_path / "a.mkv").write_bytes(content.replace(codec, codec[:2].ljust(len(codec), b"Z")))
+    probe = probe_media(tmp_path / "a.mkv")
+    assert (probe.has_video, probe.has_audio) == (True, True)
+    (tmp_path / "a.mkv").write_bytes(content.replace(b"V_MPEG4", b"V_ZZZZZ").replace(b"A_AAC", b"A_ZZZ"))
+    with pytest.raises(UnreadableMedia):
+        probe_media(tmp_path / "a.mkv")
+
+
 def test_missing_file_raises_file_unreachable(tmp_path: Path) -> None:
     with pytest.raises(FileUnreachable):
         probe_media(tmp_path / "a.mp4")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -51,6 +52,22 @@ def levels(frames: NDArray[np.uint8]) -> list[float]:
     return [float(frame.mean()) for frame in frames]
 
 
+def moving_bar() -> list[av.VideoFrame]:
+    """Return 12 interlaced pictures: a bar moves 8 pixels between the two fields of a picture."""
+    woven = []
+    for index in range(12):
+        picture = np.full((HEIGHT, WIDTH, 3), 30, np.uint8)
+        for field in (0, 1):
+            left = 8 * (2 * index + field) % (WIDTH - 32)
+            picture[field::2, left : left + 32] = 220
+        woven.append(av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuv420p"))
+    return woven
+
+
+def combing(pictures: Iterable[NDArray[np.uint8]]) -> float:
+    return float(np.mean([np.abs(np.diff(p[..., 0].astype(int), 2, axis=0)).mean() for p in pictures]))
+
+
 @pytest.mark.parametrize("aspect", [Fraction(2), Fraction(16, 11), Fraction(8, 9)])
 def test_pictures_have_square_pixels(tmp_path: Path, aspect: Fraction) -> None:
     path = write(tmp_path / "a.mp4", [grey(100)] * 5, sample_aspect_ratio=aspect)
@@ -68,16 +85,8 @@ def test_pictures_have_square_pixels(tmp_path: Path, aspect: Fraction) -> None:
     ],
 )
 def test_fields_of_an_interlaced_picture_are_not_mixed(tmp_path: Path, codec: str, options: dict[str, str]) -> None:
-    """A bar moves 8 pixels between the two fields of a picture: woven together, its edges are combs."""
-    woven = []
-    for index in range(12):
-        picture = np.full((HEIGHT, WIDTH, 3), 30, np.uint8)
-        for field in (0, 1):
-            left = 8 * (2 * index + field) % (WIDTH - 32)
-            picture[field::2, left : left + 32] = 220
-        frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuv420p")
-        woven.append(frame)
-    path = write(tmp_path / "a.mkv", woven, codec, options)
+    """Woven together, the edges of the bar are combs."""
+    path = write(tmp_path / "a.mkv", moving_bar(), codec, options)
     with av.open(str(path)) as container:
         decoded = list(container.decode(video=0))
     assert all(frame.interlaced_frame for frame in decoded)
@@ -85,10 +94,31 @@ def test_fields_of_an_interlaced_picture_are_not_mixed(tmp_path: Path, codec: st
     assert len(frames) == 12
     np.testing.assert_allclose(np.diff(times), 0.04, atol=1e-3)
 
-    def combing(pictures: Iterable[NDArray[np.uint8]]) -> float:
-        return float(np.mean([np.abs(np.diff(p[..., 0].astype(int), 2, axis=0)).mean() for p in pictures]))
-
     assert combing(frames) < 0.2 * combing(frame.to_ndarray(format="rgb24") for frame in decoded)
+
+
+def test_an_interlaced_part_of_a_progressive_film_is_deinterlaced(tmp_path: Path) -> None:
+    """Broadcasts switch between the two; the parameters of the first pictures are those of a progressive film."""
+    interlaced = {"flags": "+ilme+ildct", "x264-params": "tff=1"}
+    path = tmp_path / "a.ts"
+    with av.open(str(path), "w") as container, av.open(os.devnull, "w", format="mpegts") as elsewhere:
+        stream = container.add_stream("libx264", rate=25)
+        second = elsewhere.add_stream("libx264", rate=25, options=interlaced)
+        for one in (stream, second):
+            one.width, one.height, one.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        for picture in [grey(100)] * 12:
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+        packets = [packet for picture in moving_bar() for packet in second.encode(picture)] + second.encode()
+        for packet in packets:
+            shift = int(Fraction(12, 25) / packet.time_base)
+            packet.pts, packet.dts, packet.stream = packet.pts + shift, packet.dts + shift, stream
+            container.mux(packet)
+    with av.open(str(path)) as container:
+        decoded = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0) if frame.interlaced_frame]
+    assert len(decoded) == 12
+    frames, _ = read_frames(path, MediaConfig(frames=24))
+    assert combing(frames[12:]) < 0.2 * combing(decoded)
 
 
 def test_the_default_stream_is_read(tmp_path: Path) -> None:

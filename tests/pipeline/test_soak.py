@@ -97,7 +97,7 @@ def remove_part(store: SmallStore) -> None:
 
 
 def copy_part(store: SmallStore) -> None:
-    shutil.copytree(store.parts[0], store.parts[0].with_name("part-000009-00000000"))
+    shutil.copytree(store.parts[0], store.parts[0].with_name(f"part-000009-{store.parts[0].name.rpartition('-')[2]}"))
 
 
 def replace_values(store: SmallStore) -> None:

@@ -146,7 +146,20 @@ def make_report_input(labels: list[str], *, clips: int = 12, mark: str = "") -> 
         confidence = 0.5 + number / (2 * clips)
         reason = f"because{mark}"
         refined.append(
-            Decision(ClipId(clip_id), split, given, after, LabelAction(decision), 0.5, confidence, 0.5, reason, votes)
+            Decision(
+                ClipId(clip_id),
+                split,
+                given,
+                after,
+                LabelAction(decision),
+                0.5,
+                confidence,
+                0.5,
+                reason,
+                label=after or label,
+                rival=other,
+                votes=votes,
+            )
         )
     entry = QuarantineEntry(
         f"clip000{mark}", "extract", "face", f"NoFaceFound{mark}", f"0 of 16{mark}", "ab", "cd", "now"
@@ -413,7 +426,7 @@ def test_changes_are_sorted_by_confidence_and_show_their_votes() -> None:
     least, most = changed[0], changed[-1]
     assert most.confidence > least.confidence
     html = render(run, ReportConfig())
-    table = html[html.index("Clips relabelled, the most") : html.index("Clips dropped, the most")]
+    table = html[html.index("Clips relabelled:") : html.index("Clips dropped:")]
     assert table.index(most.clip_id) < table.index(least.clip_id)
     row = Page("<table>" + table[table.index(most.clip_id) :].split("</tr>")[0].split("</th>")[1] + "</table>").text
     other = most.votes[0].label
@@ -421,6 +434,9 @@ def test_changes_are_sorted_by_confidence_and_show_their_votes() -> None:
     assert f"{other}: text/linear 0.80" in row
     assert "abstain: text/llm" in row
     assert "because" in row
+    agreeing = sum(vote.label == most.label for vote in most.votes)
+    assert f"{most.label} {most.confidence:.2f}" in row
+    assert f"{agreeing} of 1 source for {most.label}" in row
     assert "(broken)" in row
 
 

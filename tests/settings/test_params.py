@@ -187,3 +187,42 @@ def test_file_in_another_encoding_is_reported_with_the_remedy(tmp_path):
 def test_invalid_yaml_is_reported_with_its_line(tmp_path):
     with pytest.raises(ParamsError, match="line 2, column 1"):
         load_params(write_params(tmp_path, "media: {}\n\tfaces: {}\n"))
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch) -> Path:
+    """A temporary workspace of DVC, which is the current directory; its project has a corpus and weights."""
+    project = tmp_path / "project"
+    folder = project / ".dvc" / "tmp" / "exps" / "tmp1"
+    for path in (folder / ".dvc", folder / "tracked", project / "tracked", project / "corpus", project / "weights"):
+        path.mkdir(parents=True)
+    (tmp_path / "shared").mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("corpus", "{project}/corpus"),
+        ("../shared", "{project}/../shared"),
+        ("tracked", "tracked"),
+        ("missing", "missing"),
+        ("/elsewhere", "/elsewhere"),
+    ],
+)
+def test_relative_corpus_of_the_project_is_found_in_a_temporary_workspace(workspace, given, expected):
+    params = load_params(write_params(workspace, f"corpus: {{kind: folder, root: {given}}}"))
+    assert params.corpus.root == Path(expected.format(project=workspace.parents[3]))
+
+
+def test_relative_weights_of_the_project_are_found_in_a_temporary_workspace(workspace):
+    text = "encoders: {mine: {type: transformers_text, model: weights}}\nllm: {model: org/name}"
+    params = load_params(write_params(workspace, text))
+    assert params.encoders["mine"].model_dump()["model"] == str(workspace.parents[3] / "weights")
+    assert params.llm.model == "org/name"
+
+
+def test_paths_of_a_project_are_not_changed(workspace, monkeypatch):
+    monkeypatch.chdir(workspace.parents[3])
+    assert load_params(write_params(Path(), "corpus: {kind: folder, root: corpus}")).corpus.root == Path("corpus")

@@ -18,6 +18,8 @@ import asyncssh
 import pytest
 import yaml
 
+from ecmf_pipeline.core.weights import embedded_model
+
 CLIPS = 14
 
 PARAMS = {
@@ -108,11 +110,19 @@ class Remote:
 
 
 @pytest.fixture(scope="session")
-def environment(tmp_path_factory) -> dict[str, str]:
-    """Environment variables of a user whose only configuration is the key of the S3 server."""
+def environment(tmp_path_factory, models) -> dict[str, str]:
+    """Environment variables of a user with a key of the S3 server, and with weights in the cache of all projects."""
+    home = tmp_path_factory.mktemp("home")
+    model = embedded_model("efficientnet_lite0")
+    cache = home / ".cache" / "ecmf-pipeline" / "models"
+    cache.mkdir(parents=True)
+    for file in model.files:
+        shutil.copyfile(models / model.name / file.name, cache / file.sha256)
     return os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "HOME": str(tmp_path_factory.mktemp("home")),
+        "HOME": str(home),
+        "XDG_CACHE_HOME": str(home / ".cache"),
+        "PIP_NO_INDEX": "1",
         "DVC_NO_ANALYTICS": "1",
         "GIT_CONFIG_NOSYSTEM": "1",
         **{f"GIT_{who}_{what}": "team@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
@@ -138,12 +148,11 @@ def add_clips(make_clip) -> Callable[[Checkout, int, int], None]:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory, environment, models, add_clips) -> Checkout:
+def finished(tmp_path_factory, environment, add_clips) -> Checkout:
     """A project with features and a trained model, all committed to git; tests copy it and do not change it."""
     checkout = Checkout(tmp_path_factory.mktemp("team") / "project", environment)
     folder = checkout.folder
     Checkout(folder.parent, environment)(sys.executable, "-m", "ecmf_pipeline", "init", str(folder))
-    shutil.copytree(models / "efficientnet_lite0", folder / "data" / "models" / "efficientnet_lite0")
     params = yaml.safe_load((folder / "params.yaml").read_text())
     (folder / "params.yaml").write_text(yaml.safe_dump(params | {"corpus": PARAMS["corpus"]}, sort_keys=False))
     checkout.change({name: section for name, section in PARAMS.items() if name != "corpus"})

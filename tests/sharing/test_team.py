@@ -35,7 +35,8 @@ def test_pulled_features_are_not_extracted_again(local_remote, ours, tmp_path):
     local_remote.add(ours)
     ours("dvc", "push")
     theirs = ours.clone(tmp_path / "theirs")
-    theirs("dvc", "pull", "models", "index", "settings", "rewrite", "extract")
+    theirs("dvc", "pull", "index", "settings", "rewrite", "extract")
+    theirs("ecmf-pipe", "models")
     output = theirs("ecmf-pipe", "extract")
     assert output.count(": 0 done, 14 reused") == 2
     assert "dvc pull" not in output
@@ -47,6 +48,8 @@ def test_pulled_outputs_are_up_to_date_and_new_training_settings_need_no_clips(l
     theirs = ours.clone(tmp_path / "theirs")
     # DVC pulls all outputs and reports an error for the stages that have not run yet.
     assert "data/votes" in theirs("dvc", "pull", fails=True)
+    assert not (theirs.folder / "data" / "models").exists(), "weights are not pushed"
+    theirs("ecmf-pipe", "models")
     changed = {stage.split("@")[0] for stage in json.loads(theirs("dvc", "status", "--json"))}
     assert changed == {"index", "settings", "vote", "refine", "train", "predict", "ablate", "evaluate", "report"}
     assert "Running stage" not in theirs("dvc", "repro", "--single-item", "train@given")
@@ -83,7 +86,8 @@ def test_switching_the_encoder_back_reuses_features_of_a_colleague(local_remote,
     ours.commit("Stretch the frames")
     ours("dvc", "push")
     theirs = ours.clone(tmp_path / "theirs")
-    theirs("dvc", "pull", "models", "index", "settings", "rewrite", "extract")
+    theirs("dvc", "pull", "index", "settings", "rewrite", "extract")
+    theirs("ecmf-pipe", "models")
     assert "extract global: 0 done, 14 reused" in theirs("ecmf-pipe", "extract", "--modality", "global")
     theirs.change({"encoders": {"efficientnet_lite0": {"type": "efficientnet_lite0", "fit": "crop"}}})
     assert "extract global: 0 done, 14 reused" in theirs("ecmf-pipe", "extract", "--modality", "global")
@@ -93,7 +97,7 @@ def test_features_that_two_colleagues_added_are_merged(local_remote, ours, add_c
     local_remote.add(ours)
     ours("dvc", "push")
     theirs = ours.clone(tmp_path / "theirs")
-    theirs("dvc", "pull", "models", "sample", "index", "settings", "rewrite", "extract")
+    theirs("dvc", "pull", "sample", "index", "settings", "rewrite", "extract")
     add_clips(ours, 14, 16)
     ours("dvc", "repro", "extract@audio")
     ours.commit("Clips 14 and 15")
@@ -118,7 +122,8 @@ def test_extract_warns_of_shared_features_before_it_starts(ours, local_remote, a
     local_remote.add(ours)
     ours("dvc", "push")
     theirs = ours.clone(tmp_path / "theirs")
-    theirs("dvc", "pull", "models", "index", "rewrite")
+    theirs("dvc", "pull", "index", "rewrite")
+    theirs("ecmf-pipe", "models")
     add_clips(theirs, 0, 14)
     extract = [sys.executable, "-m", "ecmf_pipeline", "extract", "--modality", "audio"]
     output = theirs(*extract)

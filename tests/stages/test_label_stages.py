@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, ClipId, Corpus, Split, read_manifest, write_corpus_tables
 from ecmf_pipeline.core.errors import InputError, MissingInput, TooFewClips
 from ecmf_pipeline.core.predictions import PredictionTable
+from ecmf_pipeline.labels.tables import read_decisions
 from ecmf_pipeline.report.refinement import evidence_blocks
 from ecmf_pipeline.settings import resolve
 from ecmf_pipeline.settings.params import load_params
@@ -124,11 +126,47 @@ def test_labels_that_verdicts_replace_are_counted_separately(
     Path("params.yaml").write_text(Path("params.yaml").read_text() + "refine: {verdicts: verdicts.csv}\n")
     vote.run()
     refine.run()
-    capsys.readouterr()
+    printed = capsys.readouterr().out
+    assert "3 relabel (all by verdict)" in printed
+    assert "3 of 30 needed verdicts" in printed
     evaluate.run()
     labels = json.loads((paths.METRICS / "evaluate.json").read_text())["labels"]
     assert labels["fixed_by_verdicts"] == labels["fixed"] == 3, "votes replace no label without 30 verdicts"
     assert "all by human labels" in capsys.readouterr().out
+
+
+def test_clips_to_label_next_are_listed_with_their_file_words_and_votes(project: Callable[[int], None]) -> None:
+    project(1)
+    Path("params.yaml").write_text(
+        Path("params.yaml").read_text().replace("lightgbm: null", "lightgbm: null, inputs: []")
+    )
+    corpus = read_labelled_corpus()
+    clips = [
+        replace(
+            clip, path=f"{clip.clip_id}.mp4", has_audio=row % 2 == 0, transcript="" if row % 4 == 1 else f"word {row}"
+        )
+        for row, clip in enumerate(corpus.clips)
+    ]
+    write_corpus_tables(replace(corpus, clips=clips))
+    vote.run()
+    refine.run()
+    with paths.NEXT.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    number = [int(row["clip_id"][1:]) for row in rows]
+    assert set(number) == {row for row in range(CLIPS) if row % 4 != 1}, "unreadable clips without words are left out"
+    readable = [row % 2 == 0 for row in number]
+    assert readable == sorted(readable, reverse=True), "clips that can only be read are last"
+    gains = np.array([float(row["gain"]) for row in rows if int(row["clip_id"][1:]) % 2 == 0])
+    assert (np.diff(gains) <= 0).all()
+    assert rows[0]["path"] == f"{rows[0]['clip_id']}.mp4"
+    assert rows[0]["transcript"] == f"word {number[0]}"
+    decision = {decision.clip_id: decision for decision in read_decisions(paths.REFINED, votes=True)}[
+        rows[0]["clip_id"]
+    ]
+    for one in decision.votes:
+        assert (f"{one.source} {one.probability or 0:.2f}" in rows[0]["sources"]) == bool(one.label)
+    first_five = [row for row in number[:5] if row < 50]
+    assert np.mean([row % 7 == 0 for row in first_five]) > 0.5, "wrong given labels precede right ones"
 
 
 def write_sources(**files: str) -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import Clip, ClipId, ClipText, Modality, Split, read_texts, write_manifest
+from ecmf_pipeline.core.clips import Clip, ClipId, ClipText, Corpus, Modality, Split, read_texts, write_corpus_tables
 from ecmf_pipeline.core.errors import MissingInput, ModelError
-from ecmf_pipeline.core.files import fingerprint, write_atomic
+from ecmf_pipeline.core.files import fingerprint
 from ecmf_pipeline.extraction.run import BranchInputs, input_digests
 from ecmf_pipeline.runner.quarantine import read_quarantine
 from ecmf_pipeline.settings.params import Params, load_params
@@ -58,8 +57,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    write_manifest(paths.MANIFEST, CLIPS)
-    write_atomic(paths.CORPUS, json.dumps({"labels": ["happy", "sad"], "candidates": [], "synthetic": False}))
+    write_corpus_tables(Corpus(CLIPS, ["happy", "sad"], [], synthetic=False))
 
 
 def use(params: str) -> Params:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -16,7 +15,7 @@ import pytest
 
 from ecmf_pipeline.cli import store_commands
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import Clip, ClipId, ClipText, Modality, Split, write_manifest, write_texts
+from ecmf_pipeline.core.clips import Clip, ClipId, ClipText, Corpus, Modality, Split, write_corpus_tables, write_texts
 from ecmf_pipeline.core.errors import InputError, MissingInput, MissingWeights, ModelError, StaleStore
 from ecmf_pipeline.core.files import fingerprint, write_atomic
 from ecmf_pipeline.extraction.run import BranchInputs, input_digests
@@ -232,8 +231,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
             )
             for number in range(16)
         ]
-        write_manifest(paths.MANIFEST, clips)
-        write_atomic(paths.CORPUS, json.dumps({"labels": ["happy", "sad"], "candidates": [], "synthetic": False}))
+        write_corpus_tables(Corpus(clips, ["happy", "sad"], [], synthetic=False))
         texts: dict[str, ClipText] = {clip.clip_id: ClipText("Hello.", "Hello, happily.") for clip in clips}
         write_texts(paths.REWRITES, texts)
         write_features(load_params(), clips, texts)

@@ -16,7 +16,7 @@ from ecmf_pipeline.cli.main import app
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import read_corpus_description, write_corpus_description
 from ecmf_pipeline.core.errors import InputError, MissingInput
-from ecmf_pipeline.core.files import sha256_file
+from ecmf_pipeline.core.files import read_sealed_json, sha256_file, write_sealed_json
 
 UTTERANCES = {
     "anger": ["How dare you!", "I hate this.", "Get out of here!", "You ruined everything.", "Stop it, now!"],
@@ -205,7 +205,7 @@ def test_models_and_predictions_of_earlier_refined_labels_are_rejected(
     labels = Path("data/labels/refined.csv")
     record = Path("data/predictions/refined/trained_on.json")
     before = json.loads(record.read_text())
-    assert before == {"labels_sha256": sha256_file(labels)}
+    assert before["labels_sha256"] == sha256_file(labels)
     assert not Path("data/predictions/given/trained_on.json").exists()
     params = yaml.safe_load(Path("params.yaml").read_text())
     Path("params.yaml").write_text(yaml.safe_dump({**params, "refine": {"drop_below": 0.0, "keep_above": 0.999}}))
@@ -221,11 +221,12 @@ def test_models_and_predictions_of_earlier_refined_labels_are_rejected(
     assert command_of_stale_models("evaluate") == train_and_predict, "the models are new, the predictions are not"
     for command in ("predict --labels refined", "evaluate", "report"):
         assert CliRunner().invoke(app, command.split(), catch_exceptions=False).exit_code == 0
-    assert json.loads(record.read_text()) == {"labels_sha256": sha256_file(labels)}
+    assert json.loads(record.read_text())["labels_sha256"] == sha256_file(labels)
 
     config = Path("data/fusion/refined/fusion/config.json")  # models without a recorded digest are not rejected
-    config.write_text(json.dumps({**json.loads(config.read_text()), "labels_sha256": ""}))
-    labels.write_text(labels.read_text().replace(" vote for ", " voted for ", 1))
+    write_sealed_json(config, {**read_sealed_json(config, made_by="train"), "labels_sha256": ""})
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    assert CliRunner().invoke(app, ["refine"]).exit_code == 0
     for command in ("predict --labels refined", "evaluate"):
         assert CliRunner().invoke(app, command.split(), catch_exceptions=False).exit_code == 0
     assert not record.exists()

@@ -122,7 +122,7 @@ def _value(annotation: Any, least: int | None) -> str:
         return f"{_value(kind, least)}; repeatable"
     if issubclass(kind, enum.Enum):
         return " or ".join(f"`{member.value}`" for member in kind)
-    text = "path" if issubclass(kind, Path) else {int: "integer", str: "text"}[kind]
+    text = "path" if issubclass(kind, Path) else {int: "integer", float: "number", str: "text"}[kind]
     return text if least is None else f"{text}, ≥ {least}"
 
 

@@ -139,6 +139,13 @@ FILES = (
         },
     ),
     FileEntry(
+        "data/<folder>/<table>.csv.sha256",
+        "index, transcribe, cues, rewrite, predict, vote, refine",
+        "SHA-256 of a table that nobody edits, in the format of `sha256sum`: `findings.csv`, `transcripts.csv`, "
+        "`rewrites.csv`, `votes.csv`, `refined.csv`, those of cues and of predictions. A table that differs from it is "
+        "an error. JSON files have the digest of their content under the key `digest`.",
+    ),
+    FileEntry(
         "data/index/findings.csv",
         "index",
         "Missing or inconsistent parts of the corpus. The run continues. A cell that a spreadsheet would evaluate "
@@ -178,11 +185,6 @@ FILES = (
         },
     ),
     FileEntry(
-        "data/transcripts/transcripts.csv.sha256",
-        "transcribe",
-        "SHA-256 of `transcripts.csv`, in the format of `sha256sum`.",
-    ),
-    FileEntry(
         "data/transcripts/cache/", "transcribe", "Transcripts by digest of the file, as immutable `.jsonl` parts."
     ),
     FileEntry(
@@ -196,9 +198,6 @@ FILES = (
         "rewrite",
         "The texts of each clip; the text branch reads this table. An empty cell: the clip has no such text.",
         columns={"clip_id": _CLIP_ID, **described(ClipText)},
-    ),
-    FileEntry(
-        "data/rewrite/rewrites.csv.sha256", "rewrite", "SHA-256 of `rewrites.csv`, in the format of `sha256sum`."
     ),
     FileEntry("data/rewrite/cache/", "rewrite", "Label scores of the LLM by fingerprint; see [formats](formats.md)."),
     FileEntry("data/rewrite/answers/", "rewrite", "Answers of the LLM for `rewrite.how: written`, by fingerprint."),
@@ -230,7 +229,10 @@ FILES = (
         "data/predictions/<labels>/trained_on.json",
         "predict",
         "Identifies the labels that the models learned from. Written for refined labels only.",
-        keys={"labels_sha256": ("text", "SHA-256 of `data/labels/refined.csv`.")},
+        keys={
+            "labels_sha256": ("text", "SHA-256 of `data/labels/refined.csv`."),
+            "digest": ("text", "Digest of the other keys."),
+        },
     ),
     FileEntry(
         "data/submission.csv",
@@ -271,12 +273,16 @@ FILES = (
     FileEntry(
         "data/labels/next.csv",
         "refine",
-        "The clips whose verdict by a person would be most informative, the most informative first. A cell that a "
-        "spreadsheet would evaluate starts with an apostrophe, which `refine` removes again.",
+        "The clips that a person should label next, the highest expected gain first; clips without readable media are "
+        "last. See [the gain](../explanation/labels.md#clips-to-label-next). A cell that a spreadsheet would evaluate "
+        "starts with an apostrophe, which `refine` removes again.",
         columns={
-            **described(Decision, ("clip_id", "split", "given_label", "decision")),
-            "first": ("number", "Probability of the most probable label."),
-            "second": ("number", "Probability of the second most probable label."),
+            **described(Decision, ("clip_id",)),
+            **described(Clip, ("path",)),
+            **described(Decision, ("split", "given_label", "decision")),
+            "gain": ("number", "Probability that a verdict changes the label of the clip."),
+            **described(Clip, ("transcript",)),
+            "sources": ("text", "The sources that vote for each label, with their probability, most votes first."),
             **described(Decision, ("reason",)),
         },
     ),
@@ -300,6 +306,27 @@ FILES = (
             "decisions": ("mapping", "Clips of each decision."),
             "verdicts": ("integer", "Clips whose label a person confirmed."),
             "sources": ("mapping", "Coverage and agreement of each source."),
+        },
+    ),
+    FileEntry(
+        "data/metrics/summary.json",
+        "evaluate",
+        "The numbers that `dvc metrics` and `dvc exp show` print, rounded to four digits. A number that is unknown is "
+        "left out. Git tracks this file.",
+        keys={
+            "f1": ("number", "Weighted F1 of the fusion model trained on refined labels: the main figure."),
+            "f1_lo": ("number", "Lower bound of its 95% bootstrap interval, over groups if the corpus has groups."),
+            "f1_hi": ("number", "Upper bound of this interval."),
+            "acc": ("number", "Accuracy of the same model."),
+            "single": ("number or null", "Weighted F1 of the best single modality, trained on given labels."),
+            "gain": (
+                "number or null",
+                "Weighted F1 of the fusion model trained on given labels, minus `single`. Not with one modality only.",
+            ),
+            "given": ("number or null", "Share of the given training labels that are right; only with gold labels."),
+            "refined": ("number or null", "Share of the refined training labels in use that are right."),
+            "clips": ("integer", "Clips that are scored."),
+            "quarantined": ("integer", "Clips of the corpus that some stage could not use."),
         },
     ),
     FileEntry(
@@ -371,6 +398,30 @@ FILES = (
         "evaluate",
         "One row for each model, for `dvc plots show`.",
         columns={"model": ("text", "The model."), "weighted_f1": _F1},
+    ),
+    FileEntry(
+        "data/metrics/plots/reliability.csv",
+        "evaluate",
+        "Confidence and accuracy of the fusion model trained on refined labels, for `dvc plots show`. One row for each "
+        "tenth of confidence with clips.",
+        columns={
+            "confidence": ("number", "Mean probability of the predicted labels."),
+            "accuracy": ("number", "Share of the predictions that are right."),
+            "ideal": ("number", "Accuracy of perfect calibration: the same as `confidence`."),
+            "clips": ("integer", "Clips."),
+        },
+    ),
+    FileEntry(
+        "data/metrics/plots/training_<labels>.csv",
+        "train",
+        "Means over the models of the fusion in each epoch of joint training, for `dvc plots show`. A model that has "
+        "stopped counts with the values of its best epoch, so the last row shows the models as they are used.",
+        columns={
+            "epoch": ("integer", "The epoch; 0 is before joint training, after that of single modalities."),
+            "loss": ("number", "Validation loss."),
+            "weighted_f1": ("number", "Weighted F1 on the validation clips of each model."),
+            "models": ("integer", "Models that were trained in this epoch."),
+        },
     ),
     FileEntry(
         "data/ablation/variants.csv",

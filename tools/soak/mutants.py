@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -71,7 +72,7 @@ class Outcome:
 
     Attributes:
         refusals: Class of the `ClipError` of each reader that refused it, by reader.
-        faults: What is wrong, with the traceback if there is one.
+        faults: The faults, each with its traceback if there is one.
         peak_bytes: Peak of the resident memory of the worker; 0 if it crashed.
         bytes_after: Resident memory of the worker after reading.
         seconds: Duration.
@@ -108,14 +109,15 @@ def read_mutant(path: Path) -> Outcome:
     }
     for name, read in readers.items():
         try:
-            outcome.faults.extend(f"{name}: {fault}" for fault in read())
+            with warnings.catch_warnings(action="error"):  # they would be printed in the middle of a run
+                outcome.faults.extend(f"{name}: {fault}" for fault in read())
         except ClipError as error:
             outcome.refusals[name] = error.reason
         except (
             MemoryError
         ):  # FFmpeg refuses to allocate what a damaged header declares; the runner quarantines the clip
             outcome.refusals[name] = OutOfMemory.__name__
-        except Exception:  # noqa: BLE001 - this is what the test looks for
+        except Exception:  # noqa: BLE001 - any of them is a fault
             outcome.faults.append(f"{name}: {traceback.format_exc()}")
     peak, after = _resident_bytes()
     if peak > MAX_BYTES:

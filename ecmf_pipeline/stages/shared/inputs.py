@@ -23,13 +23,16 @@ from ecmf_pipeline.core.clips import (
 )
 from ecmf_pipeline.core.console import echo, format_count
 from ecmf_pipeline.core.errors import CorpusError, MissingInput
-from ecmf_pipeline.core.files import read_json, sha256_file
+from ecmf_pipeline.core.files import read_sealed_json, sha256_file
 from ecmf_pipeline.core.predictions import PredictionTable
 from ecmf_pipeline.encoders.config import TextConfig
 from ecmf_pipeline.extraction.features import FeatureOrigin, StoredFeatures, open_features, open_store
 from ecmf_pipeline.labels.tables import read_decisions, read_human_labels, read_votes
 from ecmf_pipeline.settings.params import Params
+from ecmf_pipeline.sharing.versions import keep_version
 from ecmf_pipeline.store import FeatureStore
+from ecmf_pipeline.store.dvc_links import share_with_dvc
+from ecmf_pipeline.store.kept import KeptParts
 from ecmf_pipeline.transcription.table import read_transcripts, with_transcripts
 
 FUSION = "fusion"
@@ -150,7 +153,9 @@ def open_modality_store(params: Params, modality: Modality) -> FeatureStore:
         StaleStore: If there are only features of other settings.
         ModelError: If embedded weights were altered.
     """
-    return open_store(paths.features(modality), params.settings_of(modality, weights_required=False))
+    store = open_store(paths.features(modality), params.settings_of(modality, weights_required=False))
+    share_with_dvc(KeptParts(store.folder))  # `dvc repro` has committed them since they were extracted
+    return store
 
 
 def open_stored(params: Params, clips: Sequence[Clip]) -> StoredFeatures:
@@ -270,7 +275,7 @@ def read_refined_predictions(path: Path, corpus: Corpus) -> PredictionTable:
     record = paths.trained_on("refined")
     if record.is_file():
         check_trained_on_current_labels(
-            str(read_json(record, made_by="predict").get("labels_sha256", "")),
+            read_sealed_json(record, made_by="predict --labels refined")["labels_sha256"],
             f"the models behind {path}",
             "train the models again and predict",
             command="ecmf-pipe train --labels refined && ecmf-pipe predict --labels refined",
@@ -279,8 +284,15 @@ def read_refined_predictions(path: Path, corpus: Corpus) -> PredictionTable:
 
 
 def read_corpus_verdicts(path: str | None, corpus: Corpus) -> NDArray[np.int64]:
-    """Read the labels that a person has verified, as indices, (n,), with -1 for unverified clips."""
-    if path is None:
+    """Read the labels that a person has verified, as indices, (n,), with -1 for unverified clips.
+
+    Raises:
+        MissingInput: If the file does not exist and is not the default, `paths.VERDICTS`.
+        InputError: If the file is damaged or does not fit to the corpus.
+    """
+    if path is not None:
+        keep_version(Path(path))
+    if path is None or (Path(path) == paths.VERDICTS and not paths.VERDICTS.is_file()):
         return np.full(len(corpus.clips), -1)
     gold, unknown = read_human_labels(Path(path), corpus.labels, [clip.clip_id for clip in corpus.clips])
     if unknown:

@@ -143,10 +143,16 @@ def find_stores(roots: Sequence[Path]) -> list[Path]:
                 f"{path} does not exist", f"give the path of a feature store, such as {paths.features(Modality.AUDIO)}"
             )
     stores = list(roots) or sorted(path for path in paths.DATA.glob("features/*.zarr") if path.is_dir())
+    if not stores and not paths.PARAMS.is_file():
+        raise MissingInput(
+            f"{Path.cwd()} is not a project folder: {paths.PARAMS} does not exist",
+            "change to a project folder, give the path of a store, or create a project",
+            command="ecmf-pipe init FOLDER",
+        )
     if not stores:
         raise MissingInput(
             f"{paths.DATA / 'features'} holds no feature stores",
-            "change to a project folder and extract or pull features, or give the path of a store",
+            "extract or pull features, or give the path of a store",
             command="ecmf-pipe extract",
         )
     return stores
@@ -163,7 +169,7 @@ def other_settings(project: StoreProject, holdings: Sequence[GroupSummary]) -> l
     if not any(holding.fingerprint in used and holding.parts for holding in holdings):
         raise InputError(
             f"--drop-other-settings: {project.root} holds no features of the settings in use; all would be removed",
-            "extract features first, or remove the folder to delete all features",
+            "extract features first; to delete all features, remove the folder and run `ecmf-pipe cache gc --all`",
             command="ecmf-pipe extract",
         )
     return [holding for holding in holdings if holding.fingerprint not in used]

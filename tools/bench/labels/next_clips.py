@@ -19,7 +19,8 @@ from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.labels.combining import combine_votes
 from ecmf_pipeline.labels.config import RefineConfig
 from ecmf_pipeline.labels.label_model import GIVEN, assess
-from ecmf_pipeline.labels.refine import decide, label_entropy, select_clips_to_label
+from ecmf_pipeline.labels.refine import decide
+from ecmf_pipeline.labels.selection import expected_gain, label_entropy, select_clips_to_label
 from ecmf_pipeline.labels.votes import ABSTAIN, first_choice
 from tools.bench.labels.meld_noise import BALANCE, Text, clips_of, flip, interval, out_of_fold, read, score, transitions
 from tools.bench.labels.simulations import VOTE_SIMULATIONS, VoteSimulation, generate, gold_sample
@@ -38,10 +39,12 @@ N_INITIAL_LABELS = 60
 
 
 def ours(
-    _votes: Mapping[str, Floats], probs: Floats, eligible: Bools, count: int, _rng: np.random.Generator
+    votes: Mapping[str, Floats], probs: Floats, eligible: Bools, count: int, _rng: np.random.Generator
 ) -> list[int]:
     """Select clips as for ``next.csv``."""
-    return list(select_clips_to_label(probs, ~eligible, count))
+    likeliest = first_choice(probs)
+    gain = expected_gain(probs, first_choice(votes[GIVEN]) if GIVEN in votes else likeliest)
+    return select_clips_to_label(gain, likeliest, eligible, count, last=np.zeros(len(probs), bool))
 
 
 def entropy(
