@@ -101,8 +101,9 @@ def test_c1_characters_are_read_as_windows_1252_in_every_layout(tmp_path: Path, 
     for kind, (name, header, row) in tables.items():
         root = tmp_path / kind
         for n in range(len(spoken)):
-            (root / "video").mkdir(parents=True, exist_ok=True)
-            (root / ("" if kind == "folder" else "video") / f"c{n}.mp4").write_bytes(b"x")
+            media = root / {"meld": f"train/dia0_utt{n}", "mer": f"video/c{n}", "folder": f"c{n}"}[kind]
+            media.parent.mkdir(parents=True, exist_ok=True)
+            media.with_suffix(".mp4").write_bytes(b"x")
         rows = [row.format(n=n, text=text) for n, text in enumerate(spoken)]
         (root / name).write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
         listing = read(root, kind)

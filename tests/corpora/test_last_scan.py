@@ -202,7 +202,7 @@ def test_run_during_a_change_is_not_recorded(project: Project, monkeypatch: pyte
 
 
 def test_failed_run_is_not_recorded(project: Project) -> None:
-    for name in ("a", "b", "deeper/c"):
+    for name in ("a", "b", "deeper/c", "d"):
         Path(f"corpus/{name}.mp4").write_text("no film")
     for _ in range(2):
         with pytest.raises(TooManyQuarantined):

@@ -177,7 +177,8 @@ def test_a_later_stage_reuses_scores_and_quarantine_of_an_earlier_one(tmp_path: 
     assert table(tmp_path, "vote") == {}
 
 
-def test_too_many_quarantined_texts_stop_the_stage_each_time(tmp_path: Path) -> None:
+def test_too_many_quarantined_texts_stop_the_stage_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ecmf_pipeline.runner.quarantine.ALLOWED_OF_FEW", 0)
     texts = ["one", "nan 1", "nan 2", "two", ""]
     for _ in range(2):
         with pytest.raises(TooManyQuarantined) as caught:

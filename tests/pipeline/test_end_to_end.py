@@ -384,7 +384,9 @@ def test_too_many_bad_clips_exit_with_1_and_keep_features(folder_project):
     params = folder_project / "params.yaml"
     shipped = params.read_text()
     params.write_text(merged(shipped, "extract: {max_quarantined: 0.1}"))
-    stopped = ecmf_pipe(folder_project, "extract", "--modality", "face")
+    none_of_few = "from ecmf_pipeline.runner import quarantine as q; q.ALLOWED_OF_FEW = 0"
+    code = f"{none_of_few}; from ecmf_pipeline.cli.main import main; main()"
+    stopped = run([sys.executable, "-c", code, "extract", "--modality", "face"], folder_project)
     assert stopped.returncode == 1
     assert re.search(r"NoFaceFound\D{0,3}1\b|\b1\D{0,3}NoFaceFound", stopped.stderr)
     params.write_text(shipped)
