@@ -34,8 +34,8 @@ IGNORED = {
         "transfer.json",
         "report",
     ],
-    "data/index": ["findings.csv"],
-    "data/cues": ["audio.csv", "face.csv"],
+    "data/index": ["findings.csv", "findings.csv.sha256"],
+    "data/cues": ["audio.csv", "audio.csv.sha256", "face.csv", "face.csv.sha256"],
     "data/features": [
         "global.zarr",
         "face.zarr",
@@ -60,7 +60,7 @@ IGNORED = {
     ],
     "data/fusion": ["given", "refined"],
     "data/predictions": ["given", "refined"],
-    "data/labels": ["next.csv", "refined.csv"],
+    "data/labels": ["next.csv", "refined.csv", "refined.csv.sha256"],
 }
 """Files that DVC tracks and git must ignore, by folder."""
 
