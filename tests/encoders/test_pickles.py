@@ -57,7 +57,10 @@ def test_a_pickle_with_code_is_refused_and_not_run(tiny_models: Path, tiny_model
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [('"num_attention_heads": ', '"num_attention_heads": 7'), ('"hidden_size": ', '"hidden_size": "x", "old": ')],
+    [
+        ('"num_attention_heads": ', '"num_attention_heads": 7'),
+        ('"hidden_size": ', '"hidden_size": "x", "old": '),
+    ],
 )
 def test_a_config_with_invalid_values_is_an_error_with_the_model(
     tiny_models: Path, tmp_path: Path, old: str, new: str
