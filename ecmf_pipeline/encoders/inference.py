@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import nn
@@ -72,6 +73,21 @@ def load_model(
     return model, not any("pooler" in key for key in missing)
 
 
+_LOADING_ERRORS = (
+    OSError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    KeyError,
+    ImportError,
+    SafetensorError,
+    StrictDataclassError,
+    pickle.UnpicklingError,
+)
+"""The errors of transformers for damaged files of a model; a config.json with invalid values raises many types."""
+
+
 def load_pretrained(source: ModelSource, load: Callable[..., Loaded], **options: Any) -> Loaded:
     """Call a ``from_pretrained`` with the exact commit of ``source``. Code that comes with a model is never executed.
 
@@ -89,7 +105,7 @@ def load_pretrained(source: ModelSource, load: Callable[..., Loaded], **options:
     try:
         with _silenced_transformers():
             return load(source.name, **options)
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError, pickle.UnpicklingError) as error:
+    except _LOADING_ERRORS as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"cannot load {source.name}: {reason}", "check the folder or hub id of the model") from error
 

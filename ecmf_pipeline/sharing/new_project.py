@@ -37,8 +37,8 @@ IGNORED = {
         "transfer.json",
         "report",
     ],
-    "data/index": ["findings.csv"],
-    "data/cues": ["audio.csv", "face.csv"],
+    "data/index": ["findings.csv", "findings.csv.sha256"],
+    "data/cues": ["audio.csv", "audio.csv.sha256", "face.csv", "face.csv.sha256"],
     "data/features": [
         "global.zarr",
         "face.zarr",
@@ -63,7 +63,7 @@ IGNORED = {
     ],
     "data/fusion": ["given", "refined"],
     "data/predictions": ["given", "refined"],
-    "data/labels": ["next.csv", "refined.csv"],
+    "data/labels": ["next.csv", "refined.csv", "refined.csv.sha256"],
     "data/metrics": ["index.json", "refine.json", "evaluate.json", "sources.json", "ablate.json"],
     "data/metrics/plots": [
         "training_given.csv",

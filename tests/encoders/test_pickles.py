@@ -53,3 +53,21 @@ def test_a_pickle_with_code_is_refused_and_not_run(tiny_models: Path, tiny_model
         _ = LocalModel(config).network
     assert str(folder) in caught.value.message
     assert not attack.path.exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"num_attention_heads": ', '"num_attention_heads": 7'),
+        ('"hidden_size": ', '"hidden_size": "x", "old": '),
+    ],
+)
+def test_a_config_with_invalid_values_is_an_error_with_the_model(
+    tiny_models: Path, tmp_path: Path, old: str, new: str
+) -> None:
+    folder = shutil.copytree(tiny_models / "bert", tmp_path / "model")
+    config = folder / "config.json"
+    config.write_text(config.read_text().replace(old, new, 1))
+    with pytest.raises(ModelError) as caught:
+        build_encoder(TextConfig(model=str(folder)), "cpu")
+    assert str(folder) in caught.value.message

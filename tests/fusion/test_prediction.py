@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 
 from ecmf_pipeline.core.errors import InputError, MissingInput, ModelError
+from ecmf_pipeline.core.files import read_sealed_json, write_sealed_json
 from ecmf_pipeline.extraction.features import FeatureOrigin
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.fusion.prediction import Ensemble
@@ -143,9 +143,9 @@ def test_predictions_have_the_type_of_the_training_labels(
 
 def test_an_ensemble_without_a_label_type_predicts_names(ensemble: Ensemble, corpus: Any, tmp_path: Path) -> None:
     ensemble.save(tmp_path)
-    content = json.loads((tmp_path / "config.json").read_text())
+    content = read_sealed_json(tmp_path / "config.json", made_by="train")
     assert content.pop("label_type") == "index"
-    (tmp_path / "config.json").write_text(json.dumps(content))
+    write_sealed_json(tmp_path / "config.json", content)
     prediction = Ensemble.load(tmp_path).predict(corpus.features)
     np.testing.assert_array_equal(prediction.predictions, np.array(["neutral", "happy", "sad"])[prediction.classes])
 
@@ -156,10 +156,10 @@ def test_feature_origins_are_saved_and_optional(ensemble: Ensemble, tmp_path: Pa
     dataclasses.replace(ensemble, origins=origins).save(tmp_path)
     assert Ensemble.load(tmp_path).origins == origins
     config = tmp_path / "config.json"
-    content = json.loads(config.read_text())
+    content = read_sealed_json(config, made_by="train")
     for modality in content["modalities"]:
         del modality["origin"]  # the field is optional
-    config.write_text(json.dumps(content))
+    write_sealed_json(config, content)
     without = Ensemble.load(tmp_path)
     assert without.origins == {}
     assert without.dims == ensemble.dims
@@ -167,7 +167,7 @@ def test_feature_origins_are_saved_and_optional(ensemble: Ensemble, tmp_path: Pa
 
 def damage(folder: Path, kind: str) -> None:
     weights, config = folder / "weights.safetensors", folder / "config.json"
-    content = json.loads(config.read_text())
+    content = read_sealed_json(config, made_by="train")
     if kind == "missing weights":
         weights.unlink()
     elif kind == "truncated weights":
@@ -177,17 +177,16 @@ def damage(folder: Path, kind: str) -> None:
         data[-1] ^= 1
         weights.write_bytes(data)
     elif kind == "another shape":
-        config.write_text(
-            json.dumps({**content, "modalities": [{"name": "face", "dim": 11}, content["modalities"][1]]})
-        )
+        wrong = [{"name": "face", "dim": 11}, content["modalities"][1]]
+        write_sealed_json(config, {**content, "modalities": wrong})
     elif kind == "missing modality":
-        config.write_text(json.dumps({**content, "modalities": content["modalities"][:1]}))
+        write_sealed_json(config, {**content, "modalities": content["modalities"][:1]})
     elif kind == "missing member":
-        config.write_text(json.dumps({**content, "members": content["members"][:-1]}))
+        write_sealed_json(config, {**content, "members": content["members"][:-1]})
     elif kind == "unknown key":
-        config.write_text(json.dumps({**content, "unknown": 1}))
+        write_sealed_json(config, {**content, "unknown": 1})
     elif kind == "another format":
-        config.write_text(json.dumps({**content, "format": 3}))
+        write_sealed_json(config, {**content, "format": 3})
     else:
         config.write_text(config.read_text()[:-40])
 

@@ -160,7 +160,7 @@ def test_the_first_hour(tmp_path: Path, models: Path) -> None:
     assert "ok       corpus" in terminal("ecmf-pipe doctor")
 
     printed = terminal("dvc repro")
-    assert extracted(printed) == {name: (20, 0) for name in ("global", "face", "audio", "text")}
+    assert extracted(printed) == dict.fromkeys(("global", "face", "audio", "text"), (20, 0))
     report = project / "data" / "report" / "index.html"
     first_report = report.read_bytes()
     terminal("ecmf-pipe status")
