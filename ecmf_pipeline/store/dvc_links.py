@@ -13,8 +13,9 @@ import os
 import uuid
 from pathlib import Path
 
-import yaml
+from yaml import YAMLError
 
+from ecmf_pipeline.core.documents import parse_yaml
 from ecmf_pipeline.core.paths import DVC, main_project
 from ecmf_pipeline.store.kept import KeptParts
 
@@ -50,13 +51,13 @@ def share_with_dvc(kept: KeptParts) -> None:
 def _cached_files(project: Path, folder: Path) -> dict[str, Path]:
     """Return the file in DVC's cache of each file below ``folder`` that dvc.lock records, by relative path."""
     try:
-        stages = yaml.safe_load((project / "dvc.lock").read_text(encoding="utf-8"))["stages"].values()
+        stages = parse_yaml((project / "dvc.lock").read_text(encoding="utf-8"))["stages"].values()
         outs = {project / out["path"]: out["md5"] for stage in stages for out in stage.get("outs", ()) if "md5" in out}
         root = next(path for path in outs if path == folder or path in folder.parents)
         cache = _cache_folder(project) / "files" / "md5"
         entries = json.loads(_cached_file(cache, outs[root]).read_bytes())
         files = {root / entry["relpath"]: entry["md5"] for entry in entries}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration, yaml.YAMLError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration, YAMLError):
         return {}  # nothing is committed, or the lock has conflicts
     return {
         path.relative_to(folder).as_posix(): _cached_file(cache, digest)

@@ -127,6 +127,7 @@ def test_store_commands_work_outside_a_project(project, tmp_path):
 
 def test_missing_stores_are_reported(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text("preset: embedded\n")
     for command in ("ls", "verify", "compact"):
         with pytest.raises(MissingInput) as caught:
             store(command)

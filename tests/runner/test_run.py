@@ -86,7 +86,8 @@ def test_a_branch_without_rows_writes_no_part(harness, workers):
 
 
 @pytest.mark.parametrize("openers", [0, 1])
-def test_too_many_bad_items_stop_the_run_after_sealing_finished_batches(harness):
+def test_too_many_bad_items_stop_the_run_after_sealing_finished_batches(harness, monkeypatch):
+    monkeypatch.setattr("ecmf_pipeline.runner.quarantine.ALLOWED_OF_FEW", 0)
     # Openers work in advance: the fault must wait until the first batch is stored.
     late_fault = "await kept/b/000000-0000; sleep 0.1; raise UnreadableMedia"
     bad = [Number(-n, open_fault=late_fault) for n in (1, 2, 3)]
