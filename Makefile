@@ -32,12 +32,13 @@ test-fast: env models  ## run the tests that are not marked slow (under 4 minute
 test: env models  ## run all tests (under 15 minutes on 2 cores)
 	python -m pytest $(PARALLEL)
 
-soak: env models  ## run the long tests: killed runs, a failing server, damaged files, all films and sounds
+soak: env models  ## run the long tests: killed runs, a failing server, damaged files, all films and sounds, damaged tables
 	python -m tools.soak --kills 200
 	python -m tools.llm_trust faults
 	python -m tools.zoo
 	python -m tools.soak.matrix
 	python -m tools.soak.mutants --mutants 1000
+	python -m tools.soak.tables --mutations 1000
 
 lint: env  ## run ruff, mypy, import-linter and the check of the texts
 	ruff check .
