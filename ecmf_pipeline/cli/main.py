@@ -22,7 +22,7 @@ from ecmf_pipeline.cli.store import store_app
 from ecmf_pipeline.cli.usage import CommandGroup, UsageError, as_input_error
 from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.errors import WORKER_NOTE, EcmfError, InputError
-from ecmf_pipeline.core.files import DISK_FULL, READ_ONLY, describe_file_system
+from ecmf_pipeline.core.files import DISK_FULL, READ_ONLY, describe_file_system, free_bytes
 from ecmf_pipeline.core.paths import DATA
 
 _FIXABLE_BY_USER = {*READ_ONLY, errno.EEXIST, errno.ENOTDIR}
@@ -335,13 +335,13 @@ def _permission_error(error: OSError) -> InputError:
 
 
 def _disk_full_message(error: OSError) -> str:
-    """Return one line that names the file and its file system, or those in use if a library does not name the file."""
-    files = [Path(error.filename)] if error.filename else [DATA, Path(tempfile.gettempdir())]
+    """Return one line that names the file and its file system; the fullest in use if the file is unknown."""
+    in_use = [DATA, *DATA.glob("*"), Path(tempfile.gettempdir())]
+    full = Path(error.filename) if error.filename else min(in_use, key=free_bytes)
     where = f"{error.filename}: " if error.filename else ""
-    systems = "; ".join(dict.fromkeys(map(describe_file_system, files)))
     return (
-        f"{where}{error.strerror} ({systems}): completed work is kept; free some space there, then run the same "
-        "command again to continue"
+        f"{where}{error.strerror} ({describe_file_system(full)}): completed work is kept; free some space there, then run "
+        "the same command again to continue"
     )
 
 

@@ -243,9 +243,14 @@ def write_atomic(path: Path, content: str | bytes, *, only_if_changed: bool = Fa
 
 def describe_file_system(path: Path) -> str:
     """Return mount point and free space of the file system that holds a file, which need not exist."""
+    mount = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.is_mount())
+    return f"file system {mount}, {format_bytes(free_bytes(path))} free"
+
+
+def free_bytes(path: Path) -> int:
+    """Return the free space of the file system that holds a file, which need not exist."""
     existing = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
-    mount = next(folder for folder in (existing, *existing.parents) if folder.is_mount())
-    return f"file system {mount}, {format_bytes(shutil.disk_usage(existing).free)} free"
+    return shutil.disk_usage(existing).free
 
 
 def hide_folder(folder: Path) -> None:

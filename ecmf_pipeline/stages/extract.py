@@ -9,6 +9,7 @@ from ecmf_pipeline.core.clips import Modality, read_manifest
 from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.extraction.run import Branch, clip_limits, extract, open_writers, plan_branch
 from ecmf_pipeline.runner import RunReport
+from ecmf_pipeline.runner.quarantine import Quarantine
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.sharing.hints import warn_of_shared_outputs
 from ecmf_pipeline.stages.shared.inputs import read_needed_texts
@@ -28,8 +29,8 @@ def run(modalities: Sequence[Modality], *, workers: int | None = None, retry_qua
     for modality in set(requested) - set(used):
         # DVC expects the outputs of the stage even if the modality is not in use.
         paths.features(modality).mkdir(parents=True, exist_ok=True)
-        paths.QUARANTINE.mkdir(parents=True, exist_ok=True)
-        paths.quarantine("extract", modality).touch()
+        if not (table := paths.quarantine("extract", modality)).is_file():
+            Quarantine(table, stage=f"extract {modality.value}").write()
         echo(f"extract {modality.value}: not in extract.encoders, nothing to do")
     warn_of_shared_outputs([paths.features(modality) for modality in used])
     clips = read_manifest(paths.MANIFEST)

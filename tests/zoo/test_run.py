@@ -137,8 +137,9 @@ def test_full_disk_ends_run_with_one_message_and_keeps_finished_work(tmp_path, m
     )
     assert done.returncode == 0, done.stderr + (project / "second.err").read_text()
     stderr = (project / "first.err").read_text()
-    assert (project / "first.code").read_text().strip() == "2", stderr
+    assert (project / "first.code").read_text().strip() == "1", stderr
     assert stderr.count("No space left on device") == 1
+    assert f"file system {project / 'data' / 'features'}" in stderr
     assert "Traceback" not in stderr
     counted = re.findall(r"extract (\w+): (\d+) \w+, (\d+) reused", (project / "second.out").read_text())
     assert {branch: int(done) + int(reused) for branch, done, reused in counted} == {"audio": 12, "global": 12}
