@@ -340,8 +340,8 @@ def _disk_full_message(error: OSError) -> str:
     full = Path(error.filename) if error.filename else min(in_use, key=free_bytes)
     where = f"{error.filename}: " if error.filename else ""
     return (
-        f"{where}{error.strerror} ({describe_file_system(full)}): completed work is kept; free some space there, then run "
-        "the same command again to continue"
+        f"{where}{error.strerror} ({describe_file_system(full)}): completed work is kept; free some space there, "
+        "then run the same command again to continue"
     )
 
 

@@ -91,5 +91,4 @@ def test_the_key_is_not_stored_and_answers_are_shared(
     run(theirs, "dvc", "pull", "rewrite", "vote", "index")
     plan_line = run(theirs, "ecmf-pipe", "llm", "plan").splitlines()[-1]
     assert re.findall(r"\d+", plan_line)[0] == "0"
-    counts = re.findall(r"\d+", run(theirs, "ecmf-pipe", "rewrite"))  # fails if it sends a request
-    assert {"0", str(CLIPS)} <= set(counts), "answered by this run, from the cache"
+    assert "nothing to do" in run(theirs, "ecmf-pipe", "rewrite"), "no encoder of the project reads texts"
