@@ -147,6 +147,9 @@ def test_the_first_hour(tmp_path: Path, models: Path) -> None:
     # Fewer rounds of training than the defaults: the test has no hour.
     set_params(project, {"media": {"frames": 4}, "evaluate": {"draws": 100}, "vote": {"folds": 3}})
     set_params(project, {"train": {"training": {"seeds": 1, "epochs": 10, "folds": 3}}})
+    set_params(
+        project, {"evaluate": {"fusion_controls": False}, "ablate": {"seeds": 1, "fusions": ["concat"], "draws": 100}}
+    )
 
     # Two mistakes: a label that is misspelt, and a name without a file.
     wrong = [["anna_00", "hapy", "anna"], *rows[1:], ["anna_77", "sad", "anna"]]
@@ -166,7 +169,7 @@ def test_the_first_hour(tmp_path: Path, models: Path) -> None:
     terminal("ecmf-pipe status")
     assert extracted(terminal("dvc repro")) == {}, "nothing is computed twice"
 
-    terminal("git add dvc.lock data/metrics")
+    terminal("git add params.yaml dvc.lock data/metrics")
     terminal('git commit -m "First results"')
     terminal("dvc exp run --name small --set-param train.fusion.hidden=64")
     terminal("dvc exp run --name strict --set-param refine.drop_below=0.4")
