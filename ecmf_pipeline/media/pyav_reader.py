@@ -168,6 +168,8 @@ class PyAvVideo:
         actual = choose(timeline)
         if not np.array_equal(actual, indices):
             timeline, buffer = self._read_all(actual)
+            if not np.array_equal(choose(timeline), actual):
+                raise UnreadableMedia("damaged media file: two decodes of it give different pictures")
         return Pictures(timeline, actual, buffer.pictures())
 
     def _read_selected(self, indices: NDArray[np.int64]) -> NDArray[np.uint8] | None:
