@@ -92,3 +92,4 @@ def test_the_key_is_not_stored_and_answers_are_shared(
     plan_line = run(theirs, "ecmf-pipe", "llm", "plan").splitlines()[-1]
     assert re.findall(r"\d+", plan_line)[0] == "0"
     assert "nothing to do" in run(theirs, "ecmf-pipe", "rewrite"), "no encoder of the project reads texts"
+    assert run(theirs, "ecmf-pipe", "llm", "ls").splitlines()[0] == answers.splitlines()[0], "all answers were pulled"
