@@ -6,6 +6,7 @@ unchanged corpus therefore gives an unchanged file, and DVC runs no later stage.
 
 from __future__ import annotations
 
+import hashlib
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
@@ -40,6 +41,21 @@ class Split(StrEnum):
     """All others; may get a pseudo-label."""
 
 
+class WordsFrom(StrEnum):
+    """Where a transcript comes from."""
+
+    NOWHERE = ""
+    """There is no transcript."""
+    CORPUS = "corpus"
+    """A table of the corpus."""
+    SUBTITLES = "subtitles"
+    """A subtitle file beside the clip, or a subtitle stream in it."""
+    MACHINE = "machine"
+    """Speech recognition (`transcribe`)."""
+    CORRECTED = "corrected"
+    """A person corrected the transcript."""
+
+
 class Modality(StrEnum):
     """Input modalities, one for each branch of the model."""
 
@@ -61,7 +77,8 @@ class Clip:
     Attributes:
         clip_id: Name of the clip; see `validate_clip_id`.
         path: Media file, relative to the corpus root; empty if there is none.
-        digest: SHA-256 of the file's bytes, in hex; empty if there is no file.
+        digest: SHA-256 of the content, in hex: of the file's bytes, or for a part of a file of these and its times
+            (`content_digest`). Features, transcripts and quarantine entries are kept by it. Empty if there is no file.
         bytes: Size of the file in bytes.
         duration: Length in seconds; 0 if unknown.
         has_video: Whether the file has a video stream.
@@ -76,6 +93,15 @@ class Clip:
             or the params do not use it.
         face_digest: SHA-256 of the face crops file, in hex; empty if there is none.
         face_bytes: Size of the face crops file in bytes.
+        audio_path: File of the sound beside a media file without sound, relative to the corpus root; empty if the
+            sound is in the media file.
+        audio_digest: SHA-256 of the sound file, in hex; empty if there is none.
+        audio_bytes: Size of the sound file in bytes.
+        file_digest: SHA-256 of the bytes of the media file, in hex; differs from `digest` for a part of a file.
+        start: Start of the clip in the media file, in seconds.
+        end: End of the clip in the media file, in seconds; 0 for the whole file.
+        words_from: Where the transcript comes from.
+        language: Language code of the transcript (en, zh); empty if unknown.
     """
 
     clip_id: ClipId
@@ -94,10 +120,19 @@ class Clip:
     face_path: str = ""
     face_digest: str = ""
     face_bytes: int = 0
+    audio_path: str = ""
+    audio_digest: str = ""
+    audio_bytes: int = 0
+    file_digest: str = ""
+    start: float = 0.0
+    end: float = 0.0
+    words_from: WordsFrom = WordsFrom.NOWHERE
+    language: str = ""
 
 
 MANIFEST_COLUMNS = tuple(field.name for field in fields(Clip))
 _SPLITS = {split.value: split for split in Split}
+_WORDS_FROM = {origin.value: origin for origin in WordsFrom}
 _INDEX = "ecmf-pipe index"
 
 
@@ -164,6 +199,13 @@ def read_manifest(path: Path) -> list[Clip]:
     return clips
 
 
+def content_digest(file_digest: str, start: float, end: float) -> str:
+    """Return the digest of a part of a file from ``start`` to ``end`` seconds; that of the file if ``end`` is 0."""
+    if not end or not file_digest:
+        return file_digest
+    return hashlib.sha256(f"{file_digest} {start:.3f} {end:.3f}".encode()).hexdigest()
+
+
 def label_indices(clips: Sequence[Clip], labels: Sequence[str]) -> list[int]:
     """Return the given labels as indices into ``labels``, with -1 for clips without one."""
     index = {label: position for position, label in enumerate(labels)}
@@ -180,7 +222,8 @@ def _cell(value: object) -> str:
 
 def _clip(row: Sequence[str], labels: Set[str] | None) -> Clip:
     clip_id, path, digest, size, duration, has_video, has_audio, transcript, translation, *more = row
-    given, gold, split, group, face_path, face_digest, face_bytes = more
+    given, gold, split, group, face_path, face_digest, face_bytes, *more = more
+    audio_path, audio_digest, audio_bytes, file_digest, start, end, words_from, language = more
     if not clip_id:
         raise ValueError("the clip id is empty")
     if labels is not None:
@@ -203,6 +246,14 @@ def _clip(row: Sequence[str], labels: Set[str] | None) -> Clip:
         face_path,
         face_digest,
         parse_count(face_bytes),
+        audio_path,
+        audio_digest,
+        parse_count(audio_bytes),
+        file_digest,
+        parse_number(start),
+        parse_number(end),
+        _WORDS_FROM[one_of(words_from, _WORDS_FROM, "words_from")],
+        language,
     )
 
 

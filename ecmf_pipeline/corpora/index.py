@@ -11,7 +11,7 @@ from operator import itemgetter
 from pathlib import Path
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import Clip, ClipId, Corpus, Split, write_corpus_tables
+from ecmf_pipeline.core.clips import Clip, ClipId, Corpus, Split, content_digest, write_corpus_tables
 from ecmf_pipeline.core.console import format_count, progress_bar
 from ecmf_pipeline.core.errors import WrongLength
 from ecmf_pipeline.core.files import FileState, write_sealed_json
@@ -170,7 +170,7 @@ def _look_up(
     measured: dict[str, Measurement] = {}
     sizes: dict[str, int] = {}
     changed: list[FileToMeasure] = []
-    for path in filter(None, (path for clip in listing.clips for path in (clip.path, clip.face_path))):
+    for path in filter(None, (path for clip in listing.clips for path in (clip.path, clip.face_path, clip.audio_path))):
         try:
             state = FileState.of(f"{root}/{path}")
         except OSError as error:
@@ -207,12 +207,16 @@ def _measured_clip(clip: Clip, sizes: dict[str, int], measured: dict[str, Measur
     crops = measured.get(clip.face_path)
     if crops is not None:
         clip = replace(clip, face_digest=crops.digest, face_bytes=sizes.get(clip.face_path, 0))
+    sound = measured.get(clip.audio_path)
+    if sound is not None:
+        clip = replace(clip, audio_digest=sound.digest, audio_bytes=sizes.get(clip.audio_path, 0))
     measurement = measured.get(clip.path)
     if measurement is None:
         return clip
     return replace(
         clip,
-        digest=measurement.digest,
+        digest=content_digest(measurement.digest, clip.start, clip.end),
+        file_digest=measurement.digest,
         bytes=sizes.get(clip.path, 0),
         duration=measurement.duration,
         has_video=measurement.has_video,
