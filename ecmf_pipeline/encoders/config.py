@@ -14,6 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.config import Frames
+from ecmf_pipeline.core.languages import Languages, known_languages
 from ecmf_pipeline.core.weights import weights_sha256
 from ecmf_pipeline.encoders.base_config import (
     DEFAULT_TEXT_COLUMNS,
@@ -202,9 +203,13 @@ class TextConfig(TransformersConfig):
         special_tokens: Whether tokens that the tokenizer adds ([CLS], [SEP], <s>...) count for the mean, the maximum
             and the last token.
         gguf_file: The GGUF file in the folder of the model whose weights are loaded, dequantised; empty: safetensors.
+        languages: The languages that the model knows, such as ``[en]``; ``all``; or ``auto``: those that its authors
+            state, as far as `core.languages` knows the model, else all. Texts in other languages are masked; see
+            ``corpus.foreign_text``.
     """
 
     modalities: ClassVar[frozenset[Modality]] = frozenset({Modality.TEXT})
+    not_in_settings: ClassVar[frozenset[str]] = TransformersConfig.not_in_settings | {"languages"}
 
     computed_by: ClassVar[frozenset[str]] = frozenset({"torch", "transformers", "tokenizers"})
 
@@ -217,6 +222,12 @@ class TextConfig(TransformersConfig):
     token_pool: TextPool = "auto"
     special_tokens: bool = True
     gguf_file: str = ""
+    languages: Languages = "auto"
+
+    @property
+    def known_languages(self) -> frozenset[str] | None:
+        """The languages in ``languages``; None for every language, or if they are unknown."""
+        return known_languages(self.languages, self.model)
 
     @field_validator("inputs")
     @classmethod

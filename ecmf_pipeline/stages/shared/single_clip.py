@@ -14,6 +14,8 @@ from ecmf_pipeline.core.clips import Clip, ClipId, ClipText, Modality, Split, re
 from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.core.errors import ClipError, InputError
 from ecmf_pipeline.core.files import sha256_file
+from ecmf_pipeline.core.languages import format_language
+from ecmf_pipeline.corpora.languages import detect_languages
 from ecmf_pipeline.encoders.config import ImportedConfig
 from ecmf_pipeline.extraction.features import FeatureOrigin, check_feature_origins, open_features, open_store
 from ecmf_pipeline.extraction.run import extract, open_writers, plan_branch
@@ -24,6 +26,7 @@ from ecmf_pipeline.media.containers import probe_media
 from ecmf_pipeline.runner.quarantine import read_quarantine
 from ecmf_pipeline.settings.params import Params, load_params
 from ecmf_pipeline.stages.shared.inputs import missing_models
+from ecmf_pipeline.stages.shared.languages import corpus_languages, foreign_columns, llm_transcript
 
 if TYPE_CHECKING:
     from ecmf_pipeline.fusion.prediction import Ensemble
@@ -104,6 +107,10 @@ def predict_clip(
         ModelError: If weights are missing.
     """
     clip = Clip(CLIP_ID, transcript=" ".join(text.split()), split=Split.UNLABELED)
+    if clip.transcript:
+        detected = params.corpus.language == "auto"
+        language = detect_languages([clip.transcript], corpus_languages())[0] if detected else params.corpus.language
+        clip = replace(clip, language=language)
     if video is not None:
         clip = _with_media(clip, video)
     root = Path() if video is None else video.parent
@@ -147,8 +154,11 @@ def _with_media(clip: Clip, video: Path) -> Clip:
 def _enriched(params: Params, clip: Clip, folder: Path, labels: list[str]) -> dict[str, ClipText]:
     if not clip.transcript:
         return {}
+    [foreign] = foreign_columns(params, [clip])
     if not params.needs_enriched_texts:
-        return {clip.clip_id: ClipText(clip.transcript)}
+        return {clip.clip_id: ClipText(clip.transcript, foreign=foreign)}
+    if not llm_transcript(params, clip):
+        return {clip.clip_id: ClipText(clip.transcript, clip.transcript, foreign=foreign)}
     rewritten = enrich_transcripts(
         params.llm.model_copy(update={"workers": 0, "max_quarantined": 1.0}),
         params.rewrite,
@@ -156,7 +166,7 @@ def _enriched(params: Params, clip: Clip, folder: Path, labels: list[str]) -> di
         labels,
         answer_files=AnswerFiles("rewrite", folder / "cache", folder / "spool", folder / "rewrite.csv"),
     )
-    return {clip.clip_id: ClipText(clip.transcript, rewritten.texts[clip.clip_id])}
+    return {clip.clip_id: ClipText(clip.transcript, rewritten.texts[clip.clip_id], foreign=foreign)}
 
 
 def _predicted(
@@ -213,6 +223,9 @@ def _predicted(
         if modality.value not in features:
             entries = read_quarantine(quarantine_path(modality))
             missing[modality.value] = f"{entries[0].reason}: {entries[0].message}" if entries else NO_INPUT
+            if modality is Modality.TEXT and texts and texts[clip.clip_id].foreign:
+                language = format_language(clip.language)
+                missing[modality.value] = f"the text encoder does not know the language, {language}"
     padded = {name: features.get(name, np.full((1, dim), np.nan, np.float32)) for name, dim in ensemble.dims.items()}
     prediction = ensemble.predict(padded)
     if prediction.classes[0] < 0:
