@@ -141,7 +141,8 @@ def _fitted_shares(probs: NDArray[np.float64]) -> NDArray[np.float64]:
     for _ in range(_ITERATIONS):
         weighted = probs * shares
         shares = (weighted / weighted.sum(axis=1, keepdims=True)).mean(axis=0)
-    return np.maximum(shares, _LEAST_SHARE, dtype=np.float64)
+    floored: NDArray[np.float64] = np.maximum(shares, _LEAST_SHARE)
+    return floored
 
 
 def _shares(prior: Mapping[str, int]) -> NDArray[np.float64]:
@@ -149,7 +150,8 @@ def _shares(prior: Mapping[str, int]) -> NDArray[np.float64]:
     for code, number in prior.items():
         if code in _COLUMN:
             shares[_COLUMN[code]] += number
-    return np.maximum(shares / max(1.0, shares.sum()), _LEAST_SHARE)
+    floored: NDArray[np.float64] = np.maximum(shares / max(1.0, shares.sum()), _LEAST_SHARE)
+    return floored
 
 
 def _probabilities(text: str, script: str) -> NDArray[np.float16]:
