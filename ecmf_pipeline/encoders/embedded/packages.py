@@ -33,7 +33,7 @@ class ModelsConfig(Config):
         names: Their names. Encoders and LLMs that are not used can be left out.
     """
 
-    names: tuple[str, ...] = tuple(model.name for model in EMBEDDED_MODELS)
+    names: tuple[str, ...] = tuple(model.name for model in EMBEDDED_MODELS if model.by_default)
 
     @field_validator("names")
     @classmethod
