@@ -136,11 +136,16 @@ def count_languages(codes: Sequence[str]) -> dict[str, int]:
 
 
 def _fitted_shares(probs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the maximum likelihood shares of the languages in a mixture, (L,), from probabilities, (m, L)."""
+    """Return the shares of the languages in a mixture, (L,), fitted to probabilities, (m, L).
+
+    They are the maximum of the posterior whose prior equals one further English text: it decides for a few short texts.
+    """
     shares = np.full(probs.shape[1], 1 / probs.shape[1])
+    english = np.arange(len(_LANGUAGES)) == _COLUMN["en"]
     for _ in range(_ITERATIONS):
         weighted = probs * shares
-        shares = (weighted / weighted.sum(axis=1, keepdims=True)).mean(axis=0)
+        counts = (weighted / weighted.sum(axis=1, keepdims=True)).sum(axis=0) + english
+        shares = counts / counts.sum()
     floored: NDArray[np.float64] = np.maximum(shares, _LEAST_SHARE)
     return floored
 
@@ -179,8 +184,10 @@ def _key(text: str) -> int:
 
 def _read_cache(path: Path | None) -> dict[int, NDArray[np.float16]]:
     """Return the cached probabilities by key; empty if the file is missing, damaged or of another detector."""
+    if path is None:
+        return {}
     try:
-        with np.load(path or "", allow_pickle=False) as arrays:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
             if str(arrays["detector"]) != _detector():
                 return {}
             return dict(zip(arrays["keys"].tolist(), arrays["probs"], strict=True))

@@ -130,6 +130,9 @@ class QuantisedEmbedding(nn.Module):
         width: D.
     """
 
+    halves: torch.Tensor
+    scales: torch.Tensor
+
     def __init__(self, blocks: NDArray[Any], width: int) -> None:
         super().__init__()
         rows = blocks.reshape(-1, width // _BLOCK_WEIGHTS)
