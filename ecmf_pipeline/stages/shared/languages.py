@@ -98,7 +98,8 @@ def _remedies(name: str, known: frozenset[str], translation: str) -> str:
     if translation and not is_foreign(translation, known):
         return f"set encoders.{name}.inputs to translation, which is {format_language(translation)}"
     return (
-        "set extract.encoders.text to an encoder that knows it, corpus.language if the detected language is wrong, "
+        "set preset to multilingual or extract.encoders.text to an encoder that knows it, corpus.language if the detected "
+        "language is wrong, "
         f"or encoders.{name}.languages if {name} knows it"
     )
 
