@@ -33,8 +33,26 @@ def write_table(folder: Path, content: str | bytes) -> Path:
         "name;label\na;joy\nb;anger\n",
         "name\tlabel\na\tjoy\nb\tanger\n",
         "Clip_ID,Discrete\na,joy\nb,anger\n",
+        "\n\nname,label\na,joy\nb,anger\n",
+        ",,\n\nname,label\na,joy\nb,anger\n",
+        "\ufeffsep=;\nName;Label\na;joy\nb;anger\n",
+        "sep=,\r\n\r\nname,label\r\na,joy\r\nb,anger\r\n",
     ],
-    ids=["plain", "bom", "crlf", "cr", "blanks", "quoted", "semicolons", "tabs", "synonyms"],
+    ids=[
+        "plain",
+        "bom",
+        "crlf",
+        "cr",
+        "blanks",
+        "quoted",
+        "semicolons",
+        "tabs",
+        "synonyms",
+        "blank",
+        "commas",
+        "excel",
+        "sep",
+    ],
 )
 def test_csv_variants_give_the_same_table(tmp_path: Path, content: str) -> None:
     table = read_table(write_table(tmp_path, content), ("name", "label"))
@@ -51,6 +69,7 @@ def test_csv_variants_give_the_same_table(tmp_path: Path, content: str) -> None:
         ("name,clip_id,label\na,a,joy\n", "more than one column 'name' or 'clip_id'"),
         ("file,label\na,joy\n", "no column 'name' or 'clip_id'; columns: 'file', 'label'"),
         ("a,joy\nb,anger\n", "no column 'name'"),
+        ("name,clip_id,label\na,a,joy\n", "keep one of them"),
         ("name,label,Label\na,joy,x\n", "more than one column 'label'"),
         ("", "is empty"),
         ("\n\n", "is empty"),
@@ -96,8 +115,10 @@ def test_damaged_excel_file_is_rejected_by_name(tmp_path: Path, start: bytes) ->
 
 def test_other_extension_is_found_if_there_is_no_csv_file(tmp_path: Path) -> None:
     assert find_table(tmp_path / "labels.csv") == tmp_path / "labels.csv"
-    (tmp_path / "labels.xlsx").touch()
-    assert find_table(tmp_path / "labels.csv") == tmp_path / "labels.xlsx"
+    (tmp_path / "Labels.XLSX").touch()
+    assert find_table(tmp_path / "labels.csv") == tmp_path / "Labels.XLSX"
+    (tmp_path / "LABELS.csv").touch()
+    assert find_table(tmp_path / "labels.csv") == tmp_path / "LABELS.csv"
     (tmp_path / "labels.csv").touch()
     assert find_table(tmp_path / "labels.csv") == tmp_path / "labels.csv"
 

@@ -131,6 +131,24 @@ def extracted(printed: str) -> dict[str, tuple[int, int]]:
     return {modality: (int(done), int(reused)) for modality, done, reused in lines}
 
 
+def experiments(project: Path) -> list[tuple[str, str]]:
+    """Return the name of each experiment of DVC, and the difference of its params from those of the commit."""
+    command = ["git", "for-each-ref", "--format=%(refname)", "refs/exps"]
+    refs = subprocess.run(command, cwd=project, capture_output=True, text=True, check=True).stdout.split()
+    named = [ref for ref in refs if ref.rpartition("/")[2] in ("small", "strict")]
+    diffs = [
+        subprocess.run(
+            ["git", "diff", "-U0", "HEAD", ref, "--", "params.yaml"],
+            cwd=project,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.replace("+++", "")
+        for ref in named
+    ]
+    return [(ref.rpartition("/")[2], diff) for ref, diff in zip(named, diffs, strict=True)]
+
+
 def test_the_first_hour(tmp_path: Path, models: Path) -> None:
     rows = write_clips(tmp_path / "my_clips")
     caches = tmp_path / "caches"
@@ -172,10 +190,13 @@ def test_the_first_hour(tmp_path: Path, models: Path) -> None:
     terminal("git add params.yaml dvc.lock data/metrics")
     terminal('git commit -m "First results"')
     terminal("dvc exp run --name small --set-param train.fusion.hidden=64")
+    terminal("git restore params.yaml")
     terminal("dvc exp run --name strict --set-param refine.drop_below=0.4")
     shown = terminal('dvc exp show --only-changed --no-pager --hide-workspace --drop "Created|^data/|^acc$|^single$"')
     assert "small" in shown
     assert "strict" in shown
+    changed = {name: len(re.findall(r"^[+]", difference, re.MULTILINE)) for name, difference in experiments(project)}
+    assert changed == {"small": 1, "strict": 1}, "each experiment differs from the commit in one value"
     assert max(map(len, shown.splitlines())) <= 120
     for line in ("dvc metrics show", "dvc metrics diff", "dvc plots show"):
         assert max(map(len, terminal(line).splitlines()), default=0) <= 120 or line == "dvc plots show"
