@@ -44,7 +44,6 @@ class FindingKind(StrEnum):
     AMBIGUOUS_NAME = "ambiguous_name"
     BAD_CLIP_ID = "bad_clip_id"
     UNKNOWN_LABEL = "unknown_label"
-    UNKNOWN_SPLIT = "unknown_split"
     UNUSED_TABLE = "unused_table"
     UNUSED_COLUMN = "unused_column"
     MALFORMED_TIME = "malformed_time"

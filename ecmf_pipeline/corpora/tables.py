@@ -23,6 +23,8 @@ from ecmf_pipeline.corpora.listing import Finding, FindingKind, quote_names
 
 SYNONYMS = (("name", "clip_id"), ("label", "discrete"), ("text", "transcript"))
 """Names of the same column. The project itself writes both names of a pair, and reads both everywhere."""
+COMPUTED_COLUMNS = {"refined_label": "refine", "out_of_fold": "predict"}
+"""Columns that only tables of this project have, and the command that writes them."""
 SEPARATORS = ",;\t"
 EXCEL_EXTENSIONS = (".xlsx", ".xls", ".xlsb", ".xlsm", ".ods")
 _OTHER_EXTENSIONS = (".tsv", *EXCEL_EXTENSIONS)
@@ -137,6 +139,19 @@ def read_table(path: Path, required: Sequence[str], *, strict: bool = False) -> 
             rows.append(row)
             lines.append(line)
     return Table(path, columns, tuple(rows), tuple(findings), tuple(lines))
+
+
+def reject_computed(table: Table) -> None:
+    """Raise if the labels of a table are those of this project, not of people.
+
+    Raises:
+        CorpusError: If it is refined.csv or a table of predictions, which also have a column ``label``.
+    """
+    if made_by := next((COMPUTED_COLUMNS[column] for column in table.columns if column in COMPUTED_COLUMNS), None):
+        raise CorpusError(
+            f"{table.path} has the labels that {made_by} computed, not those of people",
+            "write a table with the names of the clips and the labels that people gave them",
+        )
 
 
 def _csv_rows(path: Path, text: str, separator: str) -> Iterator[tuple[int, list[str]]]:

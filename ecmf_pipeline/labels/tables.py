@@ -29,7 +29,7 @@ from ecmf_pipeline.core.tables import (
 )
 from ecmf_pipeline.corpora.listing import quote_names
 from ecmf_pipeline.corpora.names import match_names
-from ecmf_pipeline.corpora.tables import read_table
+from ecmf_pipeline.corpora.tables import read_table, reject_computed
 from ecmf_pipeline.labels.refine import Decision, LabelAction, Vote
 from ecmf_pipeline.labels.votes import first_choice
 
@@ -75,8 +75,6 @@ class _Remedy(NamedTuple):
     lines: Sequence[int] = ()
 
 
-_COMPUTED = {"refined_label": "refine", "out_of_fold": "predict"}
-"""Columns that only tables of this project have, and the stage that writes them."""
 _CORRECT_FILE = "correct the file, or remove it from params.yaml"
 _VOTE_AGAIN = _Remedy("run the stage that writes it", "ecmf-pipe vote")
 _REFINE_AGAIN = _Remedy("run the stage that writes it", "ecmf-pipe refine")
@@ -214,12 +212,7 @@ def read_human_labels(path: Path, labels: Sequence[str], clip_ids: Sequence[str]
         InputError: If the file is damaged, a label is unknown, a clip occurs twice, no clip is one of the manifest, or
             it is refined.csv or a table of predictions, whose labels are not those of a person.
     """
-    frame, remedy = _read_foreign(path, ("clip_id", "label"), clip_ids)
-    if made_by := next((made_by for column, made_by in _COMPUTED.items() if column in frame.columns), None):
-        raise InputError(
-            f"{path} has the labels that {made_by} computed, not those of a person",
-            "write the labels of people into a table clip_id,label",
-        )
+    frame, remedy = _read_foreign(path, ("clip_id", "label"), clip_ids, by_people=True)
     has_label = (frame["label"] != "").to_numpy()
     frame = frame[has_label].reset_index(drop=True)
     remedy = remedy._replace(lines=[line for line, kept in zip(remedy.lines, has_label, strict=True) if kept])
@@ -474,7 +467,12 @@ def _spelled(cells: Iterable[str], names: Iterable[str]) -> list[str]:
 
 
 def _read_foreign(
-    path: Path, required: Sequence[str], clip_ids: Sequence[str], numbers: Mapping[str, str] | None = None
+    path: Path,
+    required: Sequence[str],
+    clip_ids: Sequence[str],
+    numbers: Mapping[str, str] | None = None,
+    *,
+    by_people: bool = False,
 ) -> tuple[pd.DataFrame, _Remedy]:
     """Read a table that people write, with clip ids in the spelling of the manifest.
 
@@ -483,6 +481,8 @@ def _read_foreign(
         required: The required columns, first that of the clips.
         clip_ids: The clips of the manifest.
         numbers: The columns of numbers, in lower case, and their names in the result.
+
+        by_people: Whether tables that this project computed are rejected.
 
     Returns:
         The rows, and the remedy of errors in them.
@@ -497,6 +497,8 @@ def _read_foreign(
         problem = "is a folder" if path.is_dir() else "does not exist"
         raise MissingInput(f"{path} {problem}", "correct the path in params.yaml, or remove it")
     table = read_table(path, required, strict=True)
+    if by_people:
+        reject_computed(table)
     for finding in table.findings:
         warn(finding.message)
     remedy = _Remedy(_CORRECT_FILE, lines=table.lines)

@@ -139,8 +139,8 @@ def test_a_file_without_records_is_valid(tmp_path: Path) -> None:
     [
         ("clip_id,label\na,glad\n", ["row 2", "'glad'", "NA, happy, sad"]),
         ("clip_id,label\na,\nb,hapy\n", ["row 3", "did you mean 'happy'"]),
-        ("clip_id,given_label,refined_label,label\na,sad,sad,sad\n", ["refine", "not those of a person"]),
-        ("clip_id,split,label,out_of_fold\na,train,sad,1\n", ["predict", "not those of a person"]),
+        ("clip_id,given_label,refined_label,label\na,sad,sad,sad\n", ["refine", "not those of people"]),
+        ("clip_id,split,label,out_of_fold\na,train,sad,1\n", ["predict", "not those of people"]),
         ("clip_id,label\nx,sad\ny,sad\n", ["'x'", "'a'"]),
         ("clip_id,label\na,sad\na,sad\n", ["row 3", "the clip occurs twice"]),
         ("clip_id,label\n\na,sad\na.mp4,sad\n", ["row 4", "the clip occurs twice"]),
