@@ -75,6 +75,8 @@ def decode_table(path: Path) -> tuple[str, list[Finding]]:
             )
             findings.append(Finding(FindingKind.ENCODING, "", message))
         elif error:
+            if b"\0" in content:
+                raise InputError(f"{path} is neither text nor an Excel file", "export the table as csv") from error
             raise error
     if count := len(_C1.findall(text)):
         text = _C1.sub(lambda match: _decoded_byte(ord(match[0]), "cp1252").replace("\ufffd", ""), text)

@@ -174,7 +174,13 @@ def read_external_votes(path: Path, labels: Sequence[str], clip_ids: Sequence[st
     probabilities = [f"p_{label}" for label in labels]
     spelled = {column.casefold(): column for column in probabilities}
     frame, remedy = _read_foreign(path, ("clip_id", "source"), clip_ids, spelled)
-    if set(probabilities) <= set(frame.columns):
+    missing = [column for column in probabilities if column not in frame.columns]
+    if 0 < len(missing) < len(probabilities):
+        raise InputError(
+            f"{path} has columns of probabilities, but no {', '.join(missing)}",
+            f"give the probability of each label, in columns {', '.join(probabilities)}, or none",
+        )
+    if not missing:
         values = _probabilities(path, frame, labels, remedy)
         values /= values.sum(axis=1, keepdims=True)
     else:
@@ -511,7 +517,8 @@ def _read_foreign(
     frame = frame.rename(columns=numbers or {})
     for name in (numbers or {}).values():
         if name in frame.columns:
-            frame[name] = _as_numbers(path, frame[name], remedy)
+            cells = frame[name].str.replace(r"^(\d*),(\d+)$", r"\1.\2", regex=True)  # spreadsheets of most languages
+            frame[name] = _as_numbers(path, cells, remedy)
     return frame, remedy
 
 

@@ -131,6 +131,15 @@ def test_table_that_is_not_utf8_is_rejected(tmp_path: Path, content: bytes) -> N
     assert "UTF-8" in str(caught.value)
 
 
+def test_binary_file_is_not_called_text_in_another_encoding(tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_bytes(b"\x93NUMPY\x01\x00v\x00{'descr': '<f8'}\n\xff\x80")
+    with pytest.raises(InputError) as caught:
+        read_table(path, ("name", "label"))
+    assert "neither text nor" in caught.value.message
+    assert caught.value.command is None
+
+
 def test_folder_instead_of_table_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").mkdir()
     with pytest.raises(CorpusError) as caught:
