@@ -112,7 +112,7 @@ def input_digests(
             if clip.clip_id in texts and texts[clip.clip_id].having(branch_inputs.columns)
         }
     if modality is Modality.AUDIO:
-        return {clip.clip_id: clip.digest for clip in clips if clip.has_audio}
+        return {clip.clip_id: sound.digest for clip in clips if (sound := clip.sound)}
     if modality is Modality.FACE and branch_inputs.face_crops:
         return {clip.clip_id: clip.face_digest for clip in clips if clip.face_digest}
     return {clip.clip_id: clip.digest for clip in clips if clip.has_video}
