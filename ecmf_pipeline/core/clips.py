@@ -154,7 +154,7 @@ class Clip:
         if self.audio_path:
             digest = content_digest(self.audio_digest, self.start, self.end)
             return Sound(self.audio_path, digest, self.audio_digest, self.audio_bytes)
-        return Sound(self.path, self.digest, self.file_digest or self.digest, self.bytes)
+        return Sound(self.path, self.digest, self.file_digest, self.bytes)
 
 
 MANIFEST_COLUMNS = tuple(field.name for field in fields(Clip))
