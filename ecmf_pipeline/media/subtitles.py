@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ecmf_pipeline.core.encodings import decode_file
-from ecmf_pipeline.core.errors import InputError, UnreadableMedia
+from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.media.containers import by_preference, open_container
 
 if TYPE_CHECKING:
     from av.container import InputContainer
-    from pysubs2 import SSAFile
 
 SUBTITLE_EXTENSIONS = (".srt", ".vtt", ".ass", ".ssa")
 """The extensions of subtitle files that are read, in lower case."""
@@ -38,12 +37,14 @@ _LAST_INDEX = "\n\n0\n"
 """pysubs2 removes a number in the last line of a cue, because the number of the next cue follows in SubRip."""
 
 _VTT_TIME = re.compile(r"<[\d:.]+>")
-_REMARK = re.compile(r"\[[^]]*\]|\([^)]*\)|\{[^}]*\}|【[^】]*】|（[^）]*）|［[^］]*］")
+_REMARK = re.compile(
+    r"\[[^]]*\]|\([^)]*\)|\{[^}]*\}|\u3010[^\u3011]*\u3011|\uff08[^\uff09]*\uff09|\uff3b[^\uff3d]*\uff3d"
+)
 """Sounds, speakers and remarks in brackets, over line ends too."""
 
-_MUSIC = re.compile("[♩♪♫♬♭♯¶]+")
-_DIALOGUE_MARK = re.compile(r"^(?:(?:[-‐‑–—•]+|>{2,})(?!\d)\s*)+")
-_SPEAKER = re.compile(r"^([^\W\d_][\w .,'’&/#-]{0,30}?)\s*:(?:\s+|$)")
+_MUSIC = re.compile(r"[\u2669\u266a\u266b\u266c\u266d\u266f\u00b6]+")
+_DIALOGUE_MARK = re.compile(r"^(?:(?:[-\u2010\u2011\u2013\u2014\u2022]+|>{2,})(?!\d)\s*)+")
+_SPEAKER = re.compile(r"^([^\W\d_][\w .,'\u2019&/#-]{0,30}?)\s*:(?:\s+|$)")
 _MAX_GAP = 0.02
 """Seconds between two cues of which the second repeats the lines of the first, as captions that roll up do."""
 

@@ -112,7 +112,7 @@ def test_a_file_without_subtitle_streams_has_no_cues(tmp_path: Path) -> None:
         (">> Hello", "Hello"),
         ("- - Hello - there", "Hello - there"),
         ("[door\nslams] Hello", "Hello"),
-        ("（音乐）你好", "你好"),
+        ("\uff08音乐\uff09你好", "你好"),
         ("♪ la la ♪", "la la"),
         ("...", ""),
         ("-5 degrees", "-5 degrees"),
