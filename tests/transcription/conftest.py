@@ -1,56 +1,48 @@
-"""A tiny Whisper with random weights and its own tokenizer, saved in the format of published models."""
+"""A speech recogniser that needs no weights."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-SPECIAL_TOKENS = (
-    *("<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|zh|>", "<|translate|>", "<|transcribe|>"),
-    *("<|nospeech|>", "<|notimestamps|>"),
-)
+from ecmf_pipeline.transcription import recognition
+from ecmf_pipeline.transcription.config import TranscribeConfig
+from ecmf_pipeline.transcription.table import TranscriptRecord, Utterance, Word
 
 
-@pytest.fixture(scope="session")
-def tiny_whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import torch
-    import transformers
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+class FakeRecogniser:
+    """Returns a text with the length of the sound; nothing for an empty one.
 
-    folder = tmp_path_factory.mktemp("tiny-whisper")
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=300,
-        special_tokens=list(SPECIAL_TOKENS),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(["so what did she give to him", "then he wrote it again"], trainer)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": SPECIAL_TOKENS[0]})
-    )
-    sizes = {"layers": 2, "attention_heads": 2, "ffn_dim": 48}
-    layers = {f"{part}_{name}": size for part in ("encoder", "decoder") for name, size in sizes.items()}
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        config = transformers.WhisperConfig(
-            **layers,
-            vocab_size=tokenizer.get_vocab_size(),
-            d_model=32,
-            num_mel_bins=16,
-            max_source_positions=100,
-            max_target_positions=16,
-            init_std=0.4,
-            pad_token_id=0,
-            bos_token_id=0,
-            eos_token_id=0,
-            decoder_start_token_id=1,
-        )
-        transformers.WhisperForConditionalGeneration(config).save_pretrained(folder)
-    transformers.WhisperFeatureExtractor(feature_size=16, chunk_length=2).save_pretrained(folder)
-    return folder
+    Attributes:
+        created: One entry for each instance.
+        recognised: The number of samples of each call.
+    """
+
+    created: list[TranscribeConfig]
+    recognised: list[int]
+
+    def __init__(self, config: TranscribeConfig, threads: int = 1, worker: int = 0) -> None:
+        self.created.append(config)
+
+    def recognise(self, key: str, samples: NDArray[np.float32]) -> TranscriptRecord:
+        self.recognised.append(len(samples))
+        if not len(samples):
+            return TranscriptRecord(key)
+        seconds = len(samples) / 16000
+        text = f"{seconds:.1f} seconds"
+        return TranscriptRecord(key, "en", 0.9, (utterance(text, words=(Word(text, 0.0, seconds, 0.9),)),))
+
+
+def utterance(text: str, **changes: object) -> Utterance:
+    """Return a segment of clear speech."""
+    values = {"words": (), "confidence": -0.2, "no_speech": 0.05, "repetition": 0.9, "loudness": -20.0} | changes
+    return Utterance(text, **values)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> type[FakeRecogniser]:
+    monkeypatch.setattr(FakeRecogniser, "created", [], raising=False)
+    monkeypatch.setattr(FakeRecogniser, "recognised", [], raising=False)
+    monkeypatch.setattr(recognition, "Recogniser", FakeRecogniser)
+    return FakeRecogniser
