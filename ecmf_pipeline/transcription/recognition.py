@@ -1,6 +1,8 @@
 """Recognise speech with Whisper by faster-whisper.
 
-Source: Radford et al., "Robust Speech Recognition via Large-Scale Weak Supervision", 2022. Whisper invents words where nobody speaks. Only the parts of a clip in which Silero's voice activity detection finds
+Source: Radford et al., "Robust Speech Recognition via Large-Scale Weak Supervision", 2022.
+
+Whisper invents words where nobody speaks. Only the parts of a clip in which Silero's voice activity detection finds
 speech are therefore given to the model. Decoding is a beam search without sampling, so it is reproducible.
 """
 
@@ -23,6 +25,8 @@ from ecmf_pipeline.transcription.table import TranscriptRecord, Utterance, Word
 
 MAX_BLOCK_SECONDS = 300.0
 """Speech that is given to the model at once. Longer recordings are divided, which bounds the memory."""
+_MAX_TOKENS = 224
+"""Tokens of a window of 30 s, as in the original implementation; only repetitions have more."""
 _HUB_FILES = ("config.json", "preprocessor_config.json", "model.bin", "tokenizer.json", "vocabulary.*")
 _QUIETEST = -120.0
 """dBFS of digital silence."""
@@ -37,6 +41,9 @@ class Recogniser:
         config: The model and its settings.
         threads: CPU threads.
         worker: Number of the worker; worker i uses GPU i modulo the number of GPUs.
+
+    Attributes:
+        config: The settings.
 
     Raises:
         ModelError: If the model cannot be loaded or does not support the language.
@@ -65,8 +72,11 @@ class Recogniser:
                 f"{config.model} cannot be loaded on {device} as {config.resolved_compute_type} ({error})",
                 "set transcribe.model to a Whisper model, transcribe.compute_type to auto, or transcribe.device to cpu",
             ) from error
-        self._config = config
-        _check_language(config, self._model.supported_languages)
+        self.config = config
+        special = self._model.hf_tokenizer.token_to_id
+        languages = self._model.supported_languages  # of all multilingual models; older ones have no token for some
+        supported = [code for code in languages if len(languages) == 1 or special(f"<|{code}|>") is not None]
+        _check_language(config, supported)
 
     def recognise(self, key: str, samples: Samples) -> TranscriptRecord:
         """Recognise the speech of one clip.
@@ -80,7 +90,7 @@ class Recogniser:
         """
         from faster_whisper.transcribe import restore_speech_timestamps
 
-        language, probability = self._config.language, 1.0
+        language, probability = self.config.language, 1.0
         utterances: list[Utterance] = []
         with as_out_of_memory():
             for spans in _blocks(find_speech(samples)):
@@ -88,10 +98,11 @@ class Recogniser:
                 segments, info = self._model.transcribe(
                     speech,
                     language=language,
-                    beam_size=self._config.beam_size,
+                    beam_size=self.config.beam_size,
                     temperature=0.0,  # the fallback to higher temperatures samples, which is not reproducible
                     condition_on_previous_text=False,
                     word_timestamps=True,
+                    max_new_tokens=_MAX_TOKENS,
                     no_speech_threshold=None,  # the limits apply to stored transcripts
                     log_prob_threshold=None,
                     compression_ratio_threshold=None,
@@ -139,7 +150,12 @@ def _utterances(segments: Iterable[Any], samples: Samples) -> Iterator[Utterance
     """Convert the segments of faster-whisper; it computes each one when it is read."""
     for segment in segments:
         words = tuple(
-            Word(on_one_line(word.word), round(word.start, 3), round(word.end, 3), round(word.probability, 4))
+            Word(
+                on_one_line(word.word),
+                round(float(word.start), 3),
+                round(float(word.end), 3),
+                round(float(word.probability), 4),
+            )
             for word in segment.words or ()
         )
         if text := on_one_line(segment.text):

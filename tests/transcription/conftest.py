@@ -1,48 +1,43 @@
-"""A speech recogniser that needs no weights."""
+"""Fixtures for speech recognition: a fake recogniser and the embedded model."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from ecmf_pipeline.core.weights import WHISPER, embedded_model
+from ecmf_pipeline.corpora.sample.plan import Prosody
+from ecmf_pipeline.corpora.sample.scene import Voice
+from ecmf_pipeline.corpora.sample.speech import Synthesizer
+from ecmf_pipeline.encoders.embedded.packages import fetch
 from ecmf_pipeline.transcription import recognition
-from ecmf_pipeline.transcription.config import TranscribeConfig
-from ecmf_pipeline.transcription.table import TranscriptRecord, Utterance, Word
-
-
-class FakeRecogniser:
-    """Returns a text with the length of the sound; nothing for an empty one.
-
-    Attributes:
-        created: One entry for each instance.
-        recognised: The number of samples of each call.
-    """
-
-    created: list[TranscribeConfig]
-    recognised: list[int]
-
-    def __init__(self, config: TranscribeConfig, threads: int = 1, worker: int = 0) -> None:
-        self.created.append(config)
-
-    def recognise(self, key: str, samples: NDArray[np.float32]) -> TranscriptRecord:
-        self.recognised.append(len(samples))
-        if not len(samples):
-            return TranscriptRecord(key)
-        seconds = len(samples) / 16000
-        text = f"{seconds:.1f} seconds"
-        return TranscriptRecord(key, "en", 0.9, (utterance(text, words=(Word(text, 0.0, seconds, 0.9),)),))
-
-
-def utterance(text: str, **changes: object) -> Utterance:
-    """Return a segment of clear speech."""
-    values = {"words": (), "confidence": -0.2, "no_speech": 0.05, "repetition": 0.9, "loudness": -20.0} | changes
-    return Utterance(text, **values)  # type: ignore[arg-type]
+from tests.transcription.fakes import SENTENCE, FakeRecogniser
 
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> type[FakeRecogniser]:
-    monkeypatch.setattr(FakeRecogniser, "created", [], raising=False)
-    monkeypatch.setattr(FakeRecogniser, "recognised", [], raising=False)
+    """Replace the recogniser by one that needs no weights."""
+    for name, value in (("created", 0), ("recognised", []), ("interrupt_after", None)):
+        monkeypatch.setattr(FakeRecogniser, name, value)
     monkeypatch.setattr(recognition, "Recogniser", FakeRecogniser)
     return FakeRecogniser
+
+
+@pytest.fixture(scope="session")
+def whisper(models: Path) -> Path:
+    """The folder of the embedded Whisper, fetched if it is missing."""
+    fetch(embedded_model(WHISPER), models)
+    return models / WHISPER
+
+
+@pytest.fixture(scope="session")
+def spoken() -> NDArray[np.float32]:
+    """A sentence, spoken by eSpeak NG with half a second of silence at both ends, at 16 kHz, (n,)."""
+    voice = Voice(hertz=(100, 150), formants=(100, 100, 100), tone=90, rate=170, pitch=42, span=48, room=-60)
+    with Synthesizer() as synthesizer:
+        speech = synthesizer.speak(SENTENCE, voice, Prosody())
+    silence = np.zeros(8000, np.float32)
+    return np.concatenate([silence, speech, silence])
