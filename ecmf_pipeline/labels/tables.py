@@ -517,8 +517,8 @@ def _read_foreign(
     frame = frame.rename(columns=numbers or {})
     for name in (numbers or {}).values():
         if name in frame.columns:
-            cells = frame[name].str.replace(r"^(\d*),(\d+)$", r"\1.\2", regex=True)  # spreadsheets of most languages
-            frame[name] = _as_numbers(path, cells, remedy)
+            decimals = frame[name].str.replace(r"^(\d*),(\d+)$", r"\1.\2", regex=True)  # spreadsheets of most languages
+            frame[name] = _as_numbers(path, decimals, remedy)
     return frame, remedy
 
 
