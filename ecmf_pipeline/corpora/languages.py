@@ -105,17 +105,17 @@ def detect_languages(
 
 
 def with_languages(clips: Sequence[Clip], language: str, *, cache_path: Path | None = None) -> tuple[Clip, ...]:
-    """Return the clips with the language of their transcripts; a language that is already known is kept.
+    """Return the clips with the language of their transcripts.
 
     Args:
         clips: All clips of the corpus.
-        language: A code, or ``auto``: detected by `detect_languages`.
+        language: A code, or ``auto``: a language that is already known is kept, others are detected by
+            `detect_languages`.
         cache_path: See `detect_languages`.
     """
-    if language == "auto":
-        codes = detect_languages([clip.transcript for clip in clips], cache_path=cache_path)
-    else:
-        codes = [language if clip.transcript.strip() else "" for clip in clips]
+    if language != "auto":
+        return tuple(replace(clip, language=language if clip.transcript.strip() else "") for clip in clips)
+    codes = detect_languages([clip.transcript for clip in clips], cache_path=cache_path)
     return tuple(
         clip if clip.language or not code else replace(clip, language=code)
         for clip, code in zip(clips, codes, strict=True)

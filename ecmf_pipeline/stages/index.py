@@ -36,7 +36,6 @@ def _read_for_notes(params: Params) -> tuple[object, ...]:
 
 
 def _scan(params: Params, last: LastScan, started_ns: int) -> None:
-    from ecmf_pipeline.core.errors import clip_error
     from ecmf_pipeline.corpora.index import format_index_summary, index_corpus, write_index
     from ecmf_pipeline.corpora.languages import count_languages, translation_language, with_languages
     from ecmf_pipeline.corpora.registry import read_corpus
@@ -44,18 +43,17 @@ def _scan(params: Params, last: LastScan, started_ns: int) -> None:
     from ecmf_pipeline.stages.shared.languages import language_notes
 
     listing = read_corpus(params.corpus, face_crops=params.needs_face_crops)
-    clips = with_languages(listing.clips, params.corpus.language, cache_path=paths.LANGUAGE_CACHE)
-    listing = replace(listing, clips=clips)
     result = index_corpus(
         listing, paths.INDEX_CACHE, workers=params.index.workers, clip_timeout=params.index.clip_timeout
     )
+    clips = with_languages(result.clips, params.corpus.language, cache_path=paths.LANGUAGE_CACHE)
+    result = replace(result, clips=clips)
     quarantine = Quarantine(paths.quarantine("index"), stage="index")
     changed = write_index(listing, result, quarantine)
     languages = count_languages([clip.language for clip in clips])
     notes = [f"\n  {note}" for note in language_notes(params, languages, translation_language(clips))]
     echo("".join([format_index_summary(result, listing.labels, read=result.hashed, changed=changed), *notes]))
     quarantine.check_share(sum(bool(clip.path) for clip in result.clips), params.index.max_quarantined)
-    reasons = {clip_error(measured.reason) for measured in result.quarantined.values()}
-    if not any(reason.is_transient or reason.is_version_bound for reason in reasons):  # such files may be read again
+    if result.is_final:
         summary = format_index_summary(result, listing.labels, read=0, changed=False)
         last.remember("".join([summary, *notes]), started_ns=started_ns)

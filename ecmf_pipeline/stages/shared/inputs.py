@@ -21,8 +21,8 @@ from ecmf_pipeline.core.clips import (
     read_manifest,
     read_texts,
 )
-from ecmf_pipeline.core.console import echo, format_count
-from ecmf_pipeline.core.errors import CorpusError, MissingInput
+from ecmf_pipeline.core.console import format_count
+from ecmf_pipeline.core.errors import CorpusError, InputError, MissingInput
 from ecmf_pipeline.core.files import read_sealed_json, sha256_file
 from ecmf_pipeline.core.predictions import PredictionTable
 from ecmf_pipeline.encoders.config import E5Config, TextConfig
@@ -33,7 +33,8 @@ from ecmf_pipeline.sharing.versions import keep_version
 from ecmf_pipeline.store import FeatureStore
 from ecmf_pipeline.store.dvc_links import share_with_dvc
 from ecmf_pipeline.store.kept import KeptParts
-from ecmf_pipeline.transcription.table import read_transcripts, with_transcripts
+from ecmf_pipeline.transcription.corrections import find_corrections
+from ecmf_pipeline.transcription.table import is_transcribed, read_transcripts, with_transcripts
 
 FUSION = "fusion"
 """Name of the fusion model as a source of votes."""
@@ -49,7 +50,7 @@ class TrainingLabels:
 
 
 def read_manifest_with_transcripts(params: Params) -> list[Clip]:
-    """Read the manifest and add the transcripts of `transcribe` to clips without one.
+    """Read the manifest and add the transcripts of `transcribe`: recognised and corrected ones.
 
     Raises:
         MissingInput: If `index` has not run yet, or `transcribe` has not run although params need its transcripts.
@@ -58,7 +59,7 @@ def read_manifest_with_transcripts(params: Params) -> list[Clip]:
 
 
 def add_transcripts(params: Params, corpus: Corpus) -> Corpus:
-    """Return the corpus with the transcripts of `transcribe` added to clips without one.
+    """Return the corpus with the transcripts of `transcribe` added: recognised and corrected ones.
 
     Raises:
         MissingInput: If `transcribe` has not run yet although params need its transcripts.
@@ -67,7 +68,9 @@ def add_transcripts(params: Params, corpus: Corpus) -> Corpus:
 
 
 def _add_transcripts_to(params: Params, clips: list[Clip]) -> list[Clip]:
-    if params.transcribe.model is None or not params.needs_transcripts:
+    has_corrections = find_corrections(params.transcribe.corrections) is not None
+    recognises = params.transcribe.model is not None and any(map(is_transcribed, clips))
+    if not params.needs_transcripts or not (has_corrections or recognises):
         return clips
     return with_transcripts(clips, read_transcripts(paths.TRANSCRIPTS))
 
@@ -288,16 +291,18 @@ def read_corpus_verdicts(path: str | None, corpus: Corpus) -> NDArray[np.int64]:
 
     Raises:
         MissingInput: If the file does not exist and is not the default, `paths.VERDICTS`.
-        InputError: If the file is damaged or does not fit to the corpus.
+        InputError: If the file is damaged, does not fit to the corpus, or is in `paths.DATA`.
     """
     if path is not None:
         keep_version(Path(path))
     if path is None or (Path(path) == paths.VERDICTS and not paths.VERDICTS.is_file()):
         return np.full(len(corpus.clips), -1)
-    gold, unknown = read_human_labels(Path(path), corpus.labels, [clip.clip_id for clip in corpus.clips])
-    if unknown:
-        echo(f"  {unknown} verdicts in {path} ignored, because their clips are not in the corpus")
-    return gold
+    if Path(path).resolve().is_relative_to(paths.DATA.resolve()):
+        raise InputError(
+            f"refine.verdicts is {path}, but DVC manages {paths.DATA}/, whose files the pipeline computes",
+            f"write the labels of people into {paths.VERDICTS}, or another file outside of {paths.DATA}/",
+        )
+    return read_human_labels(Path(path), corpus.labels, [clip.clip_id for clip in corpus.clips])[0]
 
 
 def text_halves(params: Params, features: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:

@@ -26,7 +26,7 @@ def foreign_columns(params: Params, clips: Sequence[Clip]) -> list[tuple[TextCol
     if params.corpus.foreign_text == "keep":
         return [()] * len(clips)
     languages: dict[TextColumn, Sequence[str]] = {}
-    spoken = [clip.language for clip in clips]
+    spoken = [_language(params, clip) for clip in clips]
     for column in sorted(params.text_columns):
         if params.known_languages(column) is not None:
             languages[column] = _translation_languages(clips) if column == "translation" else spoken
@@ -36,13 +36,18 @@ def foreign_columns(params: Params, clips: Sequence[Clip]) -> list[tuple[TextCol
     ]
 
 
+def _language(params: Params, clip: Clip) -> str:
+    """Return the language in params if it is set there, else that of the clip."""
+    return clip.language if params.corpus.language == "auto" else params.corpus.language
+
+
 def _translation_languages(clips: Sequence[Clip]) -> list[str]:
     return detect_languages([clip.translation for clip in clips], cache_path=paths.TRANSLATION_LANGUAGE_CACHE)
 
 
 def llm_transcript(params: Params, clip: Clip) -> str:
     """Return the transcript of a clip for the LLM; "" if the LLM does not know its language."""
-    return "" if is_foreign(clip.language, params.llm.known_languages) else clip.transcript
+    return "" if is_foreign(_language(params, clip), params.llm.known_languages) else clip.transcript
 
 
 def count_llm_foreign(params: Params, clips: Sequence[Clip]) -> int:
@@ -98,9 +103,8 @@ def _remedies(name: str, known: frozenset[str], translation: str) -> str:
     if translation and not is_foreign(translation, known):
         return f"set encoders.{name}.inputs to translation, which is {format_language(translation)}"
     return (
-        "set preset to multilingual or extract.encoders.text to an encoder that knows it, corpus.language if the detected "
-        "language is wrong, "
-        f"or encoders.{name}.languages if {name} knows it"
+        "set preset to multilingual or extract.encoders.text to an encoder that knows it, corpus.language if the "
+        f"detected language is wrong, or encoders.{name}.languages if {name} knows it"
     )
 
 
