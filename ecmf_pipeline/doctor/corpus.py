@@ -87,6 +87,8 @@ def check_corpus(params: Params, corpus: CorpusState) -> Check:
         f"{transcripts} with a transcript"
     )
     figures = {"clips": len(clips), "files": files, "transcripts": transcripts}
+    if subtitles := len(corpus.listing.subtitles):
+        message, figures = f"{message}, {subtitles} with a subtitle file", {**figures, "subtitles": subtitles}
     if not files and not transcripts:
         hint = "check corpus.root in params.yaml"
         return Check("corpus", State.FAILURE, f"{message}: nothing to compute", hint, figures)

@@ -144,7 +144,10 @@ def _check_trial(
         missing = corpus.missing(modality, settings)
         if trial.bytes_a_clip is not None:
             needed[modality] = trial.bytes_a_clip * missing
-        yield project_trial(name, trial, missing, workers_of(params))
+        if not chosen and clips and branch_inputs.reads_pictures(modality) and not any(c.has_video for c in clips):
+            yield Check(name, State.OK, "not used: the sampled clips are sound only")
+        else:
+            yield project_trial(name, trial, missing, workers_of(params))
 
 
 def project_trial(name: str, trial: Trial, missing: int, workers: int) -> Check:
