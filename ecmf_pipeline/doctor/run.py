@@ -125,7 +125,7 @@ def _check_trial(
         message = f"{clip_id}: {failure.reason}: {failure.message}"
         yield Check("clip", State.WARNING, message, "index will quarantine such clips")
     texts = dict(list(enriched.items())[:TRIAL_CLIPS])
-    clips_of_texts = [clip for clip in corpus.listing.clips if clip.clip_id in texts]
+    clips_of_texts = [clip for clip in corpus.clips if clip.clip_id in texts]
     for modality, settings in loaded.items():
         name = f"trial {modality.value}"
         if modality is Modality.TEXT and not texts:

@@ -26,6 +26,8 @@ from ecmf_pipeline.settings.params import Params, load_params
 from ecmf_pipeline.stages.shared.inputs import missing_models
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from ecmf_pipeline.fusion.prediction import Ensemble
 
 CLIP_ID = ClipId("clip")
@@ -194,7 +196,7 @@ def _predicted(
             )
             for modality in computed
         ]
-        extract(
+        report = extract(
             branches,
             [clip],
             texts,
@@ -204,13 +206,15 @@ def _predicted(
             faces=params.faces,
             config=params.extract.model_copy(update={"workers": 0, "max_quarantined": 1.0}),
         )
-    stored = open_features(
-        [clip],
-        texts,
-        computed,
-        open_modality=lambda modality: open_store(store(modality), settings[modality]),
-    )
-    features = stored.read([clip.clip_id], ensemble.pool or params.train.pool)
+    features: Mapping[str, NDArray[np.float32]] = {}
+    if report.done.total():
+        stored = open_features(
+            [clip],
+            texts,
+            computed,
+            open_modality=lambda modality: open_store(store(modality), settings[modality]),
+        )
+        features = stored.read([clip.clip_id], ensemble.pool or params.train.pool)
     for modality in computed:
         if modality.value not in features:
             entries = read_quarantine(quarantine_path(modality))
