@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, Any
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, ClipId, ClipText, Modality, Split, read_corpus_description
 from ecmf_pipeline.core.console import echo
-from ecmf_pipeline.core.errors import ClipError, InputError
-from ecmf_pipeline.core.files import sha256_file
+from ecmf_pipeline.core.errors import InputError
+from ecmf_pipeline.corpora.index import index_corpus
+from ecmf_pipeline.corpora.listing import CorpusListing
+from ecmf_pipeline.corpora.scan import is_sound_file, scan_media, strip_media_extension
+from ecmf_pipeline.corpora.sidecars import match_subtitles
 from ecmf_pipeline.encoders.config import ImportedConfig
 from ecmf_pipeline.extraction.features import FeatureOrigin, check_feature_origins, open_features, open_store
 from ecmf_pipeline.extraction.run import extract, open_writers, plan_branch
 from ecmf_pipeline.llm.answers import AnswerFiles
 from ecmf_pipeline.llm.prompt import Context
 from ecmf_pipeline.llm.rewriting import enrich_transcripts
-from ecmf_pipeline.media.containers import probe_media
 from ecmf_pipeline.runner.quarantine import read_quarantine
 from ecmf_pipeline.settings.params import Params, load_params
 from ecmf_pipeline.stages.shared.inputs import missing_models
@@ -97,7 +99,7 @@ def predict_clip(
         params: Params of the project, with which the models were trained.
         ensemble: The models.
         video: File of the clip; None: predict from the transcript only.
-        text: Transcript of the clip; "" if unknown.
+        text: Transcript of the clip; "" if unknown: subtitles in the file or beside it are read.
         labels: Labels that the LLM chooses from.
 
     Raises:
@@ -106,11 +108,11 @@ def predict_clip(
         ModelError: If weights are missing.
     """
     clip = Clip(CLIP_ID, transcript=" ".join(text.split()), split=Split.UNLABELED)
-    if video is not None:
-        clip = _with_media(clip, video)
     root = Path() if video is None else video.parent
     settings = _settings(params, ensemble)
     with tempfile.TemporaryDirectory(prefix="ecmf-clip-") as name:
+        if video is not None:
+            clip = _with_media(clip, video, Path(name))
         reads_texts = "text" in ensemble.modalities and params.text_columns
         texts = _enriched(params, clip, Path(name), labels) if reads_texts else {}
         return _predicted(params, ensemble, settings, clip, texts, root, Path(name))
@@ -127,25 +129,21 @@ def _settings(params: Params, ensemble: Ensemble) -> dict[Modality, dict[str, An
     return {m: params.settings_of(m) for m in used}
 
 
-def _with_media(clip: Clip, video: Path) -> Clip:
+def _with_media(clip: Clip, video: Path, folder: Path) -> Clip:
+    """Index a file as `index` does, with the sound and the subtitles beside it; ``folder`` gets the cache."""
     if not video.is_file():
         raise InputError(f"{video} does not exist", "give the path of a media file as --video")
-    try:
-        probe = probe_media(video)
-    except ClipError as error:
-        message = f"{video} cannot be read ({error.reason}: {error.message})"
-        raise InputError(message, "give the path of another media file as --video") from error
-    digest = sha256_file(video)
-    return replace(
-        clip,
-        path=video.name,
-        digest=digest,
-        file_digest=digest,
-        bytes=video.stat().st_size,
-        duration=probe.duration,
-        has_video=probe.has_video,
-        has_audio=probe.has_audio,
-    )
+    beside = scan_media(video.parent, nested=False)
+    same_name = (path for path in beside.sounds if strip_media_extension(path) == strip_media_extension(video.name))
+    sound = "" if is_sound_file(video.name) else next(same_name, "")
+    subtitles, _ = match_subtitles(beside.subtitles, {clip.clip_id: video.name})
+    listed = replace(clip, path=video.name, audio_path=sound)
+    listing = CorpusListing(video.parent, (listed,), labels=(), candidate_order=(), subtitles=subtitles)
+    result = index_corpus(listing, folder / "index.json", workers=0)
+    for failed in result.quarantined.values():
+        message = f"{video} cannot be read ({failed.reason}: {failed.message})"
+        raise InputError(message, "give the path of another media file as --video")
+    return result.clips[0]
 
 
 def _enriched(params: Params, clip: Clip, folder: Path, labels: list[str]) -> dict[str, ClipText]:
