@@ -112,7 +112,7 @@ def predict_clip(
     settings = _settings(params, ensemble)
     with tempfile.TemporaryDirectory(prefix="ecmf-clip-") as name:
         if video is not None:
-            clip = _with_media(clip, video, Path(name))
+            clip = measure_clip(clip, video, Path(name))
         reads_texts = "text" in ensemble.modalities and params.text_columns
         texts = _enriched(params, clip, Path(name), labels) if reads_texts else {}
         return _predicted(params, ensemble, settings, clip, texts, root, Path(name))
@@ -129,8 +129,17 @@ def _settings(params: Params, ensemble: Ensemble) -> dict[Modality, dict[str, An
     return {m: params.settings_of(m) for m in used}
 
 
-def _with_media(clip: Clip, video: Path, folder: Path) -> Clip:
-    """Index a file as `index` does, with the sound and the subtitles beside it; ``folder`` gets the cache."""
+def measure_clip(clip: Clip, video: Path, folder: Path) -> Clip:
+    """Measure the file of a clip as `index` does, with the sound and the subtitles beside it.
+
+    Args:
+        clip: The clip; if it has a transcript, subtitles are ignored.
+        video: The media file.
+        folder: A temporary folder.
+
+    Raises:
+        InputError: If the file does not exist, cannot be read, or has neither pictures nor sound.
+    """
     if not video.is_file():
         raise InputError(f"{video} does not exist", "give the path of a media file as --video")
     beside = scan_media(video.parent, nested=False)
@@ -143,7 +152,10 @@ def _with_media(clip: Clip, video: Path, folder: Path) -> Clip:
     for failed in result.quarantined.values():
         message = f"{video} cannot be read ({failed.reason}: {failed.message})"
         raise InputError(message, "give the path of another media file as --video")
-    return result.clips[0]
+    [measured] = result.clips
+    if not (measured.has_video or measured.has_audio):
+        raise InputError(f"{video} has neither pictures nor sound", "give the path of another media file as --video")
+    return measured
 
 
 def _enriched(params: Params, clip: Clip, folder: Path, labels: list[str]) -> dict[str, ClipText]:
