@@ -29,7 +29,6 @@ from ecmf_pipeline.corpora.measuring import (
     measure_files,
     unreachable,
 )
-from ecmf_pipeline.corpora.mer import SOUND_FOLDER
 from ecmf_pipeline.corpora.scan import is_sound_file
 from ecmf_pipeline.corpora.words import add_words, subtitle_findings
 from ecmf_pipeline.runner.quarantine import Quarantine
@@ -311,7 +310,7 @@ def _sound_findings(clips: Sequence[Clip], measured: Mapping[str, Measurement]) 
         if not clip.audio_path:
             continue
         if measured[clip.path].has_audio:
-            unused.append(clip.audio_path)
+            unused.append((clip.audio_path, clip.path))
         elif not (sound := measured[clip.audio_path]).has_audio:
             problem = sound.message or "it has no audio stream"
             message = (
@@ -319,8 +318,8 @@ def _sound_findings(clips: Sequence[Clip], measured: Mapping[str, Measurement]) 
                 "the file"
             )
             yield Finding(FindingKind.UNREADABLE, clip.clip_id, message)
-    # MER has the sound of all clips in a folder of its own too.
-    if beside := [path for path in unused if not path.startswith(f"{SOUND_FOLDER}/")]:
+    # Corpora such as MER have the sound of all clips in a folder of its own too.
+    if beside := [sound for sound, video in unused if Path(sound).parent == Path(video).parent]:
         message = (
             f"{format_count(len(beside), 'sound file')} beside a clip with sound not read: {quote_names(beside)}; "
             "rename those that are clips of their own, remove the others"
