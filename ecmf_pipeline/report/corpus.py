@@ -68,6 +68,7 @@ _SECRET = re.compile(r"(api_?key|secret|password|token)$", re.IGNORECASE)
 def corpus_section(report: ReportInput, config: ReportConfig) -> Section:
     """Show size, labels and findings of the corpus."""
     blocks: list[Block] = [Paragraph(_sizes(report))]
+    blocks += [Notice(f"{note[:1].upper()}{note[1:]}.") for note in report.language_notes]
     blocks += _label_distribution(report)
     blocks += _findings(report, config)
     return Section("corpus", "Corpus", blocks)

@@ -13,7 +13,9 @@ from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, ClipId, ClipText, Modality, Split, read_corpus_description
 from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.core.errors import InputError
+from ecmf_pipeline.core.languages import format_language
 from ecmf_pipeline.corpora.index import index_corpus
+from ecmf_pipeline.corpora.languages import detect_languages
 from ecmf_pipeline.corpora.listing import CorpusListing
 from ecmf_pipeline.corpora.scan import is_sound_file, scan_media, strip_media_extension
 from ecmf_pipeline.corpora.sidecars import match_subtitles
@@ -26,6 +28,7 @@ from ecmf_pipeline.llm.rewriting import enrich_transcripts
 from ecmf_pipeline.runner.quarantine import read_quarantine
 from ecmf_pipeline.settings.params import Params, load_params
 from ecmf_pipeline.stages.shared.inputs import missing_models
+from ecmf_pipeline.stages.shared.languages import corpus_languages, foreign_columns, llm_transcript
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -113,6 +116,12 @@ def predict_clip(
     with tempfile.TemporaryDirectory(prefix="ecmf-clip-") as name:
         if video is not None:
             clip = measure_clip(clip, video, Path(name))
+        if clip.transcript and not clip.language:
+            detected = params.corpus.language == "auto"
+            language = (
+                detect_languages([clip.transcript], corpus_languages())[0] if detected else params.corpus.language
+            )
+            clip = replace(clip, language=language)
         reads_texts = "text" in ensemble.modalities and params.text_columns
         texts = _enriched(params, clip, Path(name), labels) if reads_texts else {}
         return _predicted(params, ensemble, settings, clip, texts, root, Path(name))
@@ -161,8 +170,11 @@ def measure_clip(clip: Clip, video: Path, folder: Path) -> Clip:
 def _enriched(params: Params, clip: Clip, folder: Path, labels: list[str]) -> dict[str, ClipText]:
     if not clip.transcript:
         return {}
+    [foreign] = foreign_columns(params, [clip])
     if not params.needs_enriched_texts:
-        return {clip.clip_id: ClipText(clip.transcript)}
+        return {clip.clip_id: ClipText(clip.transcript, foreign=foreign)}
+    if not llm_transcript(params, clip):
+        return {clip.clip_id: ClipText(clip.transcript, clip.transcript, foreign=foreign)}
     rewritten = enrich_transcripts(
         params.llm.model_copy(update={"workers": 0, "max_quarantined": 1.0}),
         params.rewrite,
@@ -170,7 +182,7 @@ def _enriched(params: Params, clip: Clip, folder: Path, labels: list[str]) -> di
         labels,
         answer_files=AnswerFiles("rewrite", folder / "cache", folder / "spool", folder / "rewrite.csv"),
     )
-    return {clip.clip_id: ClipText(clip.transcript, rewritten.texts[clip.clip_id])}
+    return {clip.clip_id: ClipText(clip.transcript, rewritten.texts[clip.clip_id], foreign=foreign)}
 
 
 def _predicted(
@@ -229,6 +241,9 @@ def _predicted(
         if modality.value not in features:
             entries = read_quarantine(quarantine_path(modality))
             missing[modality.value] = f"{entries[0].reason}: {entries[0].message}" if entries else NO_INPUT
+            if modality is Modality.TEXT and texts and texts[clip.clip_id].foreign:
+                language = format_language(clip.language)
+                missing[modality.value] = f"the text encoder does not know the language, {language}"
     padded = {name: features.get(name, np.full((1, dim), np.nan, np.float32)) for name, dim in ensemble.dims.items()}
     prediction = ensemble.predict(padded)
     if prediction.classes[0] < 0:
