@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import Clip, ClipId, ClipText, Modality, Split, read_corpus_description
+from ecmf_pipeline.core.clips import Clip, ClipId, ClipText, Modality, Split, WordsFrom, read_corpus_description
 from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.core.errors import ClipError, InputError
 from ecmf_pipeline.core.files import sha256_file
@@ -24,6 +24,8 @@ from ecmf_pipeline.media.containers import probe_media
 from ecmf_pipeline.runner.quarantine import read_quarantine
 from ecmf_pipeline.settings.params import Params, load_params
 from ecmf_pipeline.stages.shared.inputs import missing_models
+from ecmf_pipeline.transcription.run import transcribe
+from ecmf_pipeline.transcription.table import is_transcribed, with_transcripts
 
 if TYPE_CHECKING:
     from ecmf_pipeline.fusion.prediction import Ensemble
@@ -42,6 +44,8 @@ class ClipPrediction:
         modality_weights: Share of each modality; 0 if it is missing.
         missing: Reason why a modality is missing, by modality.
         enriched: Enriched transcript; "" without a transcript, or if the models do not read it.
+        transcript: The words that the models read; "" if there are none.
+        words_from: Where they come from: ``corpus`` (the given text) or ``machine``; "" if there are none.
     """
 
     label: str
@@ -49,6 +53,8 @@ class ClipPrediction:
     modality_weights: dict[str, float]
     missing: dict[str, str]
     enriched: str
+    transcript: str
+    words_from: str
 
 
 def run(video: Path | None, text: str, labels: paths.Labels | None, *, as_json: bool) -> None:
@@ -56,7 +62,7 @@ def run(video: Path | None, text: str, labels: paths.Labels | None, *, as_json: 
 
     Args:
         video: File of the clip; None: predict from the transcript only.
-        text: Transcript of the clip.
+        text: Transcript of the clip; empty: its speech is recognised if ``transcribe.model`` is set.
         labels: Use the models trained on these labels; None: on refined labels if such models exist.
         as_json: Whether to print JSON only.
 
@@ -82,6 +88,8 @@ def run(video: Path | None, text: str, labels: paths.Labels | None, *, as_json: 
     echo(f"{video or text}: {prediction.label} (models trained on {labels} labels)")
     echo("  " + ", ".join(f"{name} {prob:.3f}" for name, prob in prediction.probs.items()))
     echo("  weights: " + ", ".join(f"{name} {share:.3f}" for name, share in prediction.modality_weights.items()))
+    if prediction.words_from == WordsFrom.MACHINE:
+        echo(f"  words (machine): {prediction.transcript}")
     for name, reason in prediction.missing.items():
         echo(f"  {name} is missing: {reason}")
 
@@ -95,7 +103,7 @@ def predict_clip(
         params: Params of the project, with which the models were trained.
         ensemble: The models.
         video: File of the clip; None: predict from the transcript only.
-        text: Transcript of the clip; "" if unknown.
+        text: Transcript of the clip; "" if unknown: its speech is recognised.
         labels: Labels that the LLM chooses from.
 
     Raises:
@@ -103,13 +111,16 @@ def predict_clip(
             other encoders than params has.
         ModelError: If weights are missing.
     """
-    clip = Clip(CLIP_ID, transcript=" ".join(text.split()), split=Split.UNLABELED)
+    origin = WordsFrom.CORPUS if text.strip() else WordsFrom.NOWHERE
+    clip = Clip(CLIP_ID, transcript=" ".join(text.split()), split=Split.UNLABELED, words_from=origin)
     if video is not None:
         clip = _with_media(clip, video)
     root = Path() if video is None else video.parent
     settings = _settings(params, ensemble)
     with tempfile.TemporaryDirectory(prefix="ecmf-clip-") as name:
         reads_texts = "text" in ensemble.modalities and params.text_columns
+        if reads_texts and params.transcribe.model is not None and is_transcribed(clip):
+            clip = _with_words(params, clip, root, Path(name))
         texts = _enriched(params, clip, Path(name), labels) if reads_texts else {}
         return _predicted(params, ensemble, settings, clip, texts, root, Path(name))
 
@@ -142,6 +153,20 @@ def _with_media(clip: Clip, video: Path) -> Clip:
         has_video=probe.has_video,
         has_audio=probe.has_audio,
     )
+
+
+def _with_words(params: Params, clip: Clip, root: Path, folder: Path) -> Clip:
+    """Return the clip with the words of speech recognition, if it recognises any."""
+    result = transcribe(
+        [clip],
+        config=params.transcribe.model_copy(update={"workers": 0, "max_quarantined": 1.0}),
+        media=params.media,
+        corpus_root=root,
+        cache_root=folder / "transcripts",
+        spool=folder / "transcripts.spool",
+        quarantine_path=folder / "transcribe.csv",
+    )
+    return with_transcripts([clip], result.transcripts)[0]
 
 
 def _enriched(params: Params, clip: Clip, folder: Path, labels: list[str]) -> dict[str, ClipText]:
@@ -227,4 +252,6 @@ def _predicted(
         dict(zip(ensemble.modalities, map(float, prediction.modality_weights[0]), strict=True)),
         missing,
         texts[clip.clip_id].enriched if texts else "",
+        clip.transcript,
+        clip.words_from.value,
     )
