@@ -245,4 +245,4 @@ def lacks_words(clip: Clip) -> bool:
 
 def is_transcribed(clip: Clip) -> bool:
     """Return whether `transcribe` recognises the speech of a clip: it has sound but no words."""
-    return clip.has_audio and lacks_words(clip) and bool(clip.audio_digest or clip.digest)
+    return lacks_words(clip) and clip.sound is not None and bool(clip.sound.digest)
