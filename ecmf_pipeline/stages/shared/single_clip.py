@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import Clip, ClipId, ClipText, Modality, Split, read_corpus_description
+from ecmf_pipeline.core.clips import Clip, ClipId, ClipText, Modality, Split, WordsFrom, read_corpus_description
 from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.core.languages import format_language
@@ -29,6 +29,8 @@ from ecmf_pipeline.runner.quarantine import read_quarantine
 from ecmf_pipeline.settings.params import Params, load_params
 from ecmf_pipeline.stages.shared.inputs import missing_models
 from ecmf_pipeline.stages.shared.languages import corpus_languages, foreign_columns, llm_transcript
+from ecmf_pipeline.transcription.run import transcribe
+from ecmf_pipeline.transcription.table import is_transcribed, with_transcripts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,6 +51,8 @@ class ClipPrediction:
         modality_weights: Share of each modality; 0 if it is missing.
         missing: Reason why a modality is missing, by modality.
         enriched: Enriched transcript; "" without a transcript, or if the models do not read it.
+        transcript: The words that the models read; "" if there are none.
+        words_from: Where they come from: ``corpus`` (the given text) or ``machine``; "" if there are none.
     """
 
     label: str
@@ -56,6 +60,8 @@ class ClipPrediction:
     modality_weights: dict[str, float]
     missing: dict[str, str]
     enriched: str
+    transcript: str
+    words_from: str
 
 
 def run(video: Path | None, text: str, labels: paths.Labels | None, *, as_json: bool) -> None:
@@ -63,7 +69,7 @@ def run(video: Path | None, text: str, labels: paths.Labels | None, *, as_json: 
 
     Args:
         video: File of the clip; None: predict from the transcript only.
-        text: Transcript of the clip.
+        text: Transcript of the clip; empty: its speech is recognised if ``transcribe.model`` is set.
         labels: Use the models trained on these labels; None: on refined labels if such models exist.
         as_json: Whether to print JSON only.
 
@@ -89,6 +95,8 @@ def run(video: Path | None, text: str, labels: paths.Labels | None, *, as_json: 
     echo(f"{video or text}: {prediction.label} (models trained on {labels} labels)")
     echo("  " + ", ".join(f"{name} {prob:.3f}" for name, prob in prediction.probs.items()))
     echo("  weights: " + ", ".join(f"{name} {share:.3f}" for name, share in prediction.modality_weights.items()))
+    if prediction.words_from == WordsFrom.MACHINE:
+        echo(f"  words (machine): {prediction.transcript}")
     for name, reason in prediction.missing.items():
         echo(f"  {name} is missing: {reason}")
 
@@ -102,7 +110,8 @@ def predict_clip(
         params: Params of the project, with which the models were trained.
         ensemble: The models.
         video: File of the clip; None: predict from the transcript only.
-        text: Transcript of the clip; "" if unknown: subtitles in the file or beside it are read.
+        text: Transcript of the clip; "" if unknown: subtitles in the file or beside it are read, else its speech is
+            recognised.
         labels: Labels that the LLM chooses from.
 
     Raises:
@@ -110,19 +119,17 @@ def predict_clip(
             other encoders than params has.
         ModelError: If weights are missing.
     """
-    clip = Clip(CLIP_ID, transcript=" ".join(text.split()), split=Split.UNLABELED)
+    origin = WordsFrom.CORPUS if text.strip() else WordsFrom.NOWHERE
+    clip = Clip(CLIP_ID, transcript=" ".join(text.split()), split=Split.UNLABELED, words_from=origin)
     root = Path() if video is None else video.parent
     settings = _settings(params, ensemble)
     with tempfile.TemporaryDirectory(prefix="ecmf-clip-") as name:
         if video is not None:
             clip = measure_clip(clip, video, Path(name))
-        if clip.transcript and not clip.language:
-            detected = params.corpus.language == "auto"
-            language = (
-                detect_languages([clip.transcript], corpus_languages())[0] if detected else params.corpus.language
-            )
-            clip = replace(clip, language=language)
         reads_texts = "text" in ensemble.modalities and params.text_columns
+        if reads_texts and params.transcribe.model is not None and is_transcribed(clip):
+            clip = _with_words(params, clip, root, Path(name))
+        clip = _with_language(params, clip)
         texts = _enriched(params, clip, Path(name), labels) if reads_texts else {}
         return _predicted(params, ensemble, settings, clip, texts, root, Path(name))
 
@@ -165,6 +172,27 @@ def measure_clip(clip: Clip, video: Path, folder: Path) -> Clip:
     if not (measured.has_video or measured.has_audio):
         raise InputError(f"{video} has neither pictures nor sound", "give the path of another media file as --video")
     return measured
+
+
+def _with_language(params: Params, clip: Clip) -> Clip:
+    language = params.corpus.language
+    if clip.transcript and not clip.language and language == "auto":
+        [language] = detect_languages([clip.transcript], corpus_languages())
+    return replace(clip, language=language) if clip.transcript and language != "auto" else clip
+
+
+def _with_words(params: Params, clip: Clip, root: Path, folder: Path) -> Clip:
+    """Return the clip with the words of speech recognition, if it recognises any."""
+    result = transcribe(
+        [clip],
+        config=params.transcribe.model_copy(update={"workers": 0, "max_quarantined": 1.0}),
+        media=params.media,
+        corpus_root=root,
+        cache_root=folder / "transcripts",
+        spool=folder / "transcripts.spool",
+        quarantine_path=folder / "transcribe.csv",
+    )
+    return with_transcripts([clip], result.transcripts)[0]
 
 
 def _enriched(params: Params, clip: Clip, folder: Path, labels: list[str]) -> dict[str, ClipText]:
@@ -258,4 +286,6 @@ def _predicted(
         dict(zip(ensemble.modalities, map(float, prediction.modality_weights[0]), strict=True)),
         missing,
         texts[clip.clip_id].enriched if texts else "",
+        clip.transcript,
+        clip.words_from.value,
     )
