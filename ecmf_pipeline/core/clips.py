@@ -233,6 +233,12 @@ def content_digest(file_digest: str, start: float, end: float) -> str:
     return hashlib.sha256(f"{file_digest} {start:.3f} {end:.3f}".encode()).hexdigest()
 
 
+def marked_transcript(clip: Clip) -> str:
+    """Return the transcript for people to read: after "(machine)" if speech recognition wrote it."""
+    is_machine = clip.words_from is WordsFrom.MACHINE and clip.transcript.strip()
+    return f"({WordsFrom.MACHINE.value}) {clip.transcript}" if is_machine else clip.transcript
+
+
 def label_indices(clips: Sequence[Clip], labels: Sequence[str]) -> list[int]:
     """Return the given labels as indices into ``labels``, with -1 for clips without one."""
     index = {label: position for position, label in enumerate(labels)}

@@ -31,7 +31,6 @@ from ecmf_pipeline.corpora.measuring import (
     measure_files,
     unreachable,
 )
-from ecmf_pipeline.corpora.mer import SOUND_FOLDER
 from ecmf_pipeline.corpora.scan import is_sound_file
 from ecmf_pipeline.corpora.words import add_words, subtitle_findings
 from ecmf_pipeline.runner.quarantine import Quarantine
@@ -290,6 +289,7 @@ def _measured_clip(clip: Clip, sizes: Mapping[str, int], measured: Mapping[str, 
 
 
 def _stream_findings(clips: Sequence[Clip], measured: Mapping[str, Measurement]) -> Iterator[Finding]:
+    pictures = any(clip.has_video for clip in clips)  # a corpus of sounds may keep them in any container
     for clip in clips:
         if clip.path and (file := measured[clip.path]).readable < file.duration and not file.reason:
             message = (
@@ -297,7 +297,8 @@ def _stream_findings(clips: Sequence[Clip], measured: Mapping[str, Measurement])
                 "again (media.least_readable sets from which share on it is used)"
             )
             yield Finding(FindingKind.TRUNCATED, clip.clip_id, message)
-        if clip.path and not clip.has_video and not (measured[clip.path].reason or is_sound_file(clip.path)):
+        is_film = pictures and clip.path and not is_sound_file(clip.path)
+        if is_film and not clip.has_video and not measured[clip.path].reason:
             missing = "no global features" if clip.face_digest else "no global and no face features"
             message = (
                 f"{clip.path!r} has no video stream: clip {clip.clip_id!r} gets {missing}; replace the file if it "
@@ -319,7 +320,7 @@ def _sound_findings(clips: Sequence[Clip], measured: Mapping[str, Measurement]) 
         if not clip.audio_path:
             continue
         if measured[clip.path].has_audio:
-            unused.append(clip.audio_path)
+            unused.append((clip.audio_path, clip.path))
         elif not (sound := measured[clip.audio_path]).has_audio:
             problem = sound.message or "it has no audio stream"
             message = (
@@ -327,8 +328,8 @@ def _sound_findings(clips: Sequence[Clip], measured: Mapping[str, Measurement]) 
                 "the file"
             )
             yield Finding(FindingKind.UNREADABLE, clip.clip_id, message)
-    # MER has the sound of all clips in a folder of its own too.
-    if beside := [path for path in unused if not path.startswith(f"{SOUND_FOLDER}/")]:
+    # Corpora such as MER have the sound of all clips in a folder of its own too.
+    if beside := [sound for sound, video in unused if Path(sound).parent == Path(video).parent]:
         message = (
             f"{format_count(len(beside), 'sound file')} beside a clip with sound not read: {quote_names(beside)}; "
             "rename those that are clips of their own, remove the others"

@@ -66,6 +66,9 @@ def run() -> None:
         )
         for modality, store in stores.items()
     }
+    absent = [modality for modality in stores if covered[modality.value]["absent"] == len(corpus.clips)]
+    for modality in absent:
+        del stores[modality], covered[modality.value]
     languages = count_languages([clip.language for clip in corpus.clips if clip.transcript.strip()])
     sheets: Sequence[FaceSheet] = ()
     no_sheets = ""
@@ -90,6 +93,7 @@ def run() -> None:
         findings=read_findings(),
         quarantine=read_all(paths.QUARANTINE, params.extract.encoders),
         coverage=covered,
+        absent=[modality.value for modality in absent],
         encoders={modality.value: store.settings for modality, store in stores.items()},
         dims={modality.value: store.dim for modality, store in stores.items() if store.dim is not None},
         provenance={modality.value: store.provenance for modality, store in stores.items() if store.provenance},

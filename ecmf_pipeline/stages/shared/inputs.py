@@ -33,7 +33,6 @@ from ecmf_pipeline.sharing.versions import keep_version
 from ecmf_pipeline.store import FeatureStore
 from ecmf_pipeline.store.dvc_links import share_with_dvc
 from ecmf_pipeline.store.kept import KeptParts
-from ecmf_pipeline.transcription.corrections import find_corrections
 from ecmf_pipeline.transcription.table import is_transcribed, read_transcripts, with_transcripts
 
 FUSION = "fusion"
@@ -68,7 +67,7 @@ def add_transcripts(params: Params, corpus: Corpus) -> Corpus:
 
 
 def _add_transcripts_to(params: Params, clips: list[Clip]) -> list[Clip]:
-    has_corrections = find_corrections(params.transcribe.corrections) is not None
+    has_corrections = params.transcribe.find_corrections() is not None
     recognises = params.transcribe.model is not None and any(map(is_transcribed, clips))
     if not params.needs_transcripts or not (has_corrections or recognises):
         return clips
