@@ -128,6 +128,9 @@ class CorpusListing:
         expected_seconds: The length of clips in the tables, if they have it.
         quarantines_wrong_length: Whether a file of another length is quarantined.
         subtitles: The subtitle file of each clip that has one.
+        groups: What a group is, in words, such as "actor"; empty if unknown.
+        splits: How the clips are split, in words; empty if the split is that of the user's tables.
+        votes: The probability of each label, by source of votes and clip; votes that come with the corpus.
     """
 
     root: Path
@@ -139,6 +142,9 @@ class CorpusListing:
     expected_seconds: Mapping[ClipId, float] = field(default_factory=dict)
     quarantines_wrong_length: bool = False
     subtitles: Mapping[ClipId, SubtitleFile] = field(default_factory=dict)
+    groups: str = ""
+    splits: str = ""
+    votes: Mapping[str, Mapping[ClipId, Mapping[str, float]]] = field(default_factory=dict)
 
 
 def count_by_kind(findings: Iterable[Finding]) -> dict[str, int]:
