@@ -215,7 +215,7 @@ def by_name(
         sound = "" if is_sound else next((take[2] for take in takes if take[0]), "")
         yield replace(clip, path=path, sound=sound)
     if files:
-        hint = "they are not named as the files of the corpus are; rename or remove them"
+        hint = "not named as the files of the corpus are; rename or remove them"
         source.report(FindingKind.UNREAD_FILES, unnamed, "media file", "not read", hint)
         source.report(FindingKind.DUPLICATE_CLIP, copies, "file", "not read, as copies of others", "remove them")
 
@@ -260,7 +260,7 @@ def _report_missing(found: Sequence[Described], source: Source) -> None:
     else:
         source.report(FindingKind.LABEL_WITHOUT_FILE, missing, "clip", "without file", "add the files")
     unlabelled = [clip.clip_id for clip in found if not clip.emotion and not clip.gold]
-    source.report(FindingKind.FILE_WITHOUT_LABEL, unlabelled, "clip", "without label", "they are not trained on")
+    source.report(FindingKind.FILE_WITHOUT_LABEL, unlabelled, "clip", "without label", "not trained on")
 
 
 def _clip(clip: Described, label_of: Mapping[str, str]) -> Clip:

@@ -15,7 +15,7 @@ from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, ClipId, Corpus, Split, content_digest, write_corpus_tables
 from ecmf_pipeline.core.console import format_count, progress_bar
 from ecmf_pipeline.core.errors import WrongLength, clip_error
-from ecmf_pipeline.core.files import FileState, write_sealed_json
+from ecmf_pipeline.core.files import FileState, write_csv, write_sealed_json
 from ecmf_pipeline.core.tables import as_spreadsheet_text, write_sealed_csv
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.corpora.languages import count_languages, translation_language
@@ -116,7 +116,7 @@ def index_corpus(
 
 
 def write_index(listing: CorpusListing, result: IndexResult, quarantine: Quarantine) -> bool:
-    """Write `last_scan.OUTPUTS`: the quarantine table, corpus description, findings, metrics and manifest.
+    """Write `last_scan.OUTPUTS`: the quarantine table, corpus description, findings, votes, metrics and manifest.
 
     Returns:
         Whether the manifest changed.
@@ -130,13 +130,32 @@ def write_index(listing: CorpusListing, result: IndexResult, quarantine: Quarant
         for finding in result.findings
     )
     write_sealed_csv(paths.FINDINGS, ["kind", "clip_id", "message", "count"], rows)
-    write_sealed_json(
-        paths.INDEX_METRICS,
-        {**_counts(result.clips), **_language_counts(result.clips), "findings": count_by_kind(result.findings)},
-    )
+    write_csv(paths.CORPUS_VOTES, *_vote_rows(listing))
+    metrics = {**_counts(result.clips), **_language_counts(result.clips), "findings": count_by_kind(result.findings)}
+    write_sealed_json(paths.INDEX_METRICS, {**metrics, "splits": describe_splits(listing)})
     return write_corpus_tables(
         Corpus([*result.clips], [*listing.labels], [*listing.candidate_order], synthetic=listing.synthetic)
     )
+
+
+def _vote_rows(listing: CorpusListing) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows of the votes of the corpus, in the format of ``vote.sources``; without votes no rows."""
+    if not listing.votes:
+        return ["clip_id", "source"], []
+    header = ["clip_id", "source", *(f"p_{label}" for label in listing.labels)]
+    return header, [
+        [as_spreadsheet_text(clip_id), source, *(f"{probs.get(label, 0.0):.6g}" for label in listing.labels)]
+        for source, votes in sorted(listing.votes.items())
+        for clip_id, probs in sorted(votes.items())
+    ]
+
+
+def describe_splits(listing: CorpusListing) -> str:
+    """Return what the groups and splits of a published corpus are; empty for others."""
+    if not listing.splits:
+        return ""
+    groups = len({clip.group for clip in listing.clips if clip.group})
+    return f"{format_count(groups, 'group')} ({listing.groups}); splits {listing.splits}"
 
 
 def format_index_summary(result: IndexResult, labels: Sequence[str], *, read: int, changed: bool) -> str:

@@ -80,7 +80,15 @@ def read_meld(config: CorpusConfig) -> CorpusListing:
     )
     order = tuple(clip.clip_id for clip, _ in rows if clip.split is Split.CANDIDATE)
     return CorpusListing(
-        root, tuple(clips), labels, order, tuple(findings), expected_seconds=expected, subtitles=subtitles
+        root,
+        tuple(clips),
+        labels,
+        order,
+        tuple(findings),
+        expected_seconds=expected,
+        subtitles=subtitles,
+        groups=config.groups,
+        splits="as published: the train and dev parts are trained on, the test part is predicted",
     )
 
 

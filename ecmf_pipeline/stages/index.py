@@ -36,7 +36,7 @@ def _read_for_notes(params: Params) -> tuple[object, ...]:
 
 
 def _scan(params: Params, last: LastScan, started_ns: int) -> None:
-    from ecmf_pipeline.corpora.index import format_index_summary, index_corpus, write_index
+    from ecmf_pipeline.corpora.index import describe_splits, format_index_summary, index_corpus, write_index
     from ecmf_pipeline.corpora.languages import count_languages, translation_language, with_languages
     from ecmf_pipeline.corpora.registry import read_corpus
     from ecmf_pipeline.runner.quarantine import Quarantine
@@ -51,7 +51,8 @@ def _scan(params: Params, last: LastScan, started_ns: int) -> None:
     quarantine = Quarantine(paths.quarantine("index"), stage="index")
     changed = write_index(listing, result, quarantine)
     languages = count_languages([clip.language for clip in clips])
-    notes = [f"\n  {note}" for note in language_notes(params, languages, translation_language(clips))]
+    lines = (describe_splits(listing), *language_notes(params, languages, translation_language(clips)))
+    notes = [f"\n  {line}" for line in lines if line]
     echo("".join([format_index_summary(result, listing.labels, read=result.hashed, changed=changed), *notes]))
     quarantine.check_share(sum(bool(clip.path) for clip in result.clips), params.index.max_quarantined)
     if result.is_final:

@@ -157,6 +157,16 @@ FILES = (
         },
     ),
     FileEntry(
+        "data/index/votes.csv",
+        "index",
+        "Votes that come with the corpus (CREMA-D, CH-SIMS), in the format of `vote.sources`; no rows if it has none.",
+        columns={
+            "clip_id": ("text", "Clip."),
+            "source": ("text", "Who voted, such as `crowd/voice` or `people/text`."),
+            "p_<label>": ("number", "Share of the votes on the label."),
+        },
+    ),
+    FileEntry(
         "data/quarantine/<stage>.csv",
         "index, extract, transcribe, rewrite, vote",
         "Clips that a stage could not use. `extract` writes one table for each modality, `extract-<modality>.csv`. A "

@@ -60,6 +60,7 @@ def _read(source: Source) -> Iterator[Described]:
 def _votes(source: Source) -> dict[str, dict[str, dict[str, float]]]:
     """Return the votes by clip, source and emotion: counts, or else the ties of the summary in equal parts."""
     votes: defaultdict[str, dict[str, dict[str, float]]] = defaultdict(dict)
+    source.tables.append(source.find("summaryTable.csv"))  # need not be read
     if path := source.find("tabulatedVotes.csv"):
         table = source.table(path, ("filename", *_LETTERS))
         counts = zip(*(table.column(letter) for letter in _LETTERS), strict=True)

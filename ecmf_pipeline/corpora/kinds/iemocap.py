@@ -73,7 +73,7 @@ def _read(source: Source) -> Iterator[Described]:
                 start=0.0 if sentence else start,
                 end=0.0 if sentence else end,
             )
-    source.report(FindingKind.MALFORMED_TIME, empty, "utterance", "without length", "they are skipped")
+    source.report(FindingKind.MALFORMED_TIME, empty, "utterance", "without length", "skipped")
 
 
 IEMOCAP = Description(

@@ -64,13 +64,11 @@ def _read_sdk(source: Source, path: str) -> Iterator[Described]:
             start=max(start, 0.0) if whole else 0.0,
             end=end if whole else 0.0,
         )
-    source.report(FindingKind.UNKNOWN_LABEL, tied, "clip", "with equally strong emotions", "they have no label")
-    source.report(FindingKind.UNKNOWN_LABEL, zero, "clip", "without any emotion", "they have no label")
-    source.report(
-        FindingKind.CONFLICTING_SPLIT, outside, "clip", "of films in no standard fold", "they are not trained on"
-    )
-    source.report(FindingKind.MALFORMED_TIME, early, "clip", "with a negative start", "they are read from 0 s")
-    source.report(FindingKind.MALFORMED_TIME, empty, "clip", "without length", "they are skipped")
+    source.report(FindingKind.UNKNOWN_LABEL, tied, "clip", "with equally strong emotions", "left without label")
+    source.report(FindingKind.UNKNOWN_LABEL, zero, "clip", "without any emotion", "left without label")
+    source.report(FindingKind.CONFLICTING_SPLIT, outside, "clip", "of films in no standard fold", "not trained on")
+    source.report(FindingKind.MALFORMED_TIME, early, "clip", "with a negative start", "read from 0 s")
+    source.report(FindingKind.MALFORMED_TIME, empty, "clip", "without length", "skipped")
 
 
 def _strongest(scores: Sequence[float]) -> list[str]:
@@ -99,7 +97,7 @@ def _describe(kind: CorpusKind, title: str, labels: str) -> Description:
         read=_read,
         mapping=_mapping if kind == "mosei" else sentiment_mapping,
         published=f"standard folds; {PUBLISHED}",
-        left_out="features of the SDK",
+        left_out="features of the SDK; cut films of which the whole one is there",
     )
 
 

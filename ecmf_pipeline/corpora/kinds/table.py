@@ -9,9 +9,10 @@ and for parts of a file the row of the part in it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from ecmf_pipeline.core.errors import CorpusError
+from ecmf_pipeline.corpora.config import TableColumn
 from ecmf_pipeline.corpora.described import Described, Description, Source
 from ecmf_pipeline.corpora.folder import SPLITS
 from ecmf_pipeline.corpora.lengths import parse_seconds
@@ -20,23 +21,47 @@ from ecmf_pipeline.corpora.names import ID_SEPARATOR
 from ecmf_pipeline.corpora.scan import strip_media_extension
 from ecmf_pipeline.corpora.tables import clean_name, find_table, reject_computed
 
-COLUMNS = ("path", "name", "label", "group", "split", "start", "end", "text", "gold")
+OTHER_NAMES: Mapping[TableColumn, Sequence[str]] = {
+    "path": ("file", "filename", "file_path", "filepath"),
+    "name": ("clip_id",),
+    "label": ("emotion", "sentiment", "class"),
+    "group": ("speaker", "actor", "dialogue"),
+    "split": ("mode", "set", "partition"),
+    "start": ("start_time", "starttime"),
+    "end": ("end_time", "endtime"),
+    "text": ("transcript", "utterance", "transcription"),
+    "gold": (),
+}
+"""What the columns hold, and other names of them that `guess_columns` accepts."""
+
+
+def guess_columns(header: Collection[str]) -> dict[TableColumn, str]:
+    """Return the names of columns that differ from what they hold, for ``corpus.columns``."""
+    found = {
+        column: next((name for name in (column, *others) if name in header), column)
+        for column, others in OTHER_NAMES.items()
+    }
+    return {column: name for column, name in found.items() if name != column}
 
 
 def _read(source: Source) -> Iterator[Described]:
     root, config = source.root, source.config
-    names = [config.columns.get(column, column).casefold() for column in COLUMNS]  # type: ignore[call-overload]
+    names = [config.columns.get(column, column).casefold() for column in OTHER_NAMES]
     required = [
-        name for column, name in zip(COLUMNS, names, strict=True) if column == "path" or column in config.columns
+        name for column, name in zip(OTHER_NAMES, names, strict=True) if column == "path" or column in config.columns
     ]
     table = source.table(find_table(root / config.table).relative_to(root).as_posix(), required)
     reject_computed(table)
+    unused = [column for column in table.columns if column and column not in names]
+    source.report(
+        FindingKind.UNUSED_COLUMN, unused, "column", f"of {table.path.name} not read", "name it in corpus.columns"
+    )
     files = {clean_name(path): path for path in (*source.scan.media, *source.scan.sounds)}
     of_stem = {strip_media_extension(path): path for path in reversed(files.values())}
     parts: Counter[str] = Counter()
     wrong, unknown = [], []
     for line, row in zip(table.lines, zip(*map(table.column, names), strict=True), strict=True):
-        cells = dict(zip(COLUMNS, row, strict=True))
+        cells = dict(zip(OTHER_NAMES, row, strict=True))
         path = cells["path"].replace("\\", "/").removeprefix("./")
         start, end = parse_seconds(cells["start"] or "0"), parse_seconds(cells["end"] or "0")
         if start is None or end is None or start < 0 or (end <= start and (cells["start"] or cells["end"])):
@@ -69,7 +94,7 @@ TABLE = Description(
     title="a corpus with a table",
     layout="a table labels.csv with the column path, one row for each clip",
     groups="the column group",
-    fits=lambda glimpse: "path" in glimpse.first_row("labels.csv"),
+    fits=lambda glimpse: "path" in {*(header := glimpse.first_row("labels.csv")), *guess_columns(header)},
     read=_read,
     mapping=lambda _: {},
     published="the column split",
