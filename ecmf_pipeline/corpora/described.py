@@ -10,6 +10,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from pathlib import Path, PurePosixPath
 
 from ecmf_pipeline.core.clips import Clip, ClipId, Split, validate_clip_id
@@ -23,6 +24,8 @@ from ecmf_pipeline.corpora.listing import CorpusListing, Finding, FindingKind, q
 from ecmf_pipeline.corpora.mapping import chosen_mapping, unmapped_findings
 from ecmf_pipeline.corpora.scan import Scan, is_sound_file, scan_media, unread_findings
 from ecmf_pipeline.corpora.tables import Table, read_table
+
+_LOSSLESS = (".wav", ".flac")
 
 Votes = Mapping[str, Mapping[str, float]]
 """The weight of each emotion, by source of votes."""
@@ -188,32 +191,34 @@ def by_name(
 ) -> Iterator[Described]:
     """Yield the clips of a corpus whose file names tell all about them.
 
-    Of several files of one clip, a video file comes before a sound file; then the rank decides, then the name. The
-    first sound file serves if the video has no sound.
+    Of several files of one clip, a video file comes before a sound file; then the rank decides, then lossless sound
+    comes first, then the name. The first sound file serves if the video has no sound.
 
     Args:
         source: The corpus folder.
         pattern: The pattern of a path without extension; it is searched, so that it should end with ``$``.
         describe: Return the clip of a match, without path.
     """
-    files: defaultdict[str, list[tuple[bool, int, str, Described]]] = defaultdict(list)
+    files: defaultdict[str, list[tuple[tuple[bool, int, bool, str], Described]]] = defaultdict(list)
     unnamed = []
     for is_sound, paths in enumerate((source.scan.media, source.scan.sounds)):
         for path in paths:
             if match := pattern.search(path.rpartition(".")[0]):
                 clip = describe(match)
-                files[clip.clip_id].append((bool(is_sound), clip.rank, path, clip))
+                preference = (bool(is_sound), clip.rank, not path.lower().endswith(_LOSSLESS), path)
+                files[clip.clip_id].append((preference, clip))
             else:
                 unnamed.append(path)
     copies = []
     for takes in files.values():
+        takes.sort(key=itemgetter(0))
+        paths = [preference[-1] for preference, _ in takes]
         if len(takes) > 1:
-            takes.sort(key=lambda take: take[:3])
-            names = Counter(PurePosixPath(take[2]).name for take in takes)
-            copies += [take[2] for take in takes[1:] if names[PurePosixPath(take[2]).name] > 1]
-        is_sound, _, path, clip = takes[0]
-        sound = "" if is_sound else next((take[2] for take in takes if take[0]), "")
-        yield replace(clip, path=path, sound=sound)
+            names = Counter(PurePosixPath(path).name for path in paths)
+            copies += [path for path in paths[1:] if names[PurePosixPath(path).name] > 1]
+        (is_sound, *_), clip = takes[0]
+        sound = "" if is_sound else next((preference[-1] for preference, _ in takes if preference[0]), "")
+        yield replace(clip, path=paths[0], sound=sound)
     if files:
         hint = "not named as the files of the corpus are; rename or remove them"
         source.report(FindingKind.UNREAD_FILES, unnamed, "media file", "not read", hint)
