@@ -120,7 +120,7 @@ def predict_clip(
     with tempfile.TemporaryDirectory(prefix="ecmf-clip-") as name:
         reads_texts = "text" in ensemble.modalities and params.text_columns
         if reads_texts and params.transcribe.model is not None and is_transcribed(clip):
-            clip = _with_words(params, clip, root, Path(name))
+            clip = with_words(params, clip, root, Path(name))
         texts = _enriched(params, clip, Path(name), labels) if reads_texts else {}
         return _predicted(params, ensemble, settings, clip, texts, root, Path(name))
 
@@ -157,8 +157,15 @@ def _with_media(clip: Clip, video: Path) -> Clip:
     )
 
 
-def _with_words(params: Params, clip: Clip, root: Path, folder: Path) -> Clip:
-    """Return the clip with the words of speech recognition, if it recognises any."""
+def with_words(params: Params, clip: Clip, root: Path, folder: Path) -> Clip:
+    """Return the clip with the words of speech recognition, if it recognises any.
+
+    Args:
+        params: Params of the project.
+        clip: The clip.
+        root: The folder of its file.
+        folder: A folder for temporary files.
+    """
     result = transcribe(
         [clip],
         config=params.transcribe.model_copy(update={"workers": 0, "max_quarantined": 1.0}),
