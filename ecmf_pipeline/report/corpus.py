@@ -68,6 +68,7 @@ _SECRET = re.compile(r"(api_?key|secret|password|token)$", re.IGNORECASE)
 def corpus_section(report: ReportInput, config: ReportConfig) -> Section:
     """Show size, labels and findings of the corpus."""
     blocks: list[Block] = [Paragraph(_sizes(report))]
+    blocks += [Notice(f"{note[:1].upper()}{note[1:]}.") for note in report.language_notes]
     blocks += _label_distribution(report)
     blocks += _findings(report, config)
     return Section("corpus", "Corpus", blocks)
@@ -241,6 +242,8 @@ def _entries(report: ReportInput, config: ReportConfig) -> Table:
 def features_section(report: ReportInput) -> Section:
     """Show coverage, encoder and origin of the features of each modality."""
     blocks: list[Block] = []
+    if report.absent:
+        blocks.append(Paragraph(f"No clip has an input of {join_items(report.absent)}: left out of this page."))
     if report.coverage:
         blocks += _coverage(report)
     else:
