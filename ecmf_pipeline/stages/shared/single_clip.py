@@ -52,7 +52,7 @@ class ClipPrediction:
         missing: Reason why a modality is missing, by modality.
         enriched: Enriched transcript; "" without a transcript, or if the models do not read it.
         transcript: The words that the models read; "" if there are none.
-        words_from: Where they come from: ``corpus`` (the given text), ``subtitles`` or ``machine``; "" if there are none.
+        words_from: Origin of the words: ``corpus`` (the given text), ``subtitles`` or ``machine``; "" without words.
     """
 
     label: str
