@@ -129,12 +129,7 @@ def predict_clip(
         reads_texts = "text" in ensemble.modalities and params.text_columns
         if reads_texts and params.transcribe.model is not None and is_transcribed(clip):
             clip = with_words(params, clip, root, Path(name))
-        if clip.transcript and not clip.language:
-            detected = params.corpus.language == "auto"
-            language = (
-                detect_languages([clip.transcript], corpus_languages())[0] if detected else params.corpus.language
-            )
-            clip = replace(clip, language=language)
+        clip = _with_language(params, clip)
         texts = _enriched(params, clip, Path(name), labels) if reads_texts else {}
         return _predicted(params, ensemble, settings, clip, texts, root, Path(name))
 
@@ -177,6 +172,13 @@ def measure_clip(clip: Clip, video: Path, folder: Path) -> Clip:
     if not (measured.has_video or measured.has_audio):
         raise InputError(f"{video} has neither pictures nor sound", "give the path of another media file as --video")
     return measured
+
+
+def _with_language(params: Params, clip: Clip) -> Clip:
+    language = params.corpus.language
+    if clip.transcript and not clip.language and language == "auto":
+        [language] = detect_languages([clip.transcript], corpus_languages())
+    return replace(clip, language=language) if clip.transcript and language != "auto" else clip
 
 
 def with_words(params: Params, clip: Clip, root: Path, folder: Path) -> Clip:
