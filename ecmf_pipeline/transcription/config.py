@@ -49,7 +49,7 @@ class TranscribeConfig(Config):
         beam_size: Number of hypotheses of the beam search; 1 is greedy decoding, which is faster.
         min_confidence: Lower limit of the mean log-probability of the tokens.
         max_no_speech: Upper limit of the probability of the model that there is no speech. With Whisper base it is
-            below 0.15 for speech, also in noise, and above 0.6 for words that it invents on sound without speech.
+            below 0.2 for speech, also in noise, and above 0.6 for words that it invents on sound without speech.
         max_repetition: Upper limit of the compression ratio of the text. Above it, the model has repeated itself.
         min_loudness: Lower limit of the level of the speech, in dBFS (RMS). Quieter sound is noise to a listener.
         corrections: Csv or Excel file of transcripts that people have corrected, ``name,text``. They replace all other
