@@ -19,7 +19,6 @@ from ecmf_pipeline.encoders.base_config import (
     read_model_config,
     settings_without_weights,
 )
-from ecmf_pipeline.runner.machine import visible_gpus
 
 RECIPE = 2
 """Incremented with every code change that changes transcripts."""
@@ -86,6 +85,8 @@ class TranscribeConfig(Config):
     @property
     def runs_on_cuda(self) -> bool:
         """Whether the model runs on a GPU."""
+        from ecmf_pipeline.runner.machine import visible_gpus  # imported here because `index` must start fast
+
         return self.device.startswith("cuda") or (self.device == "auto" and bool(visible_gpus("auto")))
 
     @property
