@@ -75,7 +75,9 @@ def described(cls: type, names: tuple[str, ...] | None = None, **overrides: Colu
 def _type_name(hint: typing.Any) -> str:
     hint = getattr(hint, "__supertype__", hint)  # of a NewType
     if isinstance(hint, type) and issubclass(hint, Enum):
-        return " or ".join(f"`{member.value}`" for member in hint)
+        return " or ".join(f"`{member.value}`" if member.value else "empty" for member in hint)
+    if hint == tuple[str, ...]:
+        return "words separated by spaces"
     return {str: "text", int: "integer", float: "number", bool: "0 or 1"}[hint]
 
 
