@@ -142,7 +142,7 @@ class ExtractOpener(Opener[ClipToExtract, OpenedClip]):
                 clip, path = item.clip, self._corpus_root / item.clip.path
                 try:
                     # Features of another content would be stored under the digest of the indexed one.
-                    with indexed_content(path, clip.digest, item.media_state, clip.bytes):
+                    with indexed_content(path, clip.file_digest, item.media_state, clip.bytes):
                         self._open_media(path, media, opened)
                 except (ChangedSinceIndex, FileUnreachable) as error:
                     opened.update(dict.fromkeys(media, error))

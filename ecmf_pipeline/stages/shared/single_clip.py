@@ -133,10 +133,12 @@ def _with_media(clip: Clip, video: Path) -> Clip:
     except ClipError as error:
         message = f"{video} cannot be read ({error.reason}: {error.message})"
         raise InputError(message, "give the path of another media file as --video") from error
+    digest = sha256_file(video)
     return replace(
         clip,
         path=video.name,
-        digest=sha256_file(video),
+        digest=digest,
+        file_digest=digest,
         bytes=video.stat().st_size,
         duration=probe.duration,
         has_video=probe.has_video,
