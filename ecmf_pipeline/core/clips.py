@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, NewType
+from typing import TYPE_CHECKING, NamedTuple, NewType
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.errors import CorpusError
@@ -70,6 +70,23 @@ class Modality(StrEnum):
         return self is not Modality.TEXT
 
 
+class Sound(NamedTuple):
+    """The file with the sound of a clip.
+
+    Attributes:
+        path: The file, relative to the corpus root.
+        digest: Digest of the sound, in hex: that of the file, or for a part of a file of it and the times of the part.
+            Audio features and transcripts are kept by it.
+        file_digest: SHA-256 of the bytes of the file, in hex.
+        bytes: Size of the file in bytes.
+    """
+
+    path: str
+    digest: str
+    file_digest: str
+    bytes: int
+
+
 @dataclass(frozen=True, slots=True)
 class Clip:
     """One utterance.
@@ -82,7 +99,7 @@ class Clip:
         bytes: Size of the file in bytes.
         duration: Length in seconds; 0 if unknown.
         has_video: Whether the file has a video stream.
-        has_audio: Whether the file has an audio stream.
+        has_audio: Whether the file, or the sound file, has an audio stream.
         transcript: Spoken words; empty if there are none or they are unknown.
         translation: Transcript in the other language of the corpus; empty if there is none.
         given_label: Label to train on, which may be wrong; empty if there is none.
@@ -128,6 +145,16 @@ class Clip:
     end: float = 0.0
     words_from: WordsFrom = WordsFrom.NOWHERE
     language: str = ""
+
+    @property
+    def sound(self) -> Sound | None:
+        """The file with the sound: the one beside the media file if there is one; None without audio stream."""
+        if not self.has_audio:
+            return None
+        if self.audio_path:
+            digest = content_digest(self.audio_digest, self.start, self.end)
+            return Sound(self.audio_path, digest, self.audio_digest, self.audio_bytes)
+        return Sound(self.path, self.digest, self.file_digest, self.bytes)
 
 
 MANIFEST_COLUMNS = tuple(field.name for field in fields(Clip))

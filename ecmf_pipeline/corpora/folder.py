@@ -28,13 +28,13 @@ from ecmf_pipeline.corpora.listing import (
 )
 from ecmf_pipeline.corpora.names import ID_SEPARATOR, require_matches, resolve_names
 from ecmf_pipeline.corpora.scan import (
-    MEDIA_EXTENSIONS,
     name_files,
     scan_media,
     strip_media_extension,
     unread_by_name,
     unread_findings,
 )
+from ecmf_pipeline.corpora.sidecars import match_subtitles, split_sounds
 from ecmf_pipeline.corpora.tables import Table, clean_name, duplicate_rows, find_table, read_table, values_by_clip
 
 LABELS = "labels.csv"
@@ -48,7 +48,10 @@ SPLITS = {"train": Split.TRAIN, "unlabeled": Split.UNLABELED, "unlabelled": Spli
 
 
 def read_folder(config: CorpusConfig) -> CorpusListing:
-    """List the clips of a folder and its subfolders.
+    """List the clips of a folder and its subfolders: video files, and sound files, which have no pictures.
+
+    A sound file beside a video file of the same name is no clip; it serves if the video file has no sound. So do
+    subtitle files of the same name as a clip without a transcript.
 
     ``labels.csv`` has the columns ``name,label`` and optionally ``gold``, ``group``, ``split``, and ``start``, ``end``
     or ``duration``; ``transcripts.csv`` has ``name,text`` and optionally ``translation``. If ``split`` is empty, a
@@ -60,18 +63,20 @@ def read_folder(config: CorpusConfig) -> CorpusListing:
     """
     root = require_folder(config.root, "set corpus.root in params.yaml to the folder that holds the clips")
     scan = scan_media(root, nested=True)
-    files, file_findings = name_files(scan.media, lambda path: _joined(strip_media_extension(path)))
+    videos, file_findings = name_files(scan.media, _id_of)
+    sound_files, sound_findings = name_files(scan.sounds, _id_of)
+    files, sounds = split_sounds(videos, sound_files)
+    subtitles, subtitle_findings = match_subtitles(scan.subtitles, files)
     labels_path, transcripts_path = find_table(root / LABELS), find_table(root / TRANSCRIPTS)
     tables = (labels_path.name, transcripts_path.name)
-    findings = [*scan.findings, *file_findings, *unread_findings(scan, tables)]
+    findings = [*scan.findings, *file_findings, *sound_findings, *subtitle_findings, *unread_findings(scan, tables)]
     unread = unread_by_name(scan, _joined)
     resolve = _NameResolver(files)
     columns, expected = _read_labels(labels_path, resolve, unread, findings)
     clip_ids = sorted({*files, *columns["label"]})
     if not clip_ids:
         raise CorpusError(
-            f"{root} has no clips ({', '.join(MEDIA_EXTENSIONS)}) and {LABELS} has no rows"
-            f"{first_finding_suffix(findings)}",
+            f"{root} has no video or sound files and {LABELS} has no rows{first_finding_suffix(findings)}",
             "set corpus.root in params.yaml to the folder that holds the clips",
         )
     transcripts, translations = _read_transcripts(transcripts_path, resolve, set(clip_ids), findings)
@@ -84,6 +89,7 @@ def read_folder(config: CorpusConfig) -> CorpusListing:
         Clip(
             clip_id,
             path=files.get(clip_id, ""),
+            audio_path=sounds.get(clip_id, ""),
             transcript=transcripts.get(clip_id, ""),
             translation=translations.get(clip_id, ""),
             given_label=given.get(clip_id, "") if split[clip_id] is Split.TRAIN else "",
@@ -94,7 +100,13 @@ def read_folder(config: CorpusConfig) -> CorpusListing:
         for clip_id in clip_ids
     )
     candidates = tuple(clip.clip_id for clip in clips if clip.split is Split.CANDIDATE)
-    return CorpusListing(root, clips, labels, candidates, tuple(findings), expected_seconds=expected)
+    return CorpusListing(
+        root, clips, labels, candidates, tuple(findings), expected_seconds=expected, subtitles=subtitles
+    )
+
+
+def _id_of(path: str) -> str:
+    return _joined(strip_media_extension(path))
 
 
 def _joined(path: str) -> str:

@@ -30,7 +30,6 @@ def run() -> None:
 
 
 def _scan(params: Params, last: LastScan, started_ns: int) -> None:
-    from ecmf_pipeline.core.errors import clip_error
     from ecmf_pipeline.corpora.index import format_index_summary, index_corpus, write_index
     from ecmf_pipeline.corpora.registry import read_corpus
     from ecmf_pipeline.runner.quarantine import Quarantine
@@ -43,6 +42,5 @@ def _scan(params: Params, last: LastScan, started_ns: int) -> None:
     changed = write_index(listing, result, quarantine)
     echo(format_index_summary(result, listing.labels, read=result.hashed, changed=changed))
     quarantine.check_share(sum(bool(clip.path) for clip in result.clips), params.index.max_quarantined)
-    reasons = {clip_error(measured.reason) for measured in result.quarantined.values()}
-    if not any(reason.is_transient or reason.is_version_bound for reason in reasons):  # such files may be read again
+    if result.is_final:
         last.remember(format_index_summary(result, listing.labels, read=0, changed=False), started_ns=started_ns)

@@ -76,7 +76,9 @@ class TestCropsOfTheCorpus:
 
     def test_changed_crops_are_computed_again_but_not_for_a_changed_video(self, project_with_crops, make_clip):
         project_with_crops.run(Modality.FACE)
-        project_with_crops.clips = [replace(clip, digest="other", file_digest="other") for clip in project_with_crops.clips]
+        project_with_crops.clips = [
+            replace(clip, digest="other", file_digest="other") for clip in project_with_crops.clips
+        ]
         assert project_with_crops.plan(Modality.FACE).todo == set()
         path = project_with_crops.folder / "mute.npy"
         np.save(path, np.zeros((3, 112, 112, 3), np.uint8))
