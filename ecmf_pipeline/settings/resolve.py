@@ -20,6 +20,7 @@ from ecmf_pipeline.core.files import cached_sha256, fingerprint, write_atomic
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.llm.prompt import load_prompt, load_rewrite_prompt
 from ecmf_pipeline.settings.params import Params
+from ecmf_pipeline.transcription.corrections import find_corrections
 
 _Settings = dict[str, Any]
 
@@ -71,7 +72,12 @@ def _extraction(params: Params, modality: Modality) -> _Settings:
 
 
 def _transcription(params: Params) -> _Settings:
-    return params.transcribe.settings() if params.needs_transcripts else {"used": False}
+    """Return the settings of the model and the digest of the table of corrections."""
+    if not params.needs_transcripts:
+        return {"used": False}
+    corrections = find_corrections(params.transcribe.corrections)
+    digest = {str(corrections): cached_sha256(corrections)} if corrections else {}
+    return {**params.transcribe.settings(), "corrections": digest}
 
 
 def _rewriting(params: Params) -> _Settings:

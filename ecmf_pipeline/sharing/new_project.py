@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import ecmf_pipeline
@@ -75,6 +76,9 @@ IGNORED = {
 }
 """Files that DVC tracks or computes and git must ignore, by folder."""
 
+DVC_IGNORED = "/data/models/whisper_base"
+"""Folder that DVC leaves out of account; see `core.weights.EmbeddedModel.on_demand`."""
+
 COMMITTED = (".dvc", ".dvcignore", ".gitignore", "dvc.yaml", "params.yaml", "data")
 """Files and folders of a new project that git tracks; its folder may hold clips too."""
 
@@ -100,18 +104,23 @@ def make_project(folder: Path) -> bool:
         shutil.copyfile(_template(name), folder / name)
     for below, names in IGNORED.items():
         # DVC adds these lines itself, but removes them if a run fails.
-        path = folder / below / ".gitignore"
-        present = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        lines = [*present, *(f"/{name}" for name in names if f"/{name}" not in present)]
-        write_atomic(path, "".join(f"{line}\n" for line in lines))
+        _add_lines(folder / below / ".gitignore", [f"/{name}" for name in names])
     if is_new_repository:
         _run(["git", "init", "--quiet"], folder)
     if not (folder / ".dvc").is_dir():
         dvc = [sys.executable, "-m", "dvc"]  # of this environment, which need not be activated
         _run([*dvc, "init", "--quiet", "--subdir"], folder)
         _run([*dvc, "config", "core.analytics", "false"], folder)
+    _add_lines(folder / ".dvcignore", [DVC_IGNORED])
     commit = ["git", "-c", "user.useConfigOnly=true", "commit", "--quiet", "--message", "Create project"]
     return is_new_repository and _succeeds(["git", "add", *COMMITTED], folder) and _succeeds(commit, folder)
+
+
+def _add_lines(path: Path, lines: Sequence[str]) -> None:
+    """Add the lines that a file lacks; create it if it does not exist."""
+    present = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    added = [line for line in lines if line not in present]
+    write_atomic(path, "".join(f"{line}\n" for line in [*present, *added]))
 
 
 def next_commands(folder: Path, *, committed: bool) -> list[str]:

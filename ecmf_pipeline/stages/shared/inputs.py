@@ -33,7 +33,8 @@ from ecmf_pipeline.sharing.versions import keep_version
 from ecmf_pipeline.store import FeatureStore
 from ecmf_pipeline.store.dvc_links import share_with_dvc
 from ecmf_pipeline.store.kept import KeptParts
-from ecmf_pipeline.transcription.table import read_transcripts, with_transcripts
+from ecmf_pipeline.transcription.corrections import find_corrections
+from ecmf_pipeline.transcription.table import is_transcribed, read_transcripts, with_transcripts
 
 FUSION = "fusion"
 """Name of the fusion model as a source of votes."""
@@ -49,7 +50,7 @@ class TrainingLabels:
 
 
 def read_manifest_with_transcripts(params: Params) -> list[Clip]:
-    """Read the manifest and add the transcripts of `transcribe` to clips without one.
+    """Read the manifest and add the transcripts of `transcribe`: recognised and corrected ones.
 
     Raises:
         MissingInput: If `index` has not run yet, or `transcribe` has not run although params need its transcripts.
@@ -58,7 +59,7 @@ def read_manifest_with_transcripts(params: Params) -> list[Clip]:
 
 
 def add_transcripts(params: Params, corpus: Corpus) -> Corpus:
-    """Return the corpus with the transcripts of `transcribe` added to clips without one.
+    """Return the corpus with the transcripts of `transcribe` added: recognised and corrected ones.
 
     Raises:
         MissingInput: If `transcribe` has not run yet although params need its transcripts.
@@ -67,7 +68,9 @@ def add_transcripts(params: Params, corpus: Corpus) -> Corpus:
 
 
 def _add_transcripts_to(params: Params, clips: list[Clip]) -> list[Clip]:
-    if params.transcribe.model is None or not params.needs_transcripts:
+    has_corrections = find_corrections(params.transcribe.corrections) is not None
+    recognises = params.transcribe.model is not None and any(map(is_transcribed, clips))
+    if not params.needs_transcripts or not (has_corrections or recognises):
         return clips
     return with_transcripts(clips, read_transcripts(paths.TRANSCRIPTS))
 

@@ -31,7 +31,7 @@ def stage_rows(params: Params) -> Iterator[Row]:
         yield "index", 0, "all", "", ""
         return
     clips = read_manifest(paths.MANIFEST)
-    if params.transcribe.model and params.needs_transcripts and paths.TRANSCRIPTS.is_file():
+    if params.needs_transcripts and paths.TRANSCRIPTS.is_file():
         clips = with_transcripts(clips, read_transcripts(paths.TRANSCRIPTS))
     quarantined = len(read_quarantine(paths.quarantine("index")))
     without_file = sum(not clip.path for clip in clips)
