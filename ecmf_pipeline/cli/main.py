@@ -87,6 +87,14 @@ def sample() -> None:
     stage.run()
 
 
+@app.command(epilog="Example: ecmf-pipe segment")
+def segment(workers: WorkersOption = None, *, retry_quarantined: RetryOption = False) -> None:
+    """Cut long recordings into clips by subtitles or speech (only if segment.by is set); no media are written."""
+    from ecmf_pipeline.stages import segment as stage
+
+    stage.run(workers=workers, retry_quarantined=retry_quarantined)
+
+
 @app.command(epilog="Example: ecmf-pipe index")
 def index() -> None:
     """Scan the corpus and write data/manifest.csv; only new and changed files are read."""

@@ -81,6 +81,11 @@ class DecodedSound:
             raise SilentAudio(f"all samples {where} are zero")
         return samples
 
+    def time_of(self, seconds: float) -> float:
+        """Return the time of the file at which a sample is played; ``seconds`` is its place among the samples."""
+        anchor, before = self.anchors[max(bisect_right(self.anchors, seconds, key=itemgetter(1)) - 1, 0)]
+        return max(0.0, anchor + seconds - before)
+
     def _position(self, time: float) -> int:
         """Return the index of the first sample that is played at a time or later."""
         number = bisect_right(self.anchors, time, key=itemgetter(0)) - 1
