@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain, groupby
@@ -123,7 +123,9 @@ class PictureBuffer:
         return self._pictures
 
 
-def decode(context: Any, packets: Iterable[Any], buffer: PictureBuffer, sampled: set[int] | None) -> Iterator[Any]:
+def decode(
+    context: Any, packets: Iterable[Any], buffer: PictureBuffer, sampled: Container[int] | None
+) -> Iterator[Any]:
     """Yield the decoded frames of packets; errors of the decoder are noted in ``buffer``.
 
     Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,18 @@ class RecordedVideo:
         return Pictures(self._sequence.timeline, indices, self._sequence.read(indices))
 
 
+@dataclass(slots=True)
+class _ChosenTimes:
+    """The times of the chosen pictures; contains all later ones too, since the next part may choose them."""
+
+    times: set[int] = field(default_factory=set)
+    last: int = 0
+
+    def __contains__(self, time: object) -> bool:
+        """Return whether the picture with a time must be decoded."""
+        return time in self.times or (isinstance(time, int) and time > self.last)
+
+
 class _Seeker:
     """Decode from the last entry point before the chosen pictures, or continue after those that were read last.
 
@@ -83,7 +96,7 @@ class _Seeker:
         ]
         self._frames: Iterator[Any] | None = None
         self._buffer = PictureBuffer(video.size, 0)
-        self._chosen: set[int] = set()
+        self._chosen = _ChosenTimes()
         self._start = 0  # time of the entry point
         self._next_packet = 0
         self._next_shown = 0
@@ -93,10 +106,8 @@ class _Seeker:
         chosen = [self._times[index] for index in indices]
         first = min(self._positions[time] for time in chosen)
         entry = self._entries[bisect_right(self._entries, first) - 1]
-        follows = indices[0] >= self._next_shown and (first >= self._next_packet or not self._skips)
-        self._chosen.clear()
-        self._chosen.update(chosen)
-        if self._frames is None or not follows or entry > self._next_packet + _WORTH_SEEKING:
+        self._chosen.times, self._chosen.last = {*chosen}, chosen[-1]
+        if self._frames is None or indices[0] < self._next_shown or entry > self._next_packet + _WORTH_SEEKING:
             self._buffer = PictureBuffer(self._video.size, len(chosen))
             self._start, self._next_packet = self._video.known[entry].time, entry
             self._next_shown = bisect_left(self._times, self._start)
@@ -111,7 +122,7 @@ class _Seeker:
             if not self._skips and frame.pts != self._times[self._next_shown]:
                 return None
             self._next_shown = bisect_right(self._times, frame.pts)
-            self._buffer.add_frame(frame, frame, is_sampled=frame.pts in self._chosen)
+            self._buffer.add_frame(frame, frame, is_sampled=frame.pts in self._chosen.times)
             if self._buffer.is_full:
                 return self._buffer.pictures()
         return None
