@@ -97,6 +97,11 @@ def deployed_predictions(labels: Labels) -> Path:
     return predictions(labels) / "deployed" / "fusion.csv"
 
 
+def timeline(labels: Labels, extension: str) -> Path:
+    """Return the timeline of recordings that were cut into clips, as csv or json; it is written only for these."""
+    return predictions(labels) / "deployed" / f"timeline.{extension}"
+
+
 def trained_on(labels: Labels) -> Path:
     """Return the file with the digest of the labels that the models behind `predictions` were trained on."""
     return predictions(labels) / "trained_on.json"

@@ -1,19 +1,24 @@
-"""Predict one new clip: enrich its transcript, extract features and run the saved models; nothing is stored."""
+"""Predict a new clip, or the clips of a new recording, with the saved models; no features are stored."""
 
 from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, ClipId, ClipText, Modality, Split, read_corpus_description
-from ecmf_pipeline.core.console import echo
+from ecmf_pipeline.core.console import echo, format_count
 from ecmf_pipeline.core.errors import ClipError, InputError
 from ecmf_pipeline.core.files import sha256_file
+from ecmf_pipeline.corpora.index import index_corpus
+from ecmf_pipeline.corpora.listing import CorpusListing
+from ecmf_pipeline.corpora.segments import CutRecording, Segment, segment_id
+from ecmf_pipeline.corpora.sidecars import match_subtitles
 from ecmf_pipeline.encoders.config import ImportedConfig
 from ecmf_pipeline.extraction.features import FeatureOrigin, check_feature_origins, open_features, open_store
 from ecmf_pipeline.extraction.run import extract, open_writers, plan_branch
@@ -21,14 +26,18 @@ from ecmf_pipeline.llm.answers import AnswerFiles
 from ecmf_pipeline.llm.prompt import Context
 from ecmf_pipeline.llm.rewriting import enrich_transcripts
 from ecmf_pipeline.media.containers import probe_media
+from ecmf_pipeline.media.subtitles import SUBTITLE_EXTENSIONS
 from ecmf_pipeline.runner.quarantine import read_quarantine
+from ecmf_pipeline.segmentation.run import segment
 from ecmf_pipeline.settings.params import Params, load_params
 from ecmf_pipeline.stages.shared.inputs import missing_models
+from ecmf_pipeline.stages.shared.timeline import moments_of, write_timeline
 
 if TYPE_CHECKING:
-    from ecmf_pipeline.fusion.prediction import Ensemble
+    from ecmf_pipeline.fusion.prediction import Ensemble, Prediction
 
 CLIP_ID = ClipId("clip")
+INDEX_CACHE = "index.json"
 NO_INPUT = "the clip has no input of this modality"
 
 
@@ -51,6 +60,36 @@ class ClipPrediction:
     enriched: str
 
 
+def run_recording(recording: Path, timeline: Path, labels: paths.Labels | None) -> None:
+    """Cut a new recording into clips, predict them, and write their timeline.
+
+    Args:
+        recording: The file; with subtitles it is cut by them, else by speech, unless ``segment.by`` is set.
+        timeline: The file to write, csv or JSON by its name.
+        labels: See `run`.
+
+    Raises:
+        InputError: If the file cannot be read, or has no subtitles and no speech.
+        MissingInput: If no models were trained on these labels.
+    """
+    params = load_params()
+    ensemble, labels, corpus_labels = _load(labels)
+    if not recording.is_file():
+        raise InputError(f"{recording} does not exist", "give the path of a media file as --video")
+    settings = _settings(params, ensemble)
+    with tempfile.TemporaryDirectory(prefix="ecmf-recording-") as name:
+        folder = Path(name)
+        clips = cut_recording(params, recording, folder)
+        reads_texts = "text" in ensemble.modalities and params.text_columns
+        texts = _enriched(params, clips, folder, corpus_labels) if reads_texts else {}
+        prediction, _ = _predicted(params, ensemble, settings, clips, texts, recording.parent, folder)
+    moments = moments_of(clips, prediction.probs, ensemble.label_names)
+    write_timeline(timeline, moments, ensemble.label_names)
+    counts = Counter(moment.label or "unusable" for moment in moments)
+    shares = ", ".join(f"{label} {count}" for label, count in counts.most_common())
+    echo(f"{recording}: {format_count(len(clips), 'clip')} ({shares}; models trained on {labels} labels) in {timeline}")
+
+
 def run(video: Path | None, text: str, labels: paths.Labels | None, *, as_json: bool) -> None:
     """Print the label, probabilities and modality weights of one new clip.
 
@@ -63,18 +102,8 @@ def run(video: Path | None, text: str, labels: paths.Labels | None, *, as_json: 
     Raises:
         MissingInput: If no models were trained on these labels.
     """
-    from ecmf_pipeline.fusion.prediction import Ensemble
-
     params = load_params()
-    if labels is None:
-        labels = "refined" if (paths.models_trained_on("refined") / "fusion").is_dir() else "given"
-    folder = paths.models_trained_on(labels) / "fusion"
-    if not folder.is_dir():
-        raise missing_models(labels)
-    ensemble = Ensemble.load(folder)
-    corpus_labels = read_corpus_description().labels
-    if corpus_labels:  # an unlabelled corpus can be predicted with a model from elsewhere
-        ensemble.check_label_names(corpus_labels)
+    ensemble, labels, corpus_labels = _load(labels)
     prediction = predict_clip(params, ensemble, video, text, corpus_labels)
     if as_json:
         echo(json.dumps({"clip": str(video or ""), "model": labels, **asdict(prediction)}, ensure_ascii=False))
@@ -84,6 +113,22 @@ def run(video: Path | None, text: str, labels: paths.Labels | None, *, as_json: 
     echo("  weights: " + ", ".join(f"{name} {share:.3f}" for name, share in prediction.modality_weights.items()))
     for name, reason in prediction.missing.items():
         echo(f"  {name} is missing: {reason}")
+
+
+def _load(labels: paths.Labels | None) -> tuple[Ensemble, paths.Labels, list[str]]:
+    """Return the models, the labels that they were trained on, and those of the corpus."""
+    from ecmf_pipeline.fusion.prediction import Ensemble
+
+    if labels is None:
+        labels = "refined" if (paths.models_trained_on("refined") / "fusion").is_dir() else "given"
+    folder = paths.models_trained_on(labels) / "fusion"
+    if not folder.is_dir():
+        raise missing_models(labels)
+    ensemble = Ensemble.load(folder)
+    corpus_labels = read_corpus_description().labels
+    if corpus_labels:  # an unlabelled corpus can be predicted with a model from elsewhere
+        ensemble.check_label_names(corpus_labels)
+    return ensemble, labels, corpus_labels
 
 
 def predict_clip(
@@ -110,8 +155,21 @@ def predict_clip(
     settings = _settings(params, ensemble)
     with tempfile.TemporaryDirectory(prefix="ecmf-clip-") as name:
         reads_texts = "text" in ensemble.modalities and params.text_columns
-        texts = _enriched(params, clip, Path(name), labels) if reads_texts else {}
-        return _predicted(params, ensemble, settings, clip, texts, root, Path(name))
+        texts = _enriched(params, [clip], Path(name), labels) if reads_texts else {}
+        prediction, missing = _predicted(params, ensemble, settings, [clip], texts, root, Path(name))
+    if prediction.classes[0] < 0:
+        causes = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
+        raise InputError(
+            f"{clip.path or '--text'}: no modality of the models is usable ({causes})",
+            "give a clip with another modality, or its transcript as --text",
+        )
+    return ClipPrediction(
+        ensemble.label_names[int(prediction.classes[0])],
+        dict(zip(ensemble.label_names, map(float, prediction.probs[0]), strict=True)),
+        dict(zip(ensemble.modalities, map(float, prediction.modality_weights[0]), strict=True)),
+        missing,
+        texts[clip.clip_id].enriched if texts else "",
+    )
 
 
 def _settings(params: Params, ensemble: Ensemble) -> dict[Modality, dict[str, Any]]:
@@ -146,30 +204,73 @@ def _with_media(clip: Clip, video: Path) -> Clip:
     )
 
 
-def _enriched(params: Params, clip: Clip, folder: Path, labels: list[str]) -> dict[str, ClipText]:
-    if not clip.transcript:
-        return {}
-    if not params.needs_enriched_texts:
-        return {clip.clip_id: ClipText(clip.transcript)}
+def cut_recording(params: Params, recording: Path, folder: Path) -> list[Clip]:
+    """Return the clips of a recording, indexed; a short one is one clip.
+
+    Args:
+        params: Params of the project; its `segment` section has the lengths of clips.
+        recording: The file; subtitle files beside it are used.
+        folder: Folder of caches.
+
+    Raises:
+        InputError: If it cannot be read, or no clips are found.
+    """
+    beside = [path.name for path in recording.parent.iterdir() if path.suffix.lower() in SUBTITLE_EXTENSIONS]
+    subtitles, _ = match_subtitles(sorted(beside), {CLIP_ID: recording.name})
+    whole = Clip(CLIP_ID, path=recording.name, split=Split.UNLABELED)
+    listing = CorpusListing(recording.parent, (whole,), (), (), subtitles=subtitles)
+    indexed = index_corpus(listing, folder / INDEX_CACHE, workers=1)
+    for measured in indexed.quarantined.values():
+        message = f"{recording} cannot be read ({measured.reason}: {measured.message})"
+        raise InputError(message, "give the path of another media file as --video")
+    ways = [params.segment.by] if params.segment.by else ["subtitles", "speech"]
+    for way in ways:
+        config = params.segment.model_copy(update={"by": way, "workers": 1, "max_quarantined": 1.0})
+        found = segment(
+            listing,
+            indexed.clips,
+            config=config,
+            cache_root=folder / f"segments-{way}",
+            spool=folder / f"segments-{way}.spool",
+            quarantine_path=folder / f"segments-{way}.csv",
+            index_cache=folder / INDEX_CACHE,
+        )
+        cut = found.recordings.get(recording.name)
+        if cut is None and not found.findings:
+            cut = CutRecording("", (Segment(0.0, indexed.clips[0].duration, indexed.clips[0].transcript),))
+        if cut is not None and cut.segments:
+            parts = tuple(
+                replace(whole, clip_id=segment_id(CLIP_ID, one), start=one.start, end=one.end, transcript=one.text)
+                for one in cut.segments
+            )
+            return list(index_corpus(replace(listing, clips=parts), folder / INDEX_CACHE, workers=1).clips)
+    raise InputError(f"{found.findings[0].message}", "add a subtitle file beside it")
+
+
+def _enriched(params: Params, clips: Sequence[Clip], folder: Path, labels: list[str]) -> dict[str, ClipText]:
+    spoken = [clip for clip in clips if clip.transcript]
+    if not params.needs_enriched_texts or not spoken:
+        return {clip.clip_id: ClipText(clip.transcript) for clip in spoken}
     rewritten = enrich_transcripts(
         params.llm.model_copy(update={"workers": 0, "max_quarantined": 1.0}),
         params.rewrite,
-        {clip.clip_id: Context(clip.transcript)},
+        {clip.clip_id: Context(clip.transcript) for clip in spoken},
         labels,
         answer_files=AnswerFiles("rewrite", folder / "cache", folder / "spool", folder / "rewrite.csv"),
     )
-    return {clip.clip_id: ClipText(clip.transcript, rewritten.texts[clip.clip_id])}
+    return {clip.clip_id: ClipText(clip.transcript, rewritten.texts.get(clip.clip_id, "")) for clip in spoken}
 
 
 def _predicted(
     params: Params,
     ensemble: Ensemble,
     settings: Mapping[Modality, dict[str, Any]],
-    clip: Clip,
+    clips: Sequence[Clip],
     texts: Mapping[str, ClipText],
     root: Path,
     folder: Path,
-) -> ClipPrediction:
+) -> tuple[Prediction, dict[str, str]]:
+    """Return the predictions of clips, and why the first lacks modalities, by modality."""
     import numpy as np
 
     computed = [m for m in settings if not isinstance(params.encoder_of(m), ImportedConfig)]
@@ -185,7 +286,7 @@ def _predicted(
         branches = [
             plan_branch(
                 modality,
-                [clip],
+                clips,
                 texts,
                 encoder=params.encoder_of(modality),
                 settings=settings[modality],
@@ -196,37 +297,29 @@ def _predicted(
         ]
         extract(
             branches,
-            [clip],
+            clips,
             texts,
             writers=writers,
             corpus_root=root,
             media=params.media,
             faces=params.faces,
-            config=params.extract.model_copy(update={"workers": 0, "max_quarantined": 1.0}),
+            index_cache=folder / INDEX_CACHE,
+            config=params.extract.model_copy(
+                update={"workers": 0 if len(clips) == 1 else params.extract.workers, "max_quarantined": 1.0}
+            ),
         )
     stored = open_features(
-        [clip],
+        clips,
         texts,
         computed,
         open_modality=lambda modality: open_store(store(modality), settings[modality]),
     )
-    features = stored.read([clip.clip_id], ensemble.pool or params.train.pool)
+    features = stored.read([clip.clip_id for clip in clips], ensemble.pool or params.train.pool)
     for modality in computed:
         if modality.value not in features:
             entries = read_quarantine(quarantine_path(modality))
             missing[modality.value] = f"{entries[0].reason}: {entries[0].message}" if entries else NO_INPUT
-    padded = {name: features.get(name, np.full((1, dim), np.nan, np.float32)) for name, dim in ensemble.dims.items()}
-    prediction = ensemble.predict(padded)
-    if prediction.classes[0] < 0:
-        causes = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
-        raise InputError(
-            f"{clip.path or '--text'}: no modality of the models is usable ({causes})",
-            "give a clip with another modality, or its transcript as --text",
-        )
-    return ClipPrediction(
-        ensemble.label_names[int(prediction.classes[0])],
-        dict(zip(ensemble.label_names, map(float, prediction.probs[0]), strict=True)),
-        dict(zip(ensemble.modalities, map(float, prediction.modality_weights[0]), strict=True)),
-        missing,
-        texts[clip.clip_id].enriched if texts else "",
-    )
+    padded = {
+        name: features.get(name, np.full((len(clips), dim), np.nan, np.float32)) for name, dim in ensemble.dims.items()
+    }
+    return ensemble.predict(padded), missing
