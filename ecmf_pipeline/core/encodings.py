@@ -84,6 +84,8 @@ def decode_file(path: Path) -> DecodedText:
         if encoding:
             text = content.decode(encoding)
         elif error:
+            if b"\0" in content:
+                raise InputError(f"{path} is neither text nor an Excel file", "export it as text") from error
             raise error
     corrected = len(_C1.findall(text))
     if corrected:

@@ -39,7 +39,15 @@ from ecmf_pipeline.corpora.scan import (
 )
 from ecmf_pipeline.corpora.segments import WHOLE_FILE, Segment, Segments, segment_id
 from ecmf_pipeline.corpora.sidecars import match_subtitles, split_sounds
-from ecmf_pipeline.corpora.tables import Table, clean_name, duplicate_rows, find_table, read_table, values_by_clip
+from ecmf_pipeline.corpora.tables import (
+    Table,
+    clean_name,
+    duplicate_rows,
+    find_table,
+    read_table,
+    reject_computed,
+    values_by_clip,
+)
 
 LABELS = "labels.csv"
 TRANSCRIPTS = "transcripts.csv"
@@ -221,6 +229,7 @@ def _read_labels(
     if not path.exists():
         return {column: {} for column in LABEL_COLUMNS}, {}
     table = read_table(path, ("name", "label"))
+    reject_computed(table)
     clip_ids, bad_names = resolve_names(table, resolve, resolve.files)
     require_matches(table, clip_ids, resolve.files, unread)
     findings += [*table.findings, *bad_names, *duplicate_rows(table, clip_ids), *_unused_columns(table)]
@@ -265,26 +274,32 @@ def _read_transcripts(
 def _assign_splits(
     clip_ids: Iterable[ClipId], given: Mapping[ClipId, str], cells: Mapping[ClipId, str], findings: list[Finding]
 ) -> dict[ClipId, Split]:
-    """Return the split of each clip from its cell in ``labels.csv``, or the default if the cell is unusable."""
+    """Return the split of each clip from its cell in ``labels.csv``; a clip without label is not trained on.
+
+    Raises:
+        CorpusError: If a cell is no split: the clip may be held out, and must not be trained on by mistake.
+    """
+    if unknown := {clip_id: cell for clip_id, cell in cells.items() if cell and cell.casefold() not in SPLITS}:
+        names = sorted(set(unknown.values()))
+        near = difflib.get_close_matches(names[0].casefold(), SPLITS, n=1)
+        raise CorpusError(
+            f"{LABELS}: {format_count(len(unknown), 'clip')} with an unknown split: {quote_names(names)}; the first is "
+            f"{next(iter(unknown))!r}",
+            f"use {', '.join(SPLITS)}, or an empty cell" + (f"; did you mean {near[0]!r}?" if near else ""),
+        )
     splits: dict[ClipId, Split] = {}
     for clip_id in clip_ids:
         default = Split.TRAIN if clip_id in given else Split.CANDIDATE
         cell = cells.get(clip_id, "")
-        split = SPLITS.get(cell.casefold()) if cell else default
-        if split is None:
-            message = (
-                f"{LABELS}: clip {clip_id!r} has the unknown split {cell!r}: it is put in split {default}; use one of "
-                f"{', '.join(SPLITS)}"
-            )
-            findings.append(Finding(FindingKind.UNKNOWN_SPLIT, clip_id, message))
-        elif split is Split.TRAIN and clip_id not in given:
+        split = SPLITS[cell.casefold()] if cell else default
+        if split is Split.TRAIN and clip_id not in given:
             message = (
                 f"{LABELS}: clip {clip_id!r} is in split train but has no label: it becomes a candidate; add a label "
                 "or change the split"
             )
             findings.append(Finding(FindingKind.CONFLICTING_SPLIT, clip_id, message))
-            split = None
-        splits[clip_id] = default if split is None else split
+            split = default
+        splits[clip_id] = split
     return splits
 
 

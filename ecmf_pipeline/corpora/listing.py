@@ -27,6 +27,8 @@ class FindingKind(StrEnum):
     NAMES_BY_RULE = "names_by_rule"
     DIFFERENT_CASE = "different_case"
     RARE_LABEL = "rare_label"
+    SINGLE_LABEL = "single_label"
+    LABEL_MEANS_UNKNOWN = "label_means_unknown"
     GOLD_LABEL_NOT_GIVEN = "gold_label_not_given"
     EMPTY_CLASS = "empty_class"
     NUMERIC_LABEL = "numeric_label"
@@ -42,7 +44,6 @@ class FindingKind(StrEnum):
     AMBIGUOUS_NAME = "ambiguous_name"
     BAD_CLIP_ID = "bad_clip_id"
     UNKNOWN_LABEL = "unknown_label"
-    UNKNOWN_SPLIT = "unknown_split"
     UNUSED_TABLE = "unused_table"
     UNUSED_COLUMN = "unused_column"
     MALFORMED_TIME = "malformed_time"
@@ -75,6 +76,8 @@ MISTAKES = (
     FindingKind.DIFFERENT_CASE,
     FindingKind.UNKNOWN_LABEL,
     FindingKind.RARE_LABEL,
+    FindingKind.SINGLE_LABEL,
+    FindingKind.LABEL_MEANS_UNKNOWN,
     FindingKind.GOLD_LABEL_NOT_GIVEN,
     FindingKind.EMPTY_CLASS,
     FindingKind.NUMERIC_LABEL,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shlex
 import shutil
 import subprocess
@@ -97,24 +99,36 @@ def make_project(folder: Path) -> bool:
         Whether the files are committed. In a repository that existed before, the user decides.
 
     Raises:
-        InputError: If the folder already holds one of the two files, or git or DVC fails.
+        InputError: If the folder already holds one of the two files, is ignored by git, is no folder, or git or DVC
+            fails.
+        PermissionError: If the folder is read-only.
     """
     for name in ("dvc.yaml", "params.yaml"):
         if (folder / name).exists():
             raise InputError(f"{folder / name} already exists", "choose a new folder")
+    if blocked := next((path for path in (folder, *folder.parents) if path.exists() and not path.is_dir()), None):
+        raise InputError(f"{blocked} is not a folder", "choose another name for the project folder")
     folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):  # git and DVC would not name the folder
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder / "dvc.yaml"))
     is_new_repository = not _succeeds(["git", "rev-parse", "--is-inside-work-tree"], folder)
+    if is_new_repository:
+        _run(["git", "init", "--quiet"], folder)
+    elif _succeeds(["git", "check-ignore", "--quiet", "."], folder):
+        raise InputError(
+            f"git ignores {folder}, so DVC cannot be used there",
+            "choose a folder outside of this git repository, or remove its line from .gitignore",
+        )
+    # Before the files: after a failure, the command can be run again.
+    if not (folder / ".dvc").is_dir():
+        dvc = [sys.executable, "-m", "dvc"]  # of this environment, which need not be activated
+        _run([*dvc, "init", "--subdir"], folder)
+        _run([*dvc, "config", "core.analytics", "false"], folder)
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copyfile(_template(name), folder / name)
     for below, names in IGNORED.items():
         # DVC adds these lines itself, but removes them if a run fails.
         _add_lines(folder / below / ".gitignore", [f"/{name}" for name in names])
-    if is_new_repository:
-        _run(["git", "init", "--quiet"], folder)
-    if not (folder / ".dvc").is_dir():
-        dvc = [sys.executable, "-m", "dvc"]  # of this environment, which need not be activated
-        _run([*dvc, "init", "--quiet", "--subdir"], folder)
-        _run([*dvc, "config", "core.analytics", "false"], folder)
     _add_lines(folder / ".dvcignore", [DVC_IGNORED])
     commit = ["git", "-c", "user.useConfigOnly=true", "commit", "--quiet", "--message", "Create project"]
     return is_new_repository and _succeeds(["git", "add", *COMMITTED], folder) and _succeeds(commit, folder)

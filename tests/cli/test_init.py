@@ -193,6 +193,34 @@ def test_without_git_nothing_is_written(tmp_path, monkeypatch):
     assert not list((tmp_path / "project").iterdir())
 
 
+def test_a_folder_that_git_ignores_stays_empty(tmp_path):
+    git(tmp_path, "init", "--quiet")
+    (tmp_path / ".gitignore").write_text("/work\n")
+    with pytest.raises(InputError) as caught:
+        make_project(tmp_path / "work" / "project")
+    assert "ignores" in caught.value.message
+    assert not list((tmp_path / "work" / "project").iterdir())
+
+
+def test_a_failure_of_dvc_is_reported_and_the_command_can_be_repeated(tmp_path):
+    (tmp_path / "project").mkdir()
+    git(tmp_path, "init", "--quiet")
+    (tmp_path / ".gitignore").write_text(".dvc\n")
+    with pytest.raises(InputError) as caught:
+        make_project(tmp_path / "project")
+    assert "ignored" in caught.value.message
+    (tmp_path / ".gitignore").unlink()
+    assert not make_project(tmp_path / "project")
+    assert (tmp_path / "project" / "params.yaml").is_file()
+
+
+def test_a_file_is_no_project_folder(tmp_path):
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "project"):
+        with pytest.raises(InputError, match="is not a folder"):
+            make_project(folder)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("reason", ["no identity", "existing repository"])
 def test_init_prints_the_command_of_a_commit_that_it_does_not_make(tmp_path, reason):

@@ -130,6 +130,8 @@ def test_half_of_the_names_must_match(tmp_path: Path, kind: str) -> None:
     [
         ([f"film_{number}" for number in (1, 2, 3, 4)], "'film_' in the table is 'V' in the files"),
         ([f"{folder}/V{n}" for folder in "ab" for n in (1, 2, 3, 4)], "leading zeros"),
+        (["V.001", "v-002", "V 003"], "without spaces and punctuation"),
+        ([f"film{number}_part1" for number in (1, 2, 3, 4)], "belongs to this corpus"),
         (["x", "y", "z"], "belongs to this corpus"),
     ],
 )

@@ -21,8 +21,8 @@ from ecmf_pipeline.core.clips import (
     read_manifest,
     read_texts,
 )
-from ecmf_pipeline.core.console import echo, format_count
-from ecmf_pipeline.core.errors import CorpusError, MissingInput
+from ecmf_pipeline.core.console import format_count
+from ecmf_pipeline.core.errors import CorpusError, InputError, MissingInput
 from ecmf_pipeline.core.files import read_sealed_json, sha256_file
 from ecmf_pipeline.core.predictions import PredictionTable
 from ecmf_pipeline.encoders.config import TextConfig
@@ -291,16 +291,18 @@ def read_corpus_verdicts(path: str | None, corpus: Corpus) -> NDArray[np.int64]:
 
     Raises:
         MissingInput: If the file does not exist and is not the default, `paths.VERDICTS`.
-        InputError: If the file is damaged or does not fit to the corpus.
+        InputError: If the file is damaged, does not fit to the corpus, or is in `paths.DATA`.
     """
     if path is not None:
         keep_version(Path(path))
     if path is None or (Path(path) == paths.VERDICTS and not paths.VERDICTS.is_file()):
         return np.full(len(corpus.clips), -1)
-    gold, unknown = read_human_labels(Path(path), corpus.labels, [clip.clip_id for clip in corpus.clips])
-    if unknown:
-        echo(f"  {unknown} verdicts in {path} ignored, because their clips are not in the corpus")
-    return gold
+    if Path(path).resolve().is_relative_to(paths.DATA.resolve()):
+        raise InputError(
+            f"refine.verdicts is {path}, but DVC manages {paths.DATA}/, whose files the pipeline computes",
+            f"write the labels of people into {paths.VERDICTS}, or another file outside of {paths.DATA}/",
+        )
+    return read_human_labels(Path(path), corpus.labels, [clip.clip_id for clip in corpus.clips])[0]
 
 
 def text_halves(params: Params, features: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
