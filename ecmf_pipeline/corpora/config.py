@@ -28,9 +28,9 @@ class CorpusConfig(Config):
     """The corpus and its layout.
 
     Attributes:
-        kind: The layout: ``mer`` (MER2023-2026, raw), ``folder`` (any folder of clips, with optional ``labels.csv``
-            and ``transcripts.csv``), ``meld`` (its csv files, with or without clips) or ``sample`` (the generated
-            corpus, in MER's layout).
+        kind: The layout: ``mer`` (MER2023-2026, raw), ``folder`` (any folder of video or sound files, with optional
+            ``labels.csv``, ``transcripts.csv`` and subtitle files), ``meld`` (its csv files, with or without clips) or
+            ``sample`` (the generated corpus, in MER's layout).
         root: The corpus folder.
         labels: The classes, in the order of the model's outputs. None: MER's six; for ``folder`` the sorted labels of
             ``labels.csv``.

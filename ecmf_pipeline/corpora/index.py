@@ -282,6 +282,7 @@ def _measured_clip(clip: Clip, sizes: Mapping[str, int], measured: Mapping[str, 
 
 def _stream_findings(clips: Sequence[Clip], measured: Mapping[str, Measurement]) -> Iterator[Finding]:
     seen: set[str] = set()
+    pictures = any(clip.has_video for clip in clips)  # a corpus of sounds may keep them in any container
     for clip in clips:
         if clip.end and clip.path in seen:  # all clips of a recording have the same problem
             continue
@@ -292,7 +293,8 @@ def _stream_findings(clips: Sequence[Clip], measured: Mapping[str, Measurement])
                 "again (media.least_readable sets from which share on it is used)"
             )
             yield Finding(FindingKind.TRUNCATED, clip.clip_id, message)
-        if clip.path and not clip.has_video and not (measured[clip.path].reason or is_sound_file(clip.path)):
+        is_film = pictures and clip.path and not is_sound_file(clip.path)
+        if is_film and not clip.has_video and not measured[clip.path].reason:
             missing = "no global features" if clip.face_digest else "no global and no face features"
             message = (
                 f"{clip.path!r} has no video stream: clip {clip.clip_id!r} gets {missing}; replace the file if it "

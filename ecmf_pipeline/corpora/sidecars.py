@@ -50,10 +50,10 @@ def match_subtitles(
     for path in paths:
         stem, language = strip_media_extension(_normal(path.rpartition(".")[0])), ""
         while stem not in clips:
-            stem, dot, part = stem.rpartition(".")
-            if not dot or "/" in part or not (part.lower() in _MARKS or _LANGUAGE.fullmatch(part)):
+            shorter, _, part = stem.rpartition(".")
+            if not shorter or not (part.lower() in _MARKS or _LANGUAGE.fullmatch(part)):
                 break
-            language = language if part.lower() in _MARKS else part
+            stem, language = shorter, language if part.lower() in _MARKS else part
         if stem in clips:
             of_clip[clips[stem]].append(SubtitleFile(path, language_code(language)))
         else:

@@ -75,8 +75,8 @@ def _file_findings(clip: Clip, path: str, subtitles: Measurement) -> Iterator[Fi
 def _time_findings(clip: Clip, path: str, subtitles: Measurement, duration: float) -> Iterator[Finding]:
     if subtitles.overlaps:
         message = (
-            f"{path!r}: {format_count(subtitles.overlaps, 'subtitle')} of clip {clip.clip_id!r} overlap with the one "
-            "before: their words are joined in order of time; check them"
+            f"{path!r}: {format_count(subtitles.overlaps, 'overlapping subtitle')} of clip {clip.clip_id!r}: their "
+            "words are joined in order of time; check them"
         )
         yield Finding(FindingKind.OVERLAPPING_SUBTITLES, clip.clip_id, message)
     if duration and subtitles.words_end > duration + _MAX_BEYOND:

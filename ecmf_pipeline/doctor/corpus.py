@@ -42,10 +42,15 @@ class CorpusState:
         """Labels that the LLM chooses from."""
         return self.listing.labels if len(self.listing.labels) > 1 else MER_LABELS
 
+    @property
+    def clips(self) -> Sequence[Clip]:
+        """The clips of the manifest, which have the words of subtitles; before `index` ran, those of the listing."""
+        return self.listing.clips if self.manifest is None else self.manifest
+
     def missing(self, modality: Modality, settings: Mapping[str, object]) -> int:
         """Return the number of clips whose features of a modality are missing, or an estimate before `index` ran."""
         if modality is Modality.TEXT and self.texts is None:
-            return sum(bool(clip.transcript.strip()) for clip in self.listing.clips)
+            return sum(bool(clip.transcript.strip()) for clip in self.clips)
         if self.manifest is None:
             return sum(bool(clip.path) for clip in self.listing.clips)
         return coverage(
@@ -61,7 +66,7 @@ class CorpusState:
     def unanswered(self) -> int:
         """Return the number of distinct transcripts that the LLM has not enriched yet."""
         enriched = {text.original for text in (self.texts or {}).values() if text.enriched}
-        return len({clip.transcript for clip in self.listing.clips if clip.transcript.strip()} - enriched)
+        return len({clip.transcript for clip in self.clips if clip.transcript.strip()} - enriched)
 
 
 def read_state(params: Params) -> CorpusState:
@@ -89,6 +94,8 @@ def check_corpus(params: Params, corpus: CorpusState) -> Check:
         f"{transcripts} with a transcript"
     )
     figures = {"clips": len(clips), "files": files, "transcripts": transcripts}
+    if subtitles := len(corpus.listing.subtitles):
+        message, figures = f"{message}, {subtitles} with a subtitle file", {**figures, "subtitles": subtitles}
     if not files and not transcripts:
         hint = "check corpus.root in params.yaml"
         return Check("corpus", State.FAILURE, f"{message}: nothing to compute", hint, figures)
@@ -122,5 +129,5 @@ def probe_clips(
 
 def clips_with_transcript(corpus: CorpusState, count: int) -> list[Clip]:
     """Return up to ``count`` clips with different transcripts, evenly spaced over the corpus."""
-    clip_of = {clip.transcript: clip for clip in corpus.listing.clips if clip.transcript.strip()}
+    clip_of = {clip.transcript: clip for clip in corpus.clips if clip.transcript.strip()}
     return sample_evenly(list(clip_of.values()), count)

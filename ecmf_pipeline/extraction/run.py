@@ -46,6 +46,10 @@ class BranchInputs:
     columns: Sequence[str] = DEFAULT_TEXT_COLUMNS
     face_crops: bool = False
 
+    def reads_pictures(self, modality: Modality) -> bool:
+        """Return whether a branch reads the pictures of the media file."""
+        return modality is Modality.GLOBAL or (modality is Modality.FACE and not self.face_crops)
+
     @classmethod
     def of(cls, encoder: BaseEncoderConfig, faces: FaceConfig) -> BranchInputs:
         """Return the inputs of a configured encoder; needs no weights."""

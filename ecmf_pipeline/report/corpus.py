@@ -233,6 +233,8 @@ def _entries(report: ReportInput, config: ReportConfig) -> Table:
 def features_section(report: ReportInput) -> Section:
     """Show coverage, encoder and origin of the features of each modality."""
     blocks: list[Block] = []
+    if report.absent:
+        blocks.append(Paragraph(f"No clip has an input of {join_items(report.absent)}: left out of this page."))
     if report.coverage:
         blocks += _coverage(report)
     else:

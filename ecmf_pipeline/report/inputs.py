@@ -65,6 +65,7 @@ class ReportInput:
         index: Metrics of the `index` stage, of which only ``findings`` (count by kind) is used.
         findings: Findings about the corpus: ``kind``, ``clip_id``, ``message``.
         coverage: Number of clips that are ``done``, ``absent``, ``quarantined``, ``missing``, by modality.
+        absent: The modalities of which no clip has an input; they are left out of ``coverage`` and ``encoders``.
         provenance: Origin of the features by modality, as in docs/reference/formats.md; None if it is not recorded.
         computed_with: Combinations of library versions that computed the rows, by modality; an empty combination means
             that some rows have no recorded versions.
@@ -81,6 +82,7 @@ class ReportInput:
     findings: Sequence[Mapping[str, Any]] = ()
     quarantine: Sequence[QuarantineEntry] = ()
     coverage: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    absent: Sequence[str] = ()
     encoders: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     dims: Mapping[str, int] = field(default_factory=dict)
     provenance: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

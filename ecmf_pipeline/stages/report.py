@@ -64,6 +64,9 @@ def run() -> None:
         )
         for modality, store in stores.items()
     }
+    absent = [modality for modality in stores if covered[modality.value]["absent"] == len(corpus.clips)]
+    for modality in absent:
+        del stores[modality], covered[modality.value]
     sheets: Sequence[FaceSheet] = ()
     no_sheets = ""
     if Modality.FACE in stores and params.report.contact_sheets:
@@ -87,6 +90,7 @@ def run() -> None:
         findings=read_findings(),
         quarantine=read_all(paths.QUARANTINE, params.extract.encoders),
         coverage=covered,
+        absent=[modality.value for modality in absent],
         encoders={modality.value: store.settings for modality, store in stores.items()},
         dims={modality.value: store.dim for modality, store in stores.items() if store.dim is not None},
         provenance={modality.value: store.provenance for modality, store in stores.items() if store.provenance},

@@ -35,7 +35,7 @@ def read(root: Path, kind: str = "folder") -> CorpusListing:
 @pytest.mark.parametrize(
     ("form", "ignored"),
     [
-        ("V00{}.wav", "the extension"),
+        ("V00{}.npy", "the extension"),
         ("/data/old/V00{}.mp4", "the folders"),
         ("D:\\clips\\V00{}.mp4", "the folders"),
         ("../clips/V00{}", "the folders"),
@@ -87,10 +87,10 @@ def test_rules_are_applied_only_without_doubt(names: list[str], files: list[str]
 
 def test_names_of_clip_ids_match_in_another_spelling() -> None:
     known = ("anna__1", "B", "C", "c")
-    names = ("anna/1.mp4", "b.wav", "b", "C", "c", "x")
-    matched = {"anna/1.mp4": "anna__1", "b.wav": "B", "b": "B", "C": "C", "c": "c"}
-    assert match_names(names, known) == {name: matched[name] for name in matched if name != "b.wav"}
-    assert match_names(["b.wav"], known) == {"b.wav": "B"}
+    names = ("anna/1.mp4", "b.npy", "b", "C", "c", "x")
+    matched = {"anna/1.mp4": "anna__1", "b.npy": "B", "b": "B", "C": "C", "c": "c"}
+    assert match_names(names, known) == {name: matched[name] for name in matched if name != "b.npy"}
+    assert match_names(["b.npy"], known) == {"b.npy": "B"}
 
 
 def test_mer_tables_match_by_rule(tmp_path: Path) -> None:

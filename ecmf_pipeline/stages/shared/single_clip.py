@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, ClipId, ClipText, Modality, Split, read_corpus_description
 from ecmf_pipeline.core.console import echo, format_count
-from ecmf_pipeline.core.errors import ClipError, InputError
-from ecmf_pipeline.core.files import sha256_file
+from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.corpora.index import index_corpus
 from ecmf_pipeline.corpora.listing import CorpusListing
+from ecmf_pipeline.corpora.scan import is_sound_file, scan_media, strip_media_extension
 from ecmf_pipeline.corpora.segments import CutRecording, Segment, segment_id
 from ecmf_pipeline.corpora.sidecars import match_subtitles
 from ecmf_pipeline.encoders.config import ImportedConfig
@@ -25,8 +25,6 @@ from ecmf_pipeline.extraction.run import extract, open_writers, plan_branch
 from ecmf_pipeline.llm.answers import AnswerFiles
 from ecmf_pipeline.llm.prompt import Context
 from ecmf_pipeline.llm.rewriting import enrich_transcripts
-from ecmf_pipeline.media.containers import probe_media
-from ecmf_pipeline.media.subtitles import SUBTITLE_EXTENSIONS
 from ecmf_pipeline.runner.quarantine import read_quarantine
 from ecmf_pipeline.segmentation.run import segment
 from ecmf_pipeline.settings.params import Params, load_params
@@ -34,6 +32,8 @@ from ecmf_pipeline.stages.shared.inputs import missing_models
 from ecmf_pipeline.stages.shared.timeline import moments_of, write_timeline
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from ecmf_pipeline.fusion.prediction import Ensemble, Prediction
 
 CLIP_ID = ClipId("clip")
@@ -74,8 +74,6 @@ def run_recording(recording: Path, timeline: Path, labels: paths.Labels | None) 
     """
     params = load_params()
     ensemble, labels, corpus_labels = _load(labels)
-    if not recording.is_file():
-        raise InputError(f"{recording} does not exist", "give the path of a media file as --video")
     settings = _settings(params, ensemble)
     with tempfile.TemporaryDirectory(prefix="ecmf-recording-") as name:
         folder = Path(name)
@@ -140,7 +138,7 @@ def predict_clip(
         params: Params of the project, with which the models were trained.
         ensemble: The models.
         video: File of the clip; None: predict from the transcript only.
-        text: Transcript of the clip; "" if unknown.
+        text: Transcript of the clip; "" if unknown: subtitles in the file or beside it are read.
         labels: Labels that the LLM chooses from.
 
     Raises:
@@ -149,11 +147,11 @@ def predict_clip(
         ModelError: If weights are missing.
     """
     clip = Clip(CLIP_ID, transcript=" ".join(text.split()), split=Split.UNLABELED)
-    if video is not None:
-        clip = _with_media(clip, video)
     root = Path() if video is None else video.parent
     settings = _settings(params, ensemble)
     with tempfile.TemporaryDirectory(prefix="ecmf-clip-") as name:
+        if video is not None:
+            clip = _with_media(clip, video, Path(name))
         reads_texts = "text" in ensemble.modalities and params.text_columns
         texts = _enriched(params, [clip], Path(name), labels) if reads_texts else {}
         prediction, missing = _predicted(params, ensemble, settings, [clip], texts, root, Path(name))
@@ -183,25 +181,29 @@ def _settings(params: Params, ensemble: Ensemble) -> dict[Modality, dict[str, An
     return {m: params.settings_of(m) for m in used}
 
 
-def _with_media(clip: Clip, video: Path) -> Clip:
+def _with_media(clip: Clip, video: Path, folder: Path) -> Clip:
+    """Index a file as `index` does, with the sound and the subtitles beside it; ``folder`` gets the cache."""
+    return _indexed(_listing(clip, video), folder)[0]
+
+
+def _listing(clip: Clip, video: Path) -> CorpusListing:
+    """Return a file as a clip, with the sound and the subtitles beside it."""
     if not video.is_file():
         raise InputError(f"{video} does not exist", "give the path of a media file as --video")
-    try:
-        probe = probe_media(video)
-    except ClipError as error:
-        message = f"{video} cannot be read ({error.reason}: {error.message})"
-        raise InputError(message, "give the path of another media file as --video") from error
-    digest = sha256_file(video)
-    return replace(
-        clip,
-        path=video.name,
-        digest=digest,
-        file_digest=digest,
-        bytes=video.stat().st_size,
-        duration=probe.duration,
-        has_video=probe.has_video,
-        has_audio=probe.has_audio,
-    )
+    beside = scan_media(video.parent, nested=False)
+    same_name = (path for path in beside.sounds if strip_media_extension(path) == strip_media_extension(video.name))
+    sound = "" if is_sound_file(video.name) else next(same_name, "")
+    subtitles, _ = match_subtitles(beside.subtitles, {clip.clip_id: video.name})
+    listed = replace(clip, path=video.name, audio_path=sound)
+    return CorpusListing(video.parent, (listed,), labels=(), candidate_order=(), subtitles=subtitles)
+
+
+def _indexed(listing: CorpusListing, folder: Path) -> Sequence[Clip]:
+    result = index_corpus(listing, folder / INDEX_CACHE, workers=0)
+    for failed in result.quarantined.values():
+        message = f"{listing.clips[0].path} cannot be read ({failed.reason}: {failed.message})"
+        raise InputError(message, "give the path of another media file as --video")
+    return result.clips
 
 
 def cut_recording(params: Params, recording: Path, folder: Path) -> list[Clip]:
@@ -215,20 +217,14 @@ def cut_recording(params: Params, recording: Path, folder: Path) -> list[Clip]:
     Raises:
         InputError: If it cannot be read, or no clips are found.
     """
-    beside = [path.name for path in recording.parent.iterdir() if path.suffix.lower() in SUBTITLE_EXTENSIONS]
-    subtitles, _ = match_subtitles(sorted(beside), {CLIP_ID: recording.name})
-    whole = Clip(CLIP_ID, path=recording.name, split=Split.UNLABELED)
-    listing = CorpusListing(recording.parent, (whole,), (), (), subtitles=subtitles)
-    indexed = index_corpus(listing, folder / INDEX_CACHE, workers=1)
-    for measured in indexed.quarantined.values():
-        message = f"{recording} cannot be read ({measured.reason}: {measured.message})"
-        raise InputError(message, "give the path of another media file as --video")
+    listing = _listing(Clip(CLIP_ID, split=Split.UNLABELED), recording)
+    (whole,) = indexed = _indexed(listing, folder)
     ways = [params.segment.by] if params.segment.by else ["subtitles", "speech"]
     for way in ways:
         config = params.segment.model_copy(update={"by": way, "workers": 1, "max_quarantined": 1.0})
         found = segment(
             listing,
-            indexed.clips,
+            indexed,
             config=config,
             cache_root=folder / f"segments-{way}",
             spool=folder / f"segments-{way}.spool",
@@ -237,13 +233,13 @@ def cut_recording(params: Params, recording: Path, folder: Path) -> list[Clip]:
         )
         cut = found.recordings.get(recording.name)
         if cut is None and not found.findings:
-            cut = CutRecording("", (Segment(0.0, indexed.clips[0].duration, indexed.clips[0].transcript),))
+            cut = CutRecording("", (Segment(0.0, whole.duration, whole.transcript),))
         if cut is not None and cut.segments:
             parts = tuple(
-                replace(whole, clip_id=segment_id(CLIP_ID, one), start=one.start, end=one.end, transcript=one.text)
-                for one in cut.segments
+                replace(listing.clips[0], clip_id=segment_id(CLIP_ID, s), start=s.start, end=s.end, transcript=s.text)
+                for s in cut.segments
             )
-            return list(index_corpus(replace(listing, clips=parts), folder / INDEX_CACHE, workers=1).clips)
+            return [*_indexed(replace(listing, clips=parts), folder)]
     raise InputError(f"{found.findings[0].message}", "add a subtitle file beside it")
 
 
@@ -295,7 +291,7 @@ def _predicted(
             )
             for modality in computed
         ]
-        extract(
+        report = extract(
             branches,
             clips,
             texts,
@@ -308,13 +304,15 @@ def _predicted(
                 update={"workers": 0 if len(clips) == 1 else params.extract.workers, "max_quarantined": 1.0}
             ),
         )
-    stored = open_features(
-        clips,
-        texts,
-        computed,
-        open_modality=lambda modality: open_store(store(modality), settings[modality]),
-    )
-    features = stored.read([clip.clip_id for clip in clips], ensemble.pool or params.train.pool)
+    features: Mapping[str, NDArray[np.float32]] = {}
+    if report.done.total():
+        stored = open_features(
+            clips,
+            texts,
+            computed,
+            open_modality=lambda modality: open_store(store(modality), settings[modality]),
+        )
+        features = stored.read([clip.clip_id for clip in clips], ensemble.pool or params.train.pool)
     for modality in computed:
         if modality.value not in features:
             entries = read_quarantine(quarantine_path(modality))
