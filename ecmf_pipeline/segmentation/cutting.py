@@ -58,8 +58,8 @@ def cut(utterances: Sequence[Utterance], seconds: float, config: SegmentConfig) 
         config: The lengths of clips.
     """
     problems: Counter[str] = Counter()
-    inside = _inside(utterances, seconds, problems)
-    single = _without_overlaps(inside, config, problems) if config.by == "subtitles" else _joined(inside, config)
+    single = _without_overlaps(_inside(utterances, seconds, problems), config, problems)
+    single = _joined(single, config) if config.by == "speech" else single
     padded = _padded(single, seconds, config)
     long_enough = [one for one in padded if one.seconds >= config.min_seconds - 1e-6]
     if dropped := len(padded) - len(long_enough):
