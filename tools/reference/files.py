@@ -252,8 +252,8 @@ FILES = (
     FileEntry(
         "data/predictions/<labels>/deployed/timeline.csv",
         "predict",
-        "The predictions of the clips of recordings by time; only if clips are spans of a file. An empty label: none of "
-        "its modalities is usable. `timeline.json` holds the same.",
+        "The predictions of the clips of recordings by time; only if clips are spans of a file. An empty label: "
+        "nothing of the clip is usable. `timeline.json` holds the same.",
         columns={
             "path": ("text", "The recording."),
             "clip_id": _CLIP_ID,
