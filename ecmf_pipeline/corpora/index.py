@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, ClipId, Corpus, Split, content_digest, write_corpus_tables
@@ -17,6 +18,7 @@ from ecmf_pipeline.core.errors import WrongLength, clip_error
 from ecmf_pipeline.core.files import FileState, write_sealed_json
 from ecmf_pipeline.core.tables import as_spreadsheet_text, write_sealed_csv
 from ecmf_pipeline.corpora.config import MER_LABELS
+from ecmf_pipeline.corpora.languages import count_languages, translation_language
 from ecmf_pipeline.corpora.lengths import wrong_lengths
 from ecmf_pipeline.corpora.listing import CorpusListing, Finding, FindingKind, count_by_kind, quote_names
 from ecmf_pipeline.corpora.measuring import (
@@ -29,7 +31,6 @@ from ecmf_pipeline.corpora.measuring import (
     measure_files,
     unreachable,
 )
-from ecmf_pipeline.corpora.mer import SOUND_FOLDER
 from ecmf_pipeline.corpora.scan import is_sound_file
 from ecmf_pipeline.corpora.words import add_words, subtitle_findings
 from ecmf_pipeline.runner.quarantine import Quarantine
@@ -130,7 +131,10 @@ def write_index(listing: CorpusListing, result: IndexResult, quarantine: Quarant
         for finding in result.findings
     )
     write_sealed_csv(paths.FINDINGS, ["kind", "clip_id", "message", "count"], rows)
-    write_sealed_json(paths.INDEX_METRICS, {**_counts(result.clips), "findings": count_by_kind(result.findings)})
+    write_sealed_json(
+        paths.INDEX_METRICS,
+        {**_counts(result.clips), **_language_counts(result.clips), "findings": count_by_kind(result.findings)},
+    )
     return write_corpus_tables(
         Corpus([*result.clips], [*listing.labels], [*listing.candidate_order], synthetic=listing.synthetic)
     )
@@ -177,6 +181,11 @@ def select_findings(findings: Iterable[Finding], count: int) -> list[Finding]:
 def _counts(clips: Sequence[Clip]) -> dict[str, int]:
     splits = Counter(clip.split.value for clip in clips)
     return {"clips": len(clips), **{split: splits[split] for split in ("train", "candidate", "unlabeled")}}
+
+
+def _language_counts(clips: Sequence[Clip]) -> dict[str, Any]:
+    languages = count_languages([clip.language for clip in clips])
+    return {"languages": languages, "translation_language": translation_language(clips)}
 
 
 def _sound_only(clips: Sequence[Clip]) -> str:
@@ -323,7 +332,7 @@ def _sound_findings(clips: Sequence[Clip], measured: Mapping[str, Measurement]) 
         if not clip.audio_path:
             continue
         if measured[clip.path].has_audio:
-            unused.append(clip.audio_path)
+            unused.append((clip.audio_path, clip.path))
         elif not (sound := measured[clip.audio_path]).has_audio:
             problem = sound.message or "it has no audio stream"
             message = (
@@ -331,8 +340,8 @@ def _sound_findings(clips: Sequence[Clip], measured: Mapping[str, Measurement]) 
                 "the file"
             )
             yield Finding(FindingKind.UNREADABLE, clip.clip_id, message)
-    # MER has the sound of all clips in a folder of its own too.
-    if beside := [path for path in unused if not path.startswith(f"{SOUND_FOLDER}/")]:
+    # Corpora such as MER have the sound of all clips in a folder of its own too.
+    if beside := [sound for sound, video in unused if Path(sound).parent == Path(video).parent]:
         message = (
             f"{format_count(len(beside), 'sound file')} beside a clip with sound not read: {quote_names(beside)}; "
             "rename those that are clips of their own, remove the others"

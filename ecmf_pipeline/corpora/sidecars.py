@@ -17,17 +17,33 @@ _LANGUAGE = re.compile(r"[A-Za-z]{2,3}(?:[-_][A-Za-z0-9]{2,8})*")
 _MARKS = {"forced", "sdh", "cc", "hi", "default"}
 """Further parts of the names of subtitle files: forced ones, and those for the deaf and hard of hearing."""
 
+_MEDIA_FOLDERS = {"audio", "audios", "sound", "sounds", "wav", "wavs", "mp3", "video", "videos", "mp4"}
+"""Folders that hold the sounds, or the pictures, of the same clips."""
+
 
 def split_sounds(
     files: Mapping[ClipId, str], sounds: Mapping[ClipId, str]
 ) -> tuple[dict[ClipId, str], dict[ClipId, str]]:
-    """Return the file of each clip, and the sound file of each clip that has another file too.
+    """Return the file of each clip, and the sound file of each clip that has a video file too.
+
+    A sound file belongs to the video file of the same path, apart from folders such as ``audio`` and ``video``. Others
+    are clips of their own.
 
     Args:
         files: The video file of each clip id.
-        sounds: The sound file of each clip id; without a video file, it is the file of the clip.
+        sounds: The sound file of each id.
     """
-    return {**sounds, **files}, {clip_id: path for clip_id, path in sounds.items() if clip_id in files}
+    of_name: defaultdict[str, list[ClipId]] = defaultdict(list)
+    for clip_id, path in files.items():
+        of_name[_without_media_folders(path)].append(clip_id)
+    clips, beside = dict(files), dict[ClipId, str]()
+    for clip_id, path in sounds.items():
+        owners = [clip_id] if clip_id in files else of_name.get(_without_media_folders(path), [])
+        if len(owners) == 1:
+            beside.setdefault(owners[0], path)
+        else:
+            clips[clip_id] = path
+    return clips, beside
 
 
 def match_subtitles(
@@ -89,6 +105,11 @@ def language_code(language: str) -> str:
         return str(Lang(code).pt1) if code else ""
     except (DeprecatedLanguageValue, InvalidLanguageValue):
         return ""
+
+
+def _without_media_folders(path: str) -> str:
+    parts = strip_media_extension(_normal(path)).split("/")
+    return "/".join(part for part in parts[:-1] if part.casefold() not in _MEDIA_FOLDERS) + "/" + parts[-1]
 
 
 def _normal(path: str) -> str:

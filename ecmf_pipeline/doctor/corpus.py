@@ -9,8 +9,10 @@ from pathlib import Path
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, ClipId, ClipText, Modality, read_manifest, read_texts
 from ecmf_pipeline.core.files import fingerprint
+from ecmf_pipeline.core.languages import format_language
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.corpora.index import index_corpus
+from ecmf_pipeline.corpora.languages import count_languages, translation_language, with_languages
 from ecmf_pipeline.corpora.listing import MISTAKES, CorpusListing, count_by_kind
 from ecmf_pipeline.corpora.measuring import Measurement
 from ecmf_pipeline.corpora.registry import NOT_CUT, read_corpus
@@ -19,7 +21,9 @@ from ecmf_pipeline.doctor.checks import Check, State
 from ecmf_pipeline.doctor.trial import TRIAL_CLIPS, sample_evenly
 from ecmf_pipeline.extraction.run import BranchInputs, coverage
 from ecmf_pipeline.settings.params import Params
+from ecmf_pipeline.stages.shared.languages import language_notes
 
+_SAMPLED_TRANSCRIPTS = 1000
 _MEASURED_CLIPS = 4 * TRIAL_CLIPS
 
 
@@ -111,6 +115,28 @@ def check_findings(corpus: CorpusState) -> Iterator[Check]:
             more = f"; {len(findings) - 1} more: run ecmf-pipe index" if findings[1:] else ""
             message = f"{findings[0].message}{more}"
             yield Check("corpus", State.WARNING, message, figures={"kind": kind.value, "count": counts[kind.value]})
+
+
+def check_languages(params: Params, corpus: CorpusState) -> Iterator[Check]:
+    """Yield a warning for each model in use that does not know the language of some transcripts.
+
+    Before `index` ran, the languages of a sample of the transcripts are detected.
+    """
+    clips: Sequence[Clip] = corpus.manifest or ()
+    if not any(clip.language for clip in clips):
+        sampled = sample_evenly(
+            [clip for clip in corpus.listing.clips if clip.transcript.strip()], _SAMPLED_TRANSCRIPTS
+        )
+        clips = with_languages(sampled, params.corpus.language)
+    counts, translation = count_languages([clip.language for clip in clips]), translation_language(clips)
+    figures = {"languages": counts, "translation_language": translation}
+    notes = list(language_notes(params, counts, translation))
+    for note in notes:
+        message, _, hint = note.partition("; ")
+        yield Check("language", State.WARNING, message, hint, figures)
+    if counts and not notes:
+        found = ", ".join(format_language(code) for code in counts)
+        yield Check("language", State.OK, f"transcripts: {found}", figures=figures)
 
 
 def probe_clips(

@@ -19,6 +19,7 @@ from ecmf_pipeline.doctor.corpus import (
     CorpusState,
     check_corpus,
     check_findings,
+    check_languages,
     clips_with_transcript,
     probe_clips,
     read_state,
@@ -72,6 +73,7 @@ def examine(params: Params) -> Iterator[Check]:
         return
     yield check_corpus(params, corpus)
     yield from check_findings(corpus)
+    yield from check_languages(params, corpus)
     needed: dict[Modality, float] = {}
     with TemporaryDirectory(prefix="ecmf-doctor-") as name:
         folder = Path(name)

@@ -345,7 +345,9 @@ def _check_belongs_to(table: TableFile, frame: pd.DataFrame, corpus: Corpus, lab
                 raise table.outdated(f"{column} is {cell!r} instead of {expected!r}", row)
 
 
-NEXT_COLUMNS = ("clip_id", "path", "split", "given_label", "decision", "gain", "transcript", "sources", "reason")
+NEXT_COLUMNS = (
+    "clip_id", "path", "split", "given_label", "decision", "gain", "transcript", "words_from", "sources", "reason",
+)  # fmt: skip
 """Columns of next.csv."""
 
 
@@ -380,6 +382,7 @@ def write_clips_to_label(
         "path": [clips[row].path for row in rows],
         "split": [clips[row].split.value for row in rows],
         "transcript": [clips[row].transcript for row in rows],
+        "words_from": [clips[row].words_from.value for row in rows],
         "sources": _votes_by_label({name: probs[chosen] for name, probs in votes.items()}, labels),
         **{
             name: [str(getattr(decisions[row], name)) for row in rows] for name in ("given_label", "decision", "reason")

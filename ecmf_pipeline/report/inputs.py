@@ -73,6 +73,7 @@ class ReportInput:
         ablate: Metrics of the `ablate` stage; see `Ablation`. None if it did not run.
         vote_sources: Metrics of the sources of votes, written by the `evaluate` stage; None if absent.
         refined: Decisions of the refinement, one per clip; empty if it did not run.
+        language_notes: Sentences about texts in languages that a model in use does not know.
         no_face_sheets: Reason why there are no contact sheets; empty if there are some, or if they are disabled.
     """
 
@@ -94,6 +95,7 @@ class ReportInput:
     refined: Sequence[Decision] = ()
     face_sheets: Sequence[FaceSheet] = ()
     no_face_sheets: str = ""
+    language_notes: Sequence[str] = ()
     params: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
 

@@ -20,7 +20,6 @@ from ecmf_pipeline.core.files import cached_sha256, fingerprint, write_atomic
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.llm.prompt import load_prompt, load_rewrite_prompt
 from ecmf_pipeline.settings.params import Params
-from ecmf_pipeline.transcription.corrections import find_corrections
 
 _Settings = dict[str, Any]
 
@@ -75,16 +74,19 @@ def _transcription(params: Params) -> _Settings:
     """Return the settings of the model and the digest of the table of corrections."""
     if not params.needs_transcripts:
         return {"used": False}
-    corrections = find_corrections(params.transcribe.corrections)
+    corrections = params.transcribe.find_corrections()
     digest = {str(corrections): cached_sha256(corrections)} if corrections else {}
     return {**params.transcribe.settings(), "corrections": digest}
 
 
 def _rewriting(params: Params) -> _Settings:
+    known = {column: params.known_languages(column) for column in sorted(params.text_columns)}
+    languages = {column: None if codes is None else sorted(codes) for column, codes in known.items()}
+    masks = {"languages": languages, "foreign_text": params.corpus.foreign_text}
     if not params.needs_enriched_texts:
-        return {"used": False, "texts": sorted(params.text_columns)}
+        return {"used": False, "texts": sorted(params.text_columns), **masks}
     prompt = load_rewrite_prompt(params.rewrite.prompt)
-    return {"prompt": fingerprint(prompt.model_dump(mode="json")), "how": params.rewrite.how}
+    return {"prompt": fingerprint(prompt.model_dump(mode="json")), "how": params.rewrite.how, **masks}
 
 
 def _voting(params: Params) -> _Settings:

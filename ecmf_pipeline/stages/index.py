@@ -24,7 +24,7 @@ def run() -> None:
     params = load_params()
     segments = f"{params.segment.by} {_digest_of(paths.SEGMENTS)} {_digest_of(paths.SEGMENT_FINDINGS)}"
     last = LastScan(
-        f"{params.corpus!r} {params.index!r} {params.needs_face_crops} {segments}",
+        f"{params.corpus!r} {params.index!r} {params.needs_face_crops} {_read_for_notes(params)!r} {segments}",
         *scanned_folders(params.corpus, face_crops=params.needs_face_crops),
     )
     summary = last.summary()
@@ -38,11 +38,18 @@ def _digest_of(path: Path) -> str:
     return sha256_file(path) if path.is_file() else ""
 
 
+def _read_for_notes(params: Params) -> tuple[object, ...]:
+    """Return the params that notes about languages depend on."""
+    return params.text_encoders, params.needs_llm, params.llm.model, params.llm.languages
+
+
 def _scan(params: Params, last: LastScan, started_ns: int) -> None:
     from ecmf_pipeline.corpora.index import format_index_summary, index_corpus, write_index
+    from ecmf_pipeline.corpora.languages import count_languages, translation_language, with_languages
     from ecmf_pipeline.corpora.registry import read_corpus
     from ecmf_pipeline.corpora.segments import read_segment_findings
     from ecmf_pipeline.runner.quarantine import Quarantine
+    from ecmf_pipeline.stages.shared.languages import language_notes
 
     listing = read_corpus(params.corpus, face_crops=params.needs_face_crops, segments=read_segments_in_use(params))
     if params.segment.by:
@@ -50,9 +57,14 @@ def _scan(params: Params, last: LastScan, started_ns: int) -> None:
     result = index_corpus(
         listing, paths.INDEX_CACHE, workers=params.index.workers, clip_timeout=params.index.clip_timeout
     )
+    clips = with_languages(result.clips, params.corpus.language, cache_path=paths.LANGUAGE_CACHE)
+    result = replace(result, clips=clips)
     quarantine = Quarantine(paths.quarantine("index"), stage="index")
     changed = write_index(listing, result, quarantine)
-    echo(format_index_summary(result, listing.labels, read=result.hashed, changed=changed))
+    languages = count_languages([clip.language for clip in clips])
+    notes = [f"\n  {note}" for note in language_notes(params, languages, translation_language(clips))]
+    echo("".join([format_index_summary(result, listing.labels, read=result.hashed, changed=changed), *notes]))
     quarantine.check_share(sum(bool(clip.path) for clip in result.clips), params.index.max_quarantined)
     if result.is_final:
-        last.remember(format_index_summary(result, listing.labels, read=0, changed=False), started_ns=started_ns)
+        summary = format_index_summary(result, listing.labels, read=0, changed=False)
+        last.remember("".join([summary, *notes]), started_ns=started_ns)

@@ -10,7 +10,7 @@ from ecmf_pipeline.core.console import echo, format_count
 from ecmf_pipeline.runner.quarantine import Quarantine
 from ecmf_pipeline.settings.params import Params, load_params
 from ecmf_pipeline.sharing.hints import warn_of_shared_outputs
-from ecmf_pipeline.transcription.corrections import find_corrections, read_corrections
+from ecmf_pipeline.transcription.corrections import read_corrections
 from ecmf_pipeline.transcription.table import Transcript, Verdict, corrected_transcript, write_transcripts
 
 
@@ -22,7 +22,7 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
         retry_quarantined: Whether to process quarantined clips again although nothing changed.
     """
     params = load_params()
-    corrections = find_corrections(params.transcribe.corrections)
+    corrections = params.transcribe.find_corrections()
     if not params.needs_transcripts or (params.transcribe.model is None and corrections is None):
         quarantine = Quarantine(paths.quarantine("transcribe"), stage="transcribe")
         quarantine.clear()

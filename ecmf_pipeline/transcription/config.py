@@ -10,7 +10,7 @@ from pydantic import Field
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.config import Config
-from ecmf_pipeline.core.errors import ModelError, ParamsError
+from ecmf_pipeline.core.errors import MissingInput, ModelError, ParamsError
 from ecmf_pipeline.core.weights import WHISPER
 from ecmf_pipeline.encoders.base_config import (
     ModelSource,
@@ -66,7 +66,7 @@ class TranscribeConfig(Config):
             code 1.
     """
 
-    model: str | None = None
+    model: str | None = EMBEDDED
     revision: str = "main"
     language: str | None = Field(default=None, pattern=r"^[a-z]{2,3}$")
     beam_size: int = Field(default=5, gt=0, le=20)
@@ -93,6 +93,19 @@ class TranscribeConfig(Config):
         if self.compute_type != "auto":
             return self.compute_type
         return "float16" if self.runs_on_cuda else "int8"
+
+    def find_corrections(self) -> Path | None:
+        """Return the table of corrections; None if there is none.
+
+        Raises:
+            MissingInput: If params name a table other than the default, and it does not exist.
+        """
+        path = Path(self.corrections) if self.corrections else None
+        if path is None or path.is_file():
+            return path
+        if path == paths.CORRECTIONS:
+            return None
+        raise MissingInput(f"{path} does not exist", "correct transcribe.corrections in params.yaml, or set it to null")
 
     def source(self) -> ModelSource:
         """Locate the weights of the model; `settings` hashes the same files.

@@ -8,29 +8,13 @@ from pathlib import Path
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, ClipId
 from ecmf_pipeline.core.console import format_count, warn
-from ecmf_pipeline.core.errors import InputError, MissingInput
+from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.core.tables import from_spreadsheet_text
 from ecmf_pipeline.corpora.listing import quote_names
 from ecmf_pipeline.corpora.names import match_names
 from ecmf_pipeline.corpora.tables import read_table
 
 _SHOWN = 5
-
-
-def find_corrections(setting: str | None) -> Path | None:
-    """Return the table of corrections; None if there is none.
-
-    Raises:
-        MissingInput: If params name a table other than the default, and it does not exist.
-    """
-    if setting is None:
-        return None
-    path = Path(setting)
-    if path.is_file():
-        return path
-    if path == paths.CORRECTIONS:
-        return None
-    raise MissingInput(f"{path} does not exist", "correct transcribe.corrections in params.yaml, or set it to null")
 
 
 def read_corrections(path: Path, clips: Sequence[Clip]) -> dict[ClipId, str]:

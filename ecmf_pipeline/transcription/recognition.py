@@ -27,6 +27,8 @@ MAX_BLOCK_SECONDS = 300.0
 """Speech that is given to the model at once. Longer recordings are divided, which bounds the memory."""
 _MAX_TOKENS = 224
 """Tokens of a window of 30 s, as in the original implementation; only repetitions have more."""
+_MIN_SPEECH = 100
+"""Milliseconds; shorter sound is not taken for speech. Much of the sound that is mistaken for speech is shorter."""
 _HUB_FILES = ("config.json", "preprocessor_config.json", "model.bin", "tokenizer.json", "vocabulary.*")
 _QUIETEST = -120.0
 """dBFS of digital silence."""
@@ -127,7 +129,9 @@ def find_speech(samples: Samples) -> list[dict[str, int]]:
 
     if not len(samples):
         return []
-    spans: list[dict[str, int]] = get_speech_timestamps(samples, VadOptions(max_speech_duration_s=MAX_BLOCK_SECONDS))
+    spans: list[dict[str, int]] = get_speech_timestamps(
+        samples, VadOptions(max_speech_duration_s=MAX_BLOCK_SECONDS, min_speech_duration_ms=_MIN_SPEECH)
+    )
     return spans
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import Clip, ClipId, content_digest
+from ecmf_pipeline.core.clips import Clip, ClipId
 from ecmf_pipeline.core.errors import ClipTimeout, NoAudioStream, SilentAudio, TruncatedMedia, TryAgain
 from ecmf_pipeline.core.files import FileState, fingerprint, indexed_content
 from ecmf_pipeline.core.weights import WHISPER, embedded_model
@@ -96,7 +96,8 @@ def transcribe(
         TryAgain: If clips failed for transient reasons.
         Interrupted: On Ctrl-C or SIGTERM; finished batches are kept.
     """
-    keys: dict[str, str] = {clip.clip_id: sound_digest(clip) for clip in clips if is_transcribed(clip)}
+    sounds = {clip.clip_id: clip.sound for clip in clips if is_transcribed(clip)}
+    keys: dict[str, str] = {clip_id: sound.digest for clip_id, sound in sounds.items() if sound}
     settings = fingerprint(config.settings())
     limits = {ClipTimeout.__name__: config.clip_timeout, TruncatedMedia.__name__: media.least_readable}
     quarantine = Quarantine(quarantine_path, stage="transcribe", fingerprint=settings, limits=limits)
@@ -137,11 +138,6 @@ def transcribe(
         reused=len(keys) - len(missing),
         quarantined=len(quarantine),
     )
-
-
-def sound_digest(clip: Clip) -> str:
-    """Return the digest of the sound of a clip, which may be in a file beside or a part of a file."""
-    return content_digest(clip.audio_digest, clip.start, clip.end) if clip.audio_digest else clip.digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,21 +194,21 @@ def _items(
     for clip in clips:
         if clip.clip_id in missing and not quarantine.holds(clip.clip_id, missing[clip.clip_id]):
             by_digest[missing[clip.clip_id]].append(clip)
-    sounds = sorted(by_digest.values(), key=lambda copies: _order(copies[0]))
-    names = [copies[0].audio_path or copies[0].path for copies in sounds]
+    copies = sorted(by_digest.values(), key=lambda same: _order(same[0]))
+    found = [(sound, same) for same in copies if (sound := same[0].sound)]
+    names = [sound.path for sound, _ in found]
     states = known_states(index_cache, corpus_root, names) if index_cache and names else {}
     return [
         Recording(
-            corpus_root / name,
-            clip.audio_digest or clip.file_digest or clip.digest,
-            clip.audio_bytes if clip.audio_digest else clip.bytes,
-            tuple(Target(copy.clip_id, BRANCH, missing[copy.clip_id]) for copy in copies),
-            span_of(clip),
-            clip.duration,
-            states.get(name),
+            corpus_root / sound.path,
+            sound.file_digest or sound.digest,
+            sound.bytes,
+            tuple(Target(clip.clip_id, BRANCH, sound.digest) for clip in same),
+            span_of(same[0]),
+            same[0].duration,
+            states.get(sound.path),
         )
-        for name, copies in zip(names, sounds, strict=True)
-        for clip in copies[:1]
+        for sound, same in found
     ]
 
 

@@ -33,6 +33,37 @@ def project(repository, tmp_path) -> Path:
     return tmp_path / "project"
 
 
+DVC_STAGES = """
+stages:
+  fetch:
+    cmd: mkdir -p data/models/minilm && echo weights > data/models/minilm/model.bin
+    outs:
+      - data/models: {cache: false, persist: true}
+  use:
+    cmd: cat data/models/minilm/model.bin > result
+    deps: [data/models]
+    outs: [result]
+"""
+
+
+@pytest.mark.slow
+def test_weights_that_are_fetched_on_demand_run_no_stage_again(project, monkeypatch):
+    (project / "dvc.yaml").write_text(DVC_STAGES)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(project / ".cache"))
+
+    def dvc(*arguments: str) -> str:
+        command = [sys.executable, "-m", "dvc", *arguments]
+        return subprocess.run(command, cwd=project, capture_output=True, text=True, check=True).stdout
+
+    dvc("repro")
+    (folder := project / "data" / "models" / "whisper_base").mkdir()
+    (folder / "model.bin").write_text("weights")
+    assert dvc("status", "--quiet") == ""
+    assert "Running stage" not in dvc("repro")
+    (project / "data" / "models" / "other").write_text("weights")
+    assert "data/models" in dvc("status")
+
+
 def command_names() -> set[str]:
     return {command.callback.__name__ for command in app.registered_commands}
 

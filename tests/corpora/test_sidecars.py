@@ -130,6 +130,41 @@ class TestSounds:
         assert speaks.sound.path == "speaks.mp4"
         assert kinds(result) == {"sound_not_used": 1}
 
+    def test_a_folder_of_sounds_serves_a_folder_of_films(self, tmp_path: Path) -> None:
+        root = tmp_path / "c"
+        write_video(root / "video/anna/1.mp4")
+        write_video(root / "video/ben/1.mp4", level=50)
+        for hertz, name in enumerate(("anna/1", "ben/1", "ben/2"), 200):
+            write_sound(root / f"Audio/{name}.wav", hertz)
+        result = index(root)
+        assert {clip.clip_id: clip.audio_path for clip in result.clips} == {
+            "video__anna__1": "Audio/anna/1.wav",
+            "video__ben__1": "Audio/ben/1.wav",
+            "Audio__ben__2": "",
+        }
+        assert kinds(result) == {}
+
+    @pytest.mark.parametrize(
+        ("extension", "codec"),
+        [
+            *[(".wav", "pcm_s16le"), (".mp3", "mp3"), (".flac", "flac"), (".opus", "libopus"), (".ogg", "libopus")],
+            *[(".m4a", "aac"), (".aac", "aac"), (".aiff", "pcm_s16be"), (".mka", "libopus"), (".caf", "pcm_s16le")],
+            *[(".ac3", "ac3"), (".wv", "wavpack"), (".mp2", "mp2"), (".au", "pcm_s16be"), (".w64", "pcm_s16le")],
+        ],
+    )
+    def test_sounds_of_each_format_are_read(self, tmp_path: Path, extension: str, codec: str) -> None:
+        (tmp_path / "c").mkdir()
+        with av.open(str(tmp_path / f"c/a{extension}"), "w") as container:
+            stream = container.add_stream(codec, rate=48_000, layout="mono")
+            tone = 8000 * np.sin(np.arange(48_000) * 0.05)
+            frame = av.AudioFrame.from_ndarray(tone.astype(np.int16)[None], format="s16", layout="mono")
+            frame.sample_rate = 48_000
+            container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+        [clip] = index(tmp_path / "c").clips
+        assert (clip.has_video, clip.has_audio) == (False, True)
+        assert clip.duration == pytest.approx(1.0, abs=0.05)
+
     def test_a_damaged_sound_beside_a_film_is_a_finding(self, tmp_path: Path) -> None:
         write_video(tmp_path / "c/a.mp4")
         (tmp_path / "c/a.wav").write_bytes(b"damaged")

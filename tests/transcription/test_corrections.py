@@ -9,7 +9,8 @@ import pytest
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, ClipId
 from ecmf_pipeline.core.errors import InputError, MissingInput
-from ecmf_pipeline.transcription.corrections import find_corrections, read_corrections
+from ecmf_pipeline.transcription.config import TranscribeConfig
+from ecmf_pipeline.transcription.corrections import read_corrections
 
 CLIPS = [Clip(ClipId(name)) for name in ("folder__a", "b", "c")]
 
@@ -50,11 +51,10 @@ def test_unusable_tables_are_rejected(tmp_path: Path, text: str) -> None:
 
 def test_only_the_default_table_may_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    default = paths.CORRECTIONS.as_posix()
-    assert find_corrections(None) is None
-    assert find_corrections(default) is None
+    assert TranscribeConfig(corrections=None).find_corrections() is None
+    assert TranscribeConfig().find_corrections() is None
     with pytest.raises(MissingInput):
-        find_corrections("mine.csv")
+        TranscribeConfig(corrections="mine.csv").find_corrections()
     paths.CORRECTIONS.parent.mkdir()
     paths.CORRECTIONS.write_text("name,text\n")
-    assert find_corrections(default) == paths.CORRECTIONS
+    assert TranscribeConfig().find_corrections() == paths.CORRECTIONS

@@ -36,7 +36,7 @@ class ModelsConfig(Config):
             listed: it is fetched if clips with sound have no words.
     """
 
-    names: tuple[str, ...] = tuple(model.name for model in EMBEDDED_MODELS if not model.on_demand)
+    names: tuple[str, ...] = tuple(model.name for model in EMBEDDED_MODELS if model.by_default and not model.on_demand)
 
     @field_validator("names")
     @classmethod

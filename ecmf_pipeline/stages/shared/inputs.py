@@ -25,7 +25,7 @@ from ecmf_pipeline.core.console import format_count
 from ecmf_pipeline.core.errors import CorpusError, InputError, MissingInput
 from ecmf_pipeline.core.files import read_sealed_json, sha256_file
 from ecmf_pipeline.core.predictions import PredictionTable
-from ecmf_pipeline.encoders.config import TextConfig
+from ecmf_pipeline.encoders.config import E5Config, TextConfig
 from ecmf_pipeline.extraction.features import FeatureOrigin, StoredFeatures, open_features, open_store
 from ecmf_pipeline.labels.tables import read_decisions, read_human_labels, read_votes
 from ecmf_pipeline.settings.params import Params
@@ -33,7 +33,6 @@ from ecmf_pipeline.sharing.versions import keep_version
 from ecmf_pipeline.store import FeatureStore
 from ecmf_pipeline.store.dvc_links import share_with_dvc
 from ecmf_pipeline.store.kept import KeptParts
-from ecmf_pipeline.transcription.corrections import find_corrections
 from ecmf_pipeline.transcription.table import is_transcribed, read_transcripts, with_transcripts
 
 FUSION = "fusion"
@@ -68,7 +67,7 @@ def add_transcripts(params: Params, corpus: Corpus) -> Corpus:
 
 
 def _add_transcripts_to(params: Params, clips: list[Clip]) -> list[Clip]:
-    has_corrections = find_corrections(params.transcribe.corrections) is not None
+    has_corrections = params.transcribe.find_corrections() is not None
     recognises = params.transcribe.model is not None and any(map(is_transcribed, clips))
     if not params.needs_transcripts or not (has_corrections or recognises):
         return clips
@@ -319,7 +318,7 @@ def text_halves(params: Params, features: Mapping[str, NDArray[np.float32]]) -> 
     if text.value not in features or text not in params.extract.encoders:
         return {}
     encoder = params.encoder_of(text)
-    if not isinstance(encoder, TextConfig) or encoder.inputs != "both":
+    if not isinstance(encoder, TextConfig | E5Config) or encoder.inputs != "both":
         return {}
     raw, enriched = split_halves(features[text.value], params.train.pool)
     return {"raw": raw, "enriched": enriched}

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import Clip, ClipId, ClipText, Modality, Split, read_corpus_description
+from ecmf_pipeline.core.clips import Clip, ClipId, ClipText, Modality, Split, WordsFrom, read_corpus_description
 from ecmf_pipeline.core.console import echo, format_count
 from ecmf_pipeline.core.errors import InputError
+from ecmf_pipeline.core.languages import format_language
 from ecmf_pipeline.corpora.index import index_corpus
+from ecmf_pipeline.corpora.languages import detect_languages
 from ecmf_pipeline.corpora.listing import CorpusListing
 from ecmf_pipeline.corpora.scan import is_sound_file, scan_media, strip_media_extension
 from ecmf_pipeline.corpora.segments import CutRecording, Segment, segment_id
@@ -29,7 +31,10 @@ from ecmf_pipeline.runner.quarantine import read_quarantine
 from ecmf_pipeline.segmentation.run import segment
 from ecmf_pipeline.settings.params import Params, load_params
 from ecmf_pipeline.stages.shared.inputs import missing_models
+from ecmf_pipeline.stages.shared.languages import corpus_languages, foreign_columns, llm_transcript
 from ecmf_pipeline.stages.shared.timeline import moments_of, write_timeline
+from ecmf_pipeline.transcription.run import transcribe
+from ecmf_pipeline.transcription.table import is_transcribed, with_transcripts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -51,6 +56,8 @@ class ClipPrediction:
         modality_weights: Share of each modality; 0 if it is missing.
         missing: Reason why a modality is missing, by modality.
         enriched: Enriched transcript; "" without a transcript, or if the models do not read it.
+        transcript: The words that the models read; "" if there are none.
+        words_from: Where they come from: ``corpus`` (the given text) or ``machine``; "" if there are none.
     """
 
     label: str
@@ -58,6 +65,35 @@ class ClipPrediction:
     modality_weights: dict[str, float]
     missing: dict[str, str]
     enriched: str
+    transcript: str
+    words_from: str
+
+
+def run(video: Path | None, text: str, labels: paths.Labels | None, *, as_json: bool) -> None:
+    """Print the label, probabilities and modality weights of one new clip.
+
+    Args:
+        video: File of the clip; None: predict from the transcript only.
+        text: Transcript of the clip; empty: its speech is recognised if ``transcribe.model`` is set.
+        labels: Use the models trained on these labels; None: on refined labels if such models exist.
+        as_json: Whether to print JSON only.
+
+    Raises:
+        MissingInput: If no models were trained on these labels.
+    """
+    params = load_params()
+    ensemble, labels, corpus_labels = _load(labels)
+    prediction = predict_clip(params, ensemble, video, text, corpus_labels)
+    if as_json:
+        echo(json.dumps({"clip": str(video or ""), "model": labels, **asdict(prediction)}, ensure_ascii=False))
+        return
+    echo(f"{video or text}: {prediction.label} (models trained on {labels} labels)")
+    echo("  " + ", ".join(f"{name} {prob:.3f}" for name, prob in prediction.probs.items()))
+    echo("  weights: " + ", ".join(f"{name} {share:.3f}" for name, share in prediction.modality_weights.items()))
+    if prediction.words_from == WordsFrom.MACHINE:
+        echo(f"  words (machine): {prediction.transcript}")
+    for name, reason in prediction.missing.items():
+        echo(f"  {name} is missing: {reason}")
 
 
 def run_recording(recording: Path, timeline: Path, labels: paths.Labels | None) -> None:
@@ -77,40 +113,15 @@ def run_recording(recording: Path, timeline: Path, labels: paths.Labels | None) 
     settings = _settings(params, ensemble)
     with tempfile.TemporaryDirectory(prefix="ecmf-recording-") as name:
         folder = Path(name)
-        clips = cut_recording(params, recording, folder)
-        reads_texts = "text" in ensemble.modalities and params.text_columns
-        texts = _enriched(params, clips, folder, corpus_labels) if reads_texts else {}
+        clips, texts = _read_words(
+            params, ensemble, cut_recording(params, recording, folder), recording.parent, folder, corpus_labels
+        )
         prediction, _ = _predicted(params, ensemble, settings, clips, texts, recording.parent, folder)
     moments = moments_of(clips, prediction.probs, ensemble.label_names)
     write_timeline(timeline, moments, ensemble.label_names)
     counts = Counter(moment.label or "unusable" for moment in moments)
     shares = ", ".join(f"{label} {count}" for label, count in counts.most_common())
     echo(f"{recording}: {format_count(len(clips), 'clip')} ({shares}; models trained on {labels} labels) in {timeline}")
-
-
-def run(video: Path | None, text: str, labels: paths.Labels | None, *, as_json: bool) -> None:
-    """Print the label, probabilities and modality weights of one new clip.
-
-    Args:
-        video: File of the clip; None: predict from the transcript only.
-        text: Transcript of the clip.
-        labels: Use the models trained on these labels; None: on refined labels if such models exist.
-        as_json: Whether to print JSON only.
-
-    Raises:
-        MissingInput: If no models were trained on these labels.
-    """
-    params = load_params()
-    ensemble, labels, corpus_labels = _load(labels)
-    prediction = predict_clip(params, ensemble, video, text, corpus_labels)
-    if as_json:
-        echo(json.dumps({"clip": str(video or ""), "model": labels, **asdict(prediction)}, ensure_ascii=False))
-        return
-    echo(f"{video or text}: {prediction.label} (models trained on {labels} labels)")
-    echo("  " + ", ".join(f"{name} {prob:.3f}" for name, prob in prediction.probs.items()))
-    echo("  weights: " + ", ".join(f"{name} {share:.3f}" for name, share in prediction.modality_weights.items()))
-    for name, reason in prediction.missing.items():
-        echo(f"  {name} is missing: {reason}")
 
 
 def _load(labels: paths.Labels | None) -> tuple[Ensemble, paths.Labels, list[str]]:
@@ -138,7 +149,8 @@ def predict_clip(
         params: Params of the project, with which the models were trained.
         ensemble: The models.
         video: File of the clip; None: predict from the transcript only.
-        text: Transcript of the clip; "" if unknown: subtitles in the file or beside it are read.
+        text: Transcript of the clip; "" if unknown: subtitles in the file or beside it are read, else its speech is
+            recognised.
         labels: Labels that the LLM chooses from.
 
     Raises:
@@ -146,14 +158,14 @@ def predict_clip(
             other encoders than params has.
         ModelError: If weights are missing.
     """
-    clip = Clip(CLIP_ID, transcript=" ".join(text.split()), split=Split.UNLABELED)
+    origin = WordsFrom.CORPUS if text.strip() else WordsFrom.NOWHERE
+    clip = Clip(CLIP_ID, transcript=" ".join(text.split()), split=Split.UNLABELED, words_from=origin)
     root = Path() if video is None else video.parent
     settings = _settings(params, ensemble)
     with tempfile.TemporaryDirectory(prefix="ecmf-clip-") as name:
         if video is not None:
-            clip = _with_media(clip, video, Path(name))
-        reads_texts = "text" in ensemble.modalities and params.text_columns
-        texts = _enriched(params, [clip], Path(name), labels) if reads_texts else {}
+            clip = measure_clip(clip, video, Path(name))
+        (clip,), texts = _read_words(params, ensemble, [clip], root, Path(name), labels)
         prediction, missing = _predicted(params, ensemble, settings, [clip], texts, root, Path(name))
     if prediction.classes[0] < 0:
         causes = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
@@ -167,7 +179,20 @@ def predict_clip(
         dict(zip(ensemble.modalities, map(float, prediction.modality_weights[0]), strict=True)),
         missing,
         texts[clip.clip_id].enriched if texts else "",
+        clip.transcript,
+        clip.words_from.value,
     )
+
+
+def _read_words(
+    params: Params, ensemble: Ensemble, clips: Sequence[Clip], root: Path, folder: Path, labels: list[str]
+) -> tuple[list[Clip], dict[str, ClipText]]:
+    """Return the clips with recognised words and languages, and the texts that the models read."""
+    reads_texts = "text" in ensemble.modalities and params.text_columns
+    if reads_texts and params.transcribe.model is not None and any(map(is_transcribed, clips)):
+        clips = _with_words(params, clips, root, folder)
+    clips = _with_languages(params, clips)
+    return [*clips], _enriched(params, clips, folder, labels) if reads_texts else {}
 
 
 def _settings(params: Params, ensemble: Ensemble) -> dict[Modality, dict[str, Any]]:
@@ -181,9 +206,21 @@ def _settings(params: Params, ensemble: Ensemble) -> dict[Modality, dict[str, An
     return {m: params.settings_of(m) for m in used}
 
 
-def _with_media(clip: Clip, video: Path, folder: Path) -> Clip:
-    """Index a file as `index` does, with the sound and the subtitles beside it; ``folder`` gets the cache."""
-    return _indexed(_listing(clip, video), folder)[0]
+def measure_clip(clip: Clip, video: Path, folder: Path) -> Clip:
+    """Measure the file of a clip as `index` does, with the sound and the subtitles beside it.
+
+    Args:
+        clip: The clip; if it has a transcript, subtitles are ignored.
+        video: The media file.
+        folder: A temporary folder.
+
+    Raises:
+        InputError: If the file does not exist, cannot be read, or has neither pictures nor sound.
+    """
+    [measured] = _indexed(_listing(clip, video), folder)
+    if not (measured.has_video or measured.has_audio):
+        raise InputError(f"{video} has neither pictures nor sound", "give the path of another media file as --video")
+    return measured
 
 
 def _listing(clip: Clip, video: Path) -> CorpusListing:
@@ -201,7 +238,7 @@ def _listing(clip: Clip, video: Path) -> CorpusListing:
 def _indexed(listing: CorpusListing, folder: Path) -> Sequence[Clip]:
     result = index_corpus(listing, folder / INDEX_CACHE, workers=0)
     for failed in result.quarantined.values():
-        message = f"{listing.clips[0].path} cannot be read ({failed.reason}: {failed.message})"
+        message = f"{listing.root / listing.clips[0].path} cannot be read ({failed.reason}: {failed.message})"
         raise InputError(message, "give the path of another media file as --video")
     return result.clips
 
@@ -236,25 +273,67 @@ def cut_recording(params: Params, recording: Path, folder: Path) -> list[Clip]:
             cut = CutRecording("", (Segment(0.0, whole.duration, whole.transcript),))
         if cut is not None and cut.segments:
             parts = tuple(
-                replace(listing.clips[0], clip_id=segment_id(CLIP_ID, s), start=s.start, end=s.end, transcript=s.text)
-                for s in cut.segments
+                replace(
+                    listing.clips[0],
+                    clip_id=segment_id(CLIP_ID, one),
+                    start=one.start,
+                    end=one.end,
+                    transcript=one.text,
+                    language=one.language,
+                    words_from=WordsFrom.SUBTITLES if one.text else WordsFrom.NOWHERE,
+                )
+                for one in cut.segments
             )
             return [*_indexed(replace(listing, clips=parts), folder)]
-    raise InputError(f"{found.findings[0].message}", "add a subtitle file beside it")
+    raise InputError(found.findings[0].message, "add a subtitle file beside it")
+
+
+def _with_languages(params: Params, clips: Sequence[Clip]) -> list[Clip]:
+    language = params.corpus.language
+    unknown = [clip.transcript for clip in clips if clip.transcript and not clip.language]
+    found = dict(zip(unknown, detect_languages(unknown, corpus_languages()), strict=True)) if language == "auto" else {}
+    return [
+        replace(clip, language=found.get(clip.transcript, clip.language) if language == "auto" else language)
+        if clip.transcript
+        else clip
+        for clip in clips
+    ]
+
+
+def _with_words(params: Params, clips: Sequence[Clip], root: Path, folder: Path) -> list[Clip]:
+    """Return the clips with the words of speech recognition, if it recognises any."""
+    result = transcribe(
+        clips,
+        config=params.transcribe.model_copy(update={"workers": 0, "max_quarantined": 1.0}),
+        media=params.media,
+        corpus_root=root,
+        cache_root=folder / "transcripts",
+        spool=folder / "transcripts.spool",
+        quarantine_path=folder / "transcribe.csv",
+        index_cache=folder / INDEX_CACHE,
+    )
+    return with_transcripts(clips, result.transcripts)
 
 
 def _enriched(params: Params, clips: Sequence[Clip], folder: Path, labels: list[str]) -> dict[str, ClipText]:
     spoken = [clip for clip in clips if clip.transcript]
-    if not params.needs_enriched_texts or not spoken:
-        return {clip.clip_id: ClipText(clip.transcript) for clip in spoken}
-    rewritten = enrich_transcripts(
-        params.llm.model_copy(update={"workers": 0, "max_quarantined": 1.0}),
-        params.rewrite,
-        {clip.clip_id: Context(clip.transcript) for clip in spoken},
-        labels,
-        answer_files=AnswerFiles("rewrite", folder / "cache", folder / "spool", folder / "rewrite.csv"),
-    )
-    return {clip.clip_id: ClipText(clip.transcript, rewritten.texts.get(clip.clip_id, "")) for clip in spoken}
+    foreign = foreign_columns(params, spoken) if spoken else []
+    asked: dict[str, Context] = {
+        c.clip_id: Context(c.transcript) for c in spoken if params.needs_enriched_texts and llm_transcript(params, c)
+    }
+    enriched: dict[str, str] = {clip.clip_id: clip.transcript for clip in spoken if params.needs_enriched_texts}
+    if asked:
+        enriched |= enrich_transcripts(
+            params.llm.model_copy(update={"workers": 0, "max_quarantined": 1.0}),
+            params.rewrite,
+            asked,
+            labels,
+            answer_files=AnswerFiles("rewrite", folder / "cache", folder / "spool", folder / "rewrite.csv"),
+        ).texts
+    return {
+        clip.clip_id: ClipText(clip.transcript, enriched.get(clip.clip_id, ""), foreign=columns)
+        for clip, columns in zip(spoken, foreign, strict=True)
+    }
 
 
 def _predicted(
@@ -317,6 +396,10 @@ def _predicted(
         if modality.value not in features:
             entries = read_quarantine(quarantine_path(modality))
             missing[modality.value] = f"{entries[0].reason}: {entries[0].message}" if entries else NO_INPUT
+            first = clips[0]
+            if modality is Modality.TEXT and first.clip_id in texts and texts[first.clip_id].foreign:
+                language = format_language(first.language)
+                missing[modality.value] = f"the text encoder does not know the language, {language}"
     padded = {
         name: features.get(name, np.full((len(clips), dim), np.nan, np.float32)) for name, dim in ensemble.dims.items()
     }

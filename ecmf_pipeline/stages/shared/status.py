@@ -87,7 +87,9 @@ def _count_pending(clips: Sequence[Clip], texts: Mapping[str, ClipText], columns
     empty = ClipText("")
     expected = [ClipText(clip.transcript, enriched=clip.transcript, translation=clip.translation) for clip in clips]
     return sum(
-        bool(text.having(columns)) and not texts.get(clip.clip_id, empty).having(columns)
+        bool(text.having(columns))
+        and not (stored := texts.get(clip.clip_id, empty)).having(columns)
+        and not stored.foreign
         for clip, text in zip(clips, expected, strict=True)
     )
 
