@@ -60,6 +60,10 @@ class FindingKind(StrEnum):
     SUBTITLES_WITHOUT_CLIP = "subtitles_without_clip"
     SEVERAL_SUBTITLES = "several_subtitles"
     TWO_TRANSCRIPTS = "two_transcripts"
+    NO_SPEECH = "no_speech"
+    NO_SUBTITLES = "no_subtitles"
+    CUES_CHANGED = "cues_changed"
+    OUTDATED_SEGMENTS = "outdated_segments"
     OVERLAPPING_SUBTITLES = "overlapping_subtitles"
     SUBTITLES_BEYOND_END = "subtitles_beyond_end"
 
@@ -128,6 +132,7 @@ class CorpusListing:
         expected_seconds: The length of clips in the tables, if they have it.
         quarantines_wrong_length: Whether a file of another length is quarantined.
         subtitles: The subtitle file of each clip that has one.
+        cut_digests: SHA-256 of each file at the time when it was cut into clips, by path.
     """
 
     root: Path
@@ -139,6 +144,7 @@ class CorpusListing:
     expected_seconds: Mapping[ClipId, float] = field(default_factory=dict)
     quarantines_wrong_length: bool = False
     subtitles: Mapping[ClipId, SubtitleFile] = field(default_factory=dict)
+    cut_digests: Mapping[str, str] = field(default_factory=dict)
 
 
 def count_by_kind(findings: Iterable[Finding]) -> dict[str, int]:

@@ -32,6 +32,7 @@ from ecmf_pipeline.report.scores import (
     scores_section,
     training_conclusion,
 )
+from ecmf_pipeline.report.timeline import timeline_section
 
 SYNTHETIC_NOTICE = (
     "This corpus is synthetic: its clips were generated, not recorded from people. "
@@ -51,6 +52,7 @@ def render(report: ReportInput, config: ReportConfig) -> str:
         features_section(report),
         *faces_section(report),
         scores_section(report, evaluation),
+        *timeline_section(report),
         confusion_section(evaluation),
         weights_section(report, ablation),
         ablation_section(ablation),

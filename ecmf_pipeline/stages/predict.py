@@ -17,6 +17,7 @@ from ecmf_pipeline.stages.shared.inputs import (
     open_stored,
     read_labelled_corpus,
 )
+from ecmf_pipeline.stages.shared.timeline import write_timelines
 
 _DEPLOYED = "deployed/fusion"
 
@@ -63,6 +64,7 @@ def run(labels: paths.Labels) -> None:
         if path.name.partition(".")[0] not in tables and path != paths.trained_on(labels):
             path.unlink()  # belongs to a removed model or to the labels of an earlier training
     submitted.write(paths.deployed_predictions(labels))
+    write_timelines(labels, corpus.clips, submitted)
     if fusion.labels_sha256:
         write_sealed_json(paths.trained_on(labels), {"labels_sha256": fusion.labels_sha256})
     else:

@@ -173,10 +173,10 @@ def test_the_embedded_model_is_fetched_only_for_clips_with_sound_and_without_wor
 def test_a_new_clip_gets_machine_made_words(tmp_path: Path, clips: list[Clip]) -> None:
     params = Params.model_validate({"transcribe": {"device": "cpu"}})
     (tmp_path / "scratch").mkdir()
-    found = single_clip.with_words(params, clips[0], tmp_path, tmp_path / "scratch")
+    [found] = single_clip.with_words(params, [clips[0]], tmp_path, tmp_path / "scratch")
     assert (found.transcript, found.words_from) == ("1.0 seconds", WordsFrom.MACHINE)
     assert marked_transcript(found) == "(machine) 1.0 seconds"
-    broken = single_clip.with_words(params, clips[2], tmp_path, tmp_path / "scratch")
+    [broken] = single_clip.with_words(params, [clips[2]], tmp_path, tmp_path / "scratch")
     assert broken.words_from is WordsFrom.NOWHERE
 
 
