@@ -29,6 +29,7 @@ class FindingKind(StrEnum):
     RARE_LABEL = "rare_label"
     GOLD_LABEL_NOT_GIVEN = "gold_label_not_given"
     EMPTY_CLASS = "empty_class"
+    ONE_LABEL = "one_label"
     NUMERIC_LABEL = "numeric_label"
     NO_MEDIA = "no_media"
     NO_LABELS = "no_labels"
@@ -67,6 +68,7 @@ MISTAKES = (
     FindingKind.RARE_LABEL,
     FindingKind.GOLD_LABEL_NOT_GIVEN,
     FindingKind.EMPTY_CLASS,
+    FindingKind.ONE_LABEL,
     FindingKind.NUMERIC_LABEL,
     FindingKind.GROUP_WITHOUT_CLIP,
     FindingKind.CLIP_WITHOUT_GROUP,

@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 from ecmf_pipeline import __version__
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import Modality, read_corpus_tables
+from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.core.files import read_sealed_json, write_atomic
 from ecmf_pipeline.core.predictions import PredictionTable
@@ -24,6 +24,7 @@ from ecmf_pipeline.stages.shared.inputs import (
     add_transcripts,
     open_modality_store,
     read_needed_texts,
+    read_project_corpus,
     read_refined_predictions,
 )
 
@@ -45,7 +46,8 @@ _SHOWN_VERSIONS = (
 def run() -> None:
     """Load the results of all stages and write the page."""
     params = load_params()
-    corpus = add_transcripts(params, read_corpus_tables())
+    labelled = read_project_corpus(params)
+    corpus = add_transcripts(params, labelled.corpus)
     refined = read_decisions(paths.REFINED, votes=True, corpus=corpus)
     predictions = read_refined_predictions(paths.deployed_predictions("refined"), corpus)
     texts = read_needed_texts(params, corpus.clips)
@@ -81,6 +83,8 @@ def run() -> None:
             "root": str(params.corpus.root),
             "labels": corpus.labels,
             "synthetic": corpus.synthetic,
+            "basis": labelled.basis.value,
+            "verdicts": int((labelled.known >= 0).sum()),
         },
         clips=corpus.clips,
         index=read_sealed_json(paths.INDEX_METRICS, made_by="index"),
