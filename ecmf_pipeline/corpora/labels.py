@@ -88,8 +88,8 @@ def label_findings(listing: CorpusListing) -> Iterator[Finding]:
     if len(given) == 1:
         label, count = next(iter(given.items()))
         message = (
-            f"all {format_count(count, 'labelled clip')} have the label {label!r}: a model needs two labels of two clips "
-            "each; until then they count as verdicts, and other clips get zero-shot labels, which nothing has verified"
+            f"all {format_count(count, 'labelled clip')} have the label {label!r}: a model needs two labels of two "
+            "clips each; until then they count as verdicts, and other clips get zero-shot labels, which nothing has verified"
         )
         yield Finding(FindingKind.ONE_LABEL, "", message, count=count)
     elif given:

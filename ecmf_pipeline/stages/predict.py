@@ -119,7 +119,7 @@ def _write_refined_labels(corpus: Corpus) -> None:
     write_unverified_submission(paths.submission("refined"), ((name, *by_clip[name]) for name in corpus.candidates))
     n_labelled = flags.count("")
     echo(
-        f"predict (refined labels): zero-shot, unverified: {n_labelled} of {len(decisions)} clips labelled by `refine`; "
+        f"predict (refined labels): zero-shot, unverified: {n_labelled} of {len(decisions)} clips labelled by refine; "
         f"{len(corpus.candidates)} candidates in {paths.submission('refined')}, without a label if it is too uncertain"
     )
 

@@ -55,7 +55,7 @@ def _rows(stored: StoredFeatures, corpus: Corpus, modality: Modality) -> NDArray
 
 def _mean_over_rows(probs: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the mean of (n, T, J) over the rows that exist, (n, J); NaN if a clip has none."""
-    exists = ~np.isnan(probs).any(axis=2)
+    exists = np.asarray(~np.isnan(probs).any(axis=2))
     total = np.where(exists[:, :, None], probs, 0.0).sum(axis=1)
     count = exists.sum(axis=1)[:, None]
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
