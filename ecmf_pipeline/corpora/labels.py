@@ -89,7 +89,7 @@ def label_findings(listing: CorpusListing) -> Iterator[Finding]:
         label, count = next(iter(given.items()))
         message = (
             f"all {format_count(count, 'labelled clip')} have the label {label!r}: a model needs two labels of two "
-            "clips each; until then they count as verdicts, and other clips get zero-shot labels, which nothing has verified"
+            "clips each; until then they count as verdicts, and other clips get zero-shot labels, unverified"
         )
         yield Finding(FindingKind.ONE_LABEL, "", message, count=count)
     elif given:

@@ -78,7 +78,7 @@ def map_probs(
             transfer[row, list(ours).index(mapped[label])] = 1.0
     votes: Floats = np.asarray(probs, np.float64) @ transfer
     has_label = transfer.any(axis=1)
-    known = np.asarray(~np.isnan(probs).any(axis=1))
+    known = np.isfinite(np.asarray(probs, np.float64).sum(axis=1))
     known[known] &= has_label[np.asarray(probs)[known].argmax(axis=1)]
     votes[~known] = np.nan
     votes[known] /= votes[known].sum(axis=1, keepdims=True)

@@ -23,7 +23,7 @@ class PredictedClip:
     """Prediction of the fusion model for one clip.
 
     Attributes:
-        label: The predicted label; empty if there is no prediction.
+        label: The predicted label; empty if there is no prediction, or a zero-shot one is too uncertain.
         probability: Probability of this label; None if there is no prediction.
         modality_weights: Weight of each modality, 0 to 1; NaN or no entry if the clip has no usable modality.
         flag: Reason why there is no prediction, such as ``no usable modality``; empty if there is one.

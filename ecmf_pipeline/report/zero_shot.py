@@ -1,4 +1,4 @@
-"""Report labels that nothing has verified: how many there are, and how far the sources agree. No accuracy is claimed."""
+"""Report labels that nothing has verified: how many there are, and how far the sources agree."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def _voting(params: Params) -> _Settings:
 def _label_files(params: Params) -> _Settings:
     """Return the digest of each file of votes and verdicts in params; None if the file does not exist."""
     verdicts = params.refine.verdicts
-    saved = (model.folder / "config.json" for model in params.vote.transfer.values())  # has the digest of the weights
+    saved = [str(model.folder / "config.json") for model in params.vote.transfer.values()]  # it has digests of weights
     files = map(Path, (*params.vote.sources, *saved, *([verdicts] if verdicts else [])))
     return {str(path): cached_sha256(path) if path.is_file() else None for path in files}
 

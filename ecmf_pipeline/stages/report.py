@@ -11,7 +11,7 @@ from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.core.files import read_sealed_json, write_atomic
-from ecmf_pipeline.core.predictions import PredictionTable
+from ecmf_pipeline.core.predictions import ABSTAINS, PredictionTable
 from ecmf_pipeline.core.tables import from_spreadsheet_text, open_table
 from ecmf_pipeline.extraction.run import clip_limits, coverage
 from ecmf_pipeline.labels.tables import read_decisions
@@ -123,7 +123,7 @@ def _predicted_clips(table: PredictionTable) -> Iterable[PredictedClip]:
         yield PredictedClip(
             clip_id=clip_id,
             split=table.splits[row],
-            label=labels[row],
+            label="" if table.flags[row] == ABSTAINS else labels[row],
             probability=float(table.probs[row].max()),
             modality_weights=dict(zip(table.modalities, weights, strict=True)),
             flag=table.flags[row],

@@ -1,4 +1,4 @@
-"""Benchmark labels without labels: ``python -m tools.bench.zero_shot [--sample PROJECT] [--clips PROJECT --truth CSV]``.
+"""Benchmark zero-shot labels: ``python -m tools.bench.zero_shot [--sample PROJECT] [--clips PROJECT --truth CSV]``.
 
 The first table compares zero-shot labels with always choosing the most frequent label, and shows each source. The
 second simulates verdicts by the true labels: asked by the rule of ``next.csv`` in rounds of ten, and drawn at random.
@@ -144,8 +144,8 @@ def _print_zero_shot(world: World) -> None:
     _write(f"\n{world.name}: {n} clips, most frequent label {majority:.3f}")
     _write(f"  most probable label of all clips (no vote counts as wrong): {_share(right)}")
     _write(
-        f"  answered from {threshold:g} on: {answered.mean():.3f} of the clips, accuracy {_share(right[answered])}, mean "
-        f"confidence {posterior.max(axis=1)[answered].mean() if answered.any() else float('nan'):.3f}"
+        f"  answered from {threshold:g} on: {answered.mean():.3f} of the clips, accuracy {_share(right[answered])}, "
+        f"mean confidence {posterior.max(axis=1)[answered].mean() if answered.any() else float('nan'):.3f}"
     )
     for source, probs in world.votes.items():
         choice = first_choice(probs)
