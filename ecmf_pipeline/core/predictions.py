@@ -94,7 +94,8 @@ class PredictionTable:
         """Write the table as csv, rounded, and as npz, unrounded; equal tables give equal bytes.
 
         The npz file holds no pickled objects: ``clip_ids``, ``splits``, ``labels``, ``out_of_fold`` and ``flags``,
-        (n,), ``label_names``, (C,), ``probs``, (n, C), ``modalities``, (M,), ``modality_weights``, (n, M), and ``basis``.
+        (n,), ``label_names``, (C,), ``probs``, (n, C), ``modalities``, (M,), ``modality_weights``, (n, M), and
+        ``basis``.
 
         Args:
             path: The csv file; the npz file has the same name with the suffix ``.npz``.

@@ -53,17 +53,17 @@ def write_submission(path: Path, names: Sequence[str], predictions: Mapping[str,
     return changed
 
 
-def write_unverified_submission(path: Path, rows: Iterable[tuple[str, str, float]]) -> None:
-    """Write ``name,discrete,confidence,basis`` for zero-shot labels; ``discrete`` is empty for an abstention.
+def write_unverified_submission(path: Path, rows: Iterable[tuple[str, str, float, Basis]]) -> None:
+    """Write ``name,discrete,confidence,basis``, mostly of zero-shot labels; ``discrete`` is empty for an abstention.
 
     `read_submission` refuses a file with empty labels, so that guesses are not handed in unnoticed.
 
     Args:
         path: The csv file.
-        rows: Name, label and confidence of each candidate.
+        rows: Name, label, confidence and basis of each candidate.
     """
     columns = (*COLUMNS, "confidence", "basis")
-    write_csv(path, columns, ([*row[:2], f"{row[2]:.6f}", Basis.ZERO_SHOT.value] for row in rows))
+    write_csv(path, columns, ([*row[:2], f"{row[2]:.6f}", row[3].value] for row in rows))
 
 
 def read_submission(path: Path) -> dict[str, str]:

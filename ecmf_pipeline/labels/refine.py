@@ -150,9 +150,9 @@ def decide(
     gold = np.full(len(clips), -1) if gold is None else gold
     thresholds = find_thresholds(assessment, given, gold, config)
     supporting = supporting_families(assessment, families)
-    draft = _Draft(
-        np.full(len(clips), LabelAction.LEAVE, object), np.full(len(clips), -1), np.full(len(clips), "", object)
-    )
+    # np.full would store plain texts instead of actions.
+    leave = np.array([LabelAction.LEAVE] * len(clips), object)
+    draft = _Draft(leave, np.full(len(clips), -1), np.full(len(clips), "", object))
     unlabelled = (given < 0) & (gold < 0)
     _decide_given(draft, assessment, given, supporting, thresholds, config)
     _apply_human_labels(draft, given, gold)

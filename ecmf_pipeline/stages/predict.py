@@ -115,11 +115,13 @@ def _write_refined_labels(corpus: Corpus) -> None:
     table.write(folder / "fusion.csv")
     table.write(paths.deployed_predictions("refined"))
     write_sealed_json(paths.trained_on("refined"), {"labels_sha256": labels_sha256})
-    by_clip = {str(one.clip_id): (one.refined_label, one.confidence) for one in decisions}
+    by_clip = {str(one.clip_id): (one.refined_label, one.confidence, one.basis) for one in decisions}
     write_unverified_submission(paths.submission("refined"), ((name, *by_clip[name]) for name in corpus.candidates))
-    n_labelled = flags.count("")
+    n_verdicts = sum(one.basis is Basis.VERDICTS for one in decisions)
+    n_labelled = flags.count("") - n_verdicts
     echo(
-        f"predict (refined labels): zero-shot, unverified: {n_labelled} of {len(decisions)} clips labelled by refine; "
+        f"predict (refined labels): zero-shot, unverified: {n_labelled} of {len(decisions)} clips labelled by refine, "
+        f"{format_count(n_verdicts, 'verdict')}; "
         f"{len(corpus.candidates)} candidates in {paths.submission('refined')}, without a label if it is too uncertain"
     )
 
