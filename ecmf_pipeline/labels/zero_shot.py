@@ -16,7 +16,7 @@ from scipy.optimize import brentq
 from scipy.special import softmax
 from threadpoolctl import threadpool_limits
 
-from ecmf_pipeline.core.arrays import Bools, Floats, Ints
+from ecmf_pipeline.core.arrays import Floats, Ints
 from ecmf_pipeline.labels.label_model import Assessment, Source
 from ecmf_pipeline.labels.votes import ABSTAIN, LogPool, first_choice, fit_log_pool, stack_votes
 
@@ -76,13 +76,13 @@ def map_probs(
     for row, label in enumerate(theirs):
         if label in mapped:
             transfer[row, list(ours).index(mapped[label])] = 1.0
-    votes: Floats = np.asarray(probs, np.float64) @ transfer
-    has_label = transfer.any(axis=1)
-    known: Bools = np.isfinite(np.asarray(probs, np.float64)).all(axis=1)
-    known[known] &= has_label[np.asarray(probs)[known].argmax(axis=1)]
-    votes[~known] = np.nan
-    votes[known] /= votes[known].sum(axis=1, keepdims=True)
-    return votes
+    theirs_probs = np.asarray(probs, np.float64)
+    votes: Floats = theirs_probs @ transfer
+    known = np.flatnonzero(np.isfinite(theirs_probs).all(axis=1))
+    known = known[transfer.any(axis=1)[theirs_probs[known].argmax(axis=1)]]
+    converted = np.full(votes.shape, np.nan)
+    converted[known] = votes[known] / votes[known].sum(axis=1, keepdims=True)
+    return converted
 
 
 def assess_without_labels(

@@ -16,7 +16,13 @@ from ecmf_pipeline.labels.refine import (
     labels_to_verify,
     source_metrics,
 )
-from ecmf_pipeline.labels.selection import can_be_judged, expected_gain, has_readable_media, select_clips_to_label
+from ecmf_pipeline.labels.selection import (
+    can_be_judged,
+    expected_gain,
+    has_readable_media,
+    select_clips_to_label,
+    select_first_clips,
+)
 from ecmf_pipeline.labels.tables import write_clips_to_label, write_refined
 from ecmf_pipeline.labels.thresholds import find_thresholds
 from ecmf_pipeline.labels.voters import source_family
@@ -24,6 +30,7 @@ from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.stages.shared.inputs import (
     add_transcripts,
     assess_project,
+    read_features,
     read_project_corpus,
     votes_of_sources,
 )
@@ -68,6 +75,10 @@ def run(*, dry_run: bool = False) -> None:
     chosen = select_clips_to_label(
         gain, assessment.labels, eligible, config.label_next, last=~has_readable_media(clips)
     )
+    if labelled.is_zero_shot:
+        features = read_features(params, corpus.clips)
+        first = select_first_clips(features, gain, eligible, gold >= 0, clusters=MIN_GOLD)
+        chosen = [*first, *(row for row in chosen if row not in set(first))][: config.label_next]
     write_clips_to_label(paths.NEXT, clips, decisions, votes, gain, chosen, corpus.labels)
     write_json(
         paths.METRICS / "refine.json",

@@ -28,9 +28,10 @@ from ecmf_pipeline.core.errors import TooFewClips
 from ecmf_pipeline.core.predictions import Basis
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.labels.basis import training_basis
+from ecmf_pipeline.labels.combining import MIN_GOLD
 from ecmf_pipeline.labels.config import LabelModelConfig, LinearConfig, RefineConfig, ZeroShotConfig
 from ecmf_pipeline.labels.label_model import assess
-from ecmf_pipeline.labels.selection import expected_gain, select_clips_to_label
+from ecmf_pipeline.labels.selection import expected_gain, select_clips_to_label, select_first_clips
 from ecmf_pipeline.labels.voters import ALL, join_modalities, out_of_fold_votes
 from ecmf_pipeline.labels.votes import ABSTAIN, first_choice
 from ecmf_pipeline.labels.zero_shot import assess_without_labels
@@ -45,6 +46,9 @@ VERDICTS = (0, 10, 30, 60)
 ROUND = 10
 MARGIN = 0.2
 UTTERANCES = 300
+
+_TIE = 1e-9
+"""Probabilities that differ by less are equal: no source votes, and there is no verdict."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,34 +164,48 @@ def _print_zero_shot(world: World) -> None:
 
 def _print_verdicts(world: World, seeds: Sequence[int]) -> None:
     """Print the accuracy on the half that is not asked for, by number of verdicts."""
+    counts = [count for count in VERDICTS if count <= len(world.truth) // 2]
+    asked, drawn = (
+        np.array([_accuracies(world, counts, seed, by_rule=by_rule) for seed in seeds]) for by_rule in (True, False)
+    )  # (seeds, counts)
     _write(f"\n{world.name}: accuracy on clips that nobody labels, mean and 95% interval over {len(seeds)} seeds")
     _write(f"  {'verdicts':<10}{'asked by next.csv':>28}{'drawn at random':>28}{'next minus random':>28}")
-    for count in VERDICTS:
-        if count > len(world.truth) // 2:
-            _write(f"  {count:<10}too few clips")
-            continue
-        asked, drawn = (
-            np.array([_accuracy(world, count, seed, by_rule=by_rule) for seed in seeds]) for by_rule in (True, False)
-        )
-        _write(f"  {count:<10}{_mean(asked):>28}{_mean(drawn):>28}{_mean(asked - drawn, signed=True):>28}")
+    for column, count in enumerate(counts):
+        difference = _mean(asked[:, column] - drawn[:, column], signed=True)
+        _write(f"  {count:<10}{_mean(asked[:, column]):>28}{_mean(drawn[:, column]):>28}{difference:>28}")
 
 
-def _accuracy(world: World, count: int, seed: int, *, by_rule: bool) -> float:
+def _accuracies(world: World, counts: Sequence[int], seed: int, *, by_rule: bool) -> list[float]:
+    """Return the accuracy on the ineligible half after each number of verdicts; a clip without a vote is wrong."""
     rng = np.random.default_rng(seed)
     n = len(world.truth)
-    eligible: Bools = rng.permutation(n) < max(n // 2, count)
-    known = np.full(n, -1)
-    if not by_rule:
-        known = _verify(world, known, rng.permutation(np.flatnonzero(eligible))[:count].tolist())
-    while by_rule and (known >= 0).sum() < count:
+    eligible: Bools = rng.permutation(n) < n // 2
+    order = rng.permutation(np.flatnonzero(eligible)).tolist()
+    known, accuracies = np.full(n, -1), []
+    for done in range(0, max(counts) + ROUND, ROUND):
+        if not by_rule and done not in counts:
+            continue
+        if not by_rule:
+            known = _verify(world, known, order[:done])
         posterior = label(world, known, seed)
-        gain = expected_gain(posterior, posterior.argmax(axis=1))
-        chosen = select_clips_to_label(
-            gain, posterior.argmax(axis=1), eligible & (known < 0), ROUND, last=np.zeros(n, np.bool_)
-        )
-        known = _verify(world, known, chosen)
-    right = label(world, known, seed).argmax(axis=1) == world.truth
-    return float(right[~eligible].mean())
+        if done in counts:
+            decided = np.ptp(posterior, axis=1) > _TIE
+            right = (posterior.argmax(axis=1) == world.truth) & decided
+            accuracies.append(float(right[~eligible].mean()))
+        if by_rule and done < max(counts):
+            known = _verify(world, known, _next_clips(world, posterior, known, eligible & (known < 0)))
+    return accuracies
+
+
+def _next_clips(world: World, posterior: Floats, known: Ints, free: Bools) -> list[int]:
+    """Return the first clips of ``next.csv``."""
+    choice = posterior.argmax(axis=1)
+    gain = expected_gain(posterior, choice)
+    chosen = select_clips_to_label(gain, choice, free, ROUND, last=np.zeros(len(free), np.bool_))
+    if (known >= 0).sum() < MIN_GOLD:
+        first = select_first_clips(world.features, gain, free, known >= 0, clusters=MIN_GOLD)
+        chosen = [*first, *(row for row in chosen if row not in first)][:ROUND]
+    return chosen
 
 
 def _verify(world: World, known: Ints, rows: Sequence[int]) -> Ints:
