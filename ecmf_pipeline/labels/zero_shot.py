@@ -78,8 +78,9 @@ def map_probs(
             transfer[row, list(ours).index(mapped[label])] = 1.0
     theirs_probs = np.asarray(probs, np.float64)
     votes: Floats = theirs_probs @ transfer
-    known = np.flatnonzero(np.isfinite(theirs_probs).all(axis=1))
-    known = known[transfer.any(axis=1)[theirs_probs[known].argmax(axis=1)]]
+    known = np.flatnonzero(np.isfinite(theirs_probs.sum(axis=1)))
+    has_label = transfer.sum(axis=1) > 0
+    known = known[has_label[theirs_probs[known].argmax(axis=1)]]
     converted = np.full(votes.shape, np.nan)
     converted[known] = votes[known] / votes[known].sum(axis=1, keepdims=True)
     return converted

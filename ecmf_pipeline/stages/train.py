@@ -6,9 +6,10 @@ import shutil
 from dataclasses import replace
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.console import echo
+from ecmf_pipeline.core.console import echo, format_count
 from ecmf_pipeline.core.errors import TooFewClips
 from ecmf_pipeline.core.files import write_csv, write_json
+from ecmf_pipeline.core.predictions import Basis
 from ecmf_pipeline.fusion.tables import training_curve
 from ecmf_pipeline.fusion.training import fit
 from ecmf_pipeline.settings.params import load_params
@@ -84,7 +85,9 @@ def run(labels: paths.Labels) -> None:
             path.unlink()
         elif path.name not in variants:
             shutil.rmtree(path)
-    echo(f"train ({labels} labels): {int((training_set.weights > 0).sum())} clips")
+    n_clips = format_count(int((training_set.weights > 0).sum()), "clip")
+    of_verdicts = "; the given labels are verdicts" if labelled.basis is Basis.VERDICTS else ""
+    echo(f"train ({labels} labels): {n_clips}{of_verdicts}")
 
 
 def _write_nothing(labels: paths.Labels) -> None:
