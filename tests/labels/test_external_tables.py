@@ -58,6 +58,12 @@ def test_votes_are_read_in_every_spelling(tmp_path: Path) -> None:
     assert others == 0
 
 
+def test_decimal_commas_are_read(tmp_path: Path) -> None:
+    text = "Name;Source;P_SAD;P_na;p_happy\na;x;0,5;,25;0,25\n"
+    votes, _ = read_external_votes(write_file(tmp_path, text), LABELS, CLIPS)
+    assert_array_equal(votes["x"][0], [0.25, 0.25, 0.5])
+
+
 def test_votes_may_be_labels(tmp_path: Path) -> None:
     text = "clip_id,source,label\nb,x,happy\na,x,\na,y,NA\nz,y,sad\n"
     votes, others = read_external_votes(write_file(tmp_path, text), LABELS, CLIPS)
@@ -83,7 +89,10 @@ def test_votes_may_be_probabilities(tmp_path: Path) -> None:
         ("clip_id,source,label\na,,sad\n", ["row 2", "empty source name"]),
         ("clip_id,source,p_sad,p_NA,p_happy\na,x,0.5,0.2,0.2\n", ["row 2", "distribution"]),
         ("clip_id,source,p_sad,p_NA,p_happy\na,x,0.5,0.5,\n", ["row 2", "distribution"]),
-        ("clip_id,source,p_sad\na,x,1\n", ["no column 'label'"]),
+        ("clip_id,source,p_sad\na,x,1\n", ["no p_NA, p_happy"]),
+        ("clip_id,source,label,p_sad,p_NA,p_hapy\na,x,sad,1,0,0\n", ["no p_happy"]),
+        ("clip_id,source,p_happiness\na,x,1\n", ["no column 'label'"]),
+        ("clip_id;source;p_sad;p_NA;p_happy\na;x;1,000,0;0;0\n", ["row 2", "p_sad"]),
         ("clip_id,source,label\nx,me,sad\ny,me,\n", ["'x'", "'a'"]),
         ("clip_id,source,label\na,me,sad\na,posterior_model,sad\n", ["row 3", "'posterior_model'"]),
         ("clip_id,source,label\na,posterior,sad\n", ["row 2", "'posterior'", "reserved"]),
@@ -138,7 +147,9 @@ def test_a_file_without_records_is_valid(tmp_path: Path) -> None:
     ("text", "parts"),
     [
         ("clip_id,label\na,glad\n", ["row 2", "'glad'", "NA, happy, sad"]),
-        ("clip_id,label\na,\n", ["row 2", "unknown label ''"]),
+        ("clip_id,label\na,\nb,hapy\n", ["row 3", "did you mean 'happy'"]),
+        ("clip_id,given_label,refined_label,label\na,sad,sad,sad\n", ["refine", "not those of people"]),
+        ("clip_id,split,label,out_of_fold\na,train,sad,1\n", ["predict", "not those of people"]),
         ("clip_id,label\nx,sad\ny,sad\n", ["'x'", "'a'"]),
         ("clip_id,label\na,sad\na,sad\n", ["row 3", "the clip occurs twice"]),
         ("clip_id,label\n\na,sad\na.mp4,sad\n", ["row 4", "the clip occurs twice"]),
@@ -150,6 +161,29 @@ def test_invalid_human_labels_raise_input_error(tmp_path: Path, text: str, parts
         read_human_labels(write_file(tmp_path, text), LABELS, CLIPS)
     assert all(part in caught.value.message for part in parts)
     assert caught.value.hint is not None
+
+
+def test_a_table_of_human_labels_may_be_filled_in_part(tmp_path: Path) -> None:
+    gold, others = read_human_labels(
+        write_file(tmp_path, "clip_id,decision,gain,label\na,review,0.5,\nb,keep,0.1,sad\nc,keep,0.1, \n"),
+        LABELS,
+        CLIPS,
+    )
+    assert (gold.tolist(), others) == ([-1, 2, -1], 0)
+
+
+def test_rows_of_other_clips_are_named_with_the_nearest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ids = ("anna_00", "anna_01")
+    path = write_file(tmp_path, "clip_id,label\nanna_00,sad\nana_01,sad\n")
+    assert read_human_labels(path, LABELS, ids)[1] == 1
+    printed = capsys.readouterr().err
+    assert all(part in printed for part in ("'ana_01'", "'anna_01'"))
+
+
+def test_a_folder_is_reported_as_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(MissingInput) as caught:
+        read_human_labels(tmp_path, LABELS, CLIPS)
+    assert "is a folder" in caught.value.message
 
 
 def test_a_missing_file_raises_missing_input(tmp_path: Path) -> None:

@@ -22,10 +22,10 @@ from ecmf_pipeline.core.clips import (
     read_texts,
 )
 from ecmf_pipeline.core.console import echo, format_count
-from ecmf_pipeline.core.errors import CorpusError, MissingInput
+from ecmf_pipeline.core.errors import CorpusError, InputError, MissingInput
 from ecmf_pipeline.core.files import read_sealed_json, sha256_file
 from ecmf_pipeline.core.predictions import Basis, PredictionTable
-from ecmf_pipeline.encoders.config import TextConfig
+from ecmf_pipeline.encoders.config import E5Config, TextConfig
 from ecmf_pipeline.extraction.features import FeatureOrigin, StoredFeatures, open_features, open_store
 from ecmf_pipeline.labels.basis import can_train, known_labels, training_basis
 from ecmf_pipeline.labels.combining import MIN_GOLD
@@ -37,7 +37,7 @@ from ecmf_pipeline.sharing.versions import keep_version
 from ecmf_pipeline.store import FeatureStore
 from ecmf_pipeline.store.dvc_links import share_with_dvc
 from ecmf_pipeline.store.kept import KeptParts
-from ecmf_pipeline.transcription.table import read_transcripts, with_transcripts
+from ecmf_pipeline.transcription.table import is_transcribed, read_transcripts, with_transcripts
 
 FUSION = "fusion"
 """Name of the fusion model as a source of votes."""
@@ -53,7 +53,7 @@ class TrainingLabels:
 
 
 def read_manifest_with_transcripts(params: Params) -> list[Clip]:
-    """Read the manifest and add the transcripts of `transcribe` to clips without one.
+    """Read the manifest and add the transcripts of `transcribe`: recognised and corrected ones.
 
     Raises:
         MissingInput: If `index` has not run yet, or `transcribe` has not run although params need its transcripts.
@@ -62,7 +62,7 @@ def read_manifest_with_transcripts(params: Params) -> list[Clip]:
 
 
 def add_transcripts(params: Params, corpus: Corpus) -> Corpus:
-    """Return the corpus with the transcripts of `transcribe` added to clips without one.
+    """Return the corpus with the transcripts of `transcribe` added: recognised and corrected ones.
 
     Raises:
         MissingInput: If `transcribe` has not run yet although params need its transcripts.
@@ -71,7 +71,9 @@ def add_transcripts(params: Params, corpus: Corpus) -> Corpus:
 
 
 def _add_transcripts_to(params: Params, clips: list[Clip]) -> list[Clip]:
-    if params.transcribe.model is None or not params.needs_transcripts:
+    has_corrections = params.transcribe.find_corrections() is not None
+    recognises = params.transcribe.model is not None and any(map(is_transcribed, clips))
+    if not params.needs_transcripts or not (has_corrections or recognises):
         return clips
     return with_transcripts(clips, read_transcripts(paths.TRANSCRIPTS))
 
@@ -369,16 +371,18 @@ def read_corpus_verdicts(path: str | None, corpus: Corpus) -> NDArray[np.int64]:
 
     Raises:
         MissingInput: If the file does not exist and is not the default, `paths.VERDICTS`.
-        InputError: If the file is damaged or does not fit to the corpus.
+        InputError: If the file is damaged, does not fit to the corpus, or is in `paths.DATA`.
     """
     if path is not None:
         keep_version(Path(path))
     if path is None or (Path(path) == paths.VERDICTS and not paths.VERDICTS.is_file()):
         return np.full(len(corpus.clips), -1)
-    gold, unknown = read_human_labels(Path(path), corpus.labels, [clip.clip_id for clip in corpus.clips])
-    if unknown:
-        echo(f"  {unknown} verdicts in {path} ignored, because their clips are not in the corpus")
-    return gold
+    if Path(path).resolve().is_relative_to(paths.DATA.resolve()):
+        raise InputError(
+            f"refine.verdicts is {path}, but DVC manages {paths.DATA}/, whose files the pipeline computes",
+            f"write the labels of people into {paths.VERDICTS}, or another file outside of {paths.DATA}/",
+        )
+    return read_human_labels(Path(path), corpus.labels, [clip.clip_id for clip in corpus.clips])[0]
 
 
 def text_halves(params: Params, features: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
@@ -395,7 +399,7 @@ def text_halves(params: Params, features: Mapping[str, NDArray[np.float32]]) -> 
     if text.value not in features or text not in params.extract.encoders:
         return {}
     encoder = params.encoder_of(text)
-    if not isinstance(encoder, TextConfig) or encoder.inputs != "both":
+    if not isinstance(encoder, TextConfig | E5Config) or encoder.inputs != "both":
         return {}
     raw, enriched = split_halves(features[text.value], params.train.pool)
     return {"raw": raw, "enriched": enriched}
