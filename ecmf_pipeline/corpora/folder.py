@@ -248,7 +248,10 @@ def _missing_findings(
             if clip_id not in files
         ]
     if not given:
-        message = f"{LABELS}: no clip has a usable label; list labels in columns name,label to train a model"
+        message = (
+            f"{LABELS}: no clip has a usable label: labels are zero-shot, unverified; list labels in columns name,label to "
+            "train a model"
+        )
         findings.append(Finding(FindingKind.NO_LABELS, "", message, count=len(files)))
     elif unlabelled := [clip_id for clip_id in files if clip_id not in given]:
         message = (
