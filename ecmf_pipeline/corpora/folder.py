@@ -249,8 +249,8 @@ def _missing_findings(
         ]
     if not given:
         message = (
-            f"{LABELS}: no clip has a usable label: labels are zero-shot, unverified; list labels in columns name,label to "
-            "train a model"
+            f"{LABELS}: no clip has a usable label: labels are zero-shot, unverified; list labels in columns "
+            "name,label to train a model"
         )
         findings.append(Finding(FindingKind.NO_LABELS, "", message, count=len(files)))
     elif unlabelled := [clip_id for clip_id in files if clip_id not in given]:

@@ -92,7 +92,7 @@ def label_findings(listing: CorpusListing) -> Iterator[Finding]:
         [(label, count)] = given.items()
         message = (
             f"the only label of the {format_count(count, 'training clip')} is {label!r}: training needs two labels of "
-            "two clips each; until then these labels count as verdicts, and other clips get zero-shot labels, unverified"
+            "two clips each; until then they count as verdicts, and other clips get zero-shot labels, unverified"
         )
         yield Finding(FindingKind.SINGLE_LABEL, "", message, count=count)
     yield from _labels_that_mean_unknown(listing.clips)
