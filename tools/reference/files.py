@@ -102,7 +102,12 @@ _PREDICTIONS: dict[str, Column] = {
     "split": ("`train` or `candidate` or `unlabeled`", "The split of the clip."),
     "label": ("text", "The most probable label."),
     "out_of_fold": ("0 or 1", "Whether only models predicted the clip that saw neither it nor its group in training."),
-    "flag": ("text", "Empty, or `no usable modality`: the clip then gets the shares of the given labels."),
+    "flag": (
+        "text",
+        "Empty; `no usable modality`: the clip gets the shares of the given labels; or `too uncertain`: a zero-shot "
+        "label below `refine.zero_shot_above`, which counts as an abstention.",
+    ),
+    "basis": ("text", "What the model was trained on: `given`, `verdicts`, or `zero-shot` for nothing of this corpus."),
     "p_<label>": ("number", "Probability of the label, from 0 to 1."),
     "w_<modality>": ("number", "Share of the modality in the decision. Empty if the clip is flagged."),
 }
@@ -262,7 +267,7 @@ FILES = (
         "data/predictions/<labels>/deployed/timeline.csv",
         "predict",
         "The predictions of the clips of recordings by time; only if clips are spans of a file. An empty label: "
-        "nothing of the clip is usable. `timeline.json` holds the same.",
+        "nothing of the clip is usable, or it is too uncertain. `timeline.json` holds the same.",
         columns={
             "path": ("text", "The recording."),
             "clip_id": _CLIP_ID,
@@ -270,6 +275,7 @@ FILES = (
             "end": ("number", "End in seconds."),
             "text": ("text", "The words; empty if unknown."),
             "label": ("text", "Most likely label."),
+            "basis": ("text", "What the label rests on: `given`, `verdicts` or `zero-shot` (unverified)."),
             "p_<label>": ("number", "Probability of the label."),
         },
     ),

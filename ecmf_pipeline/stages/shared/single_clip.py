@@ -30,7 +30,7 @@ from ecmf_pipeline.llm.rewriting import enrich_transcripts
 from ecmf_pipeline.runner.quarantine import read_quarantine
 from ecmf_pipeline.segmentation.run import segment
 from ecmf_pipeline.settings.params import Params, load_params
-from ecmf_pipeline.stages.shared.inputs import missing_models
+from ecmf_pipeline.stages.shared.inputs import missing_models, read_project_corpus
 from ecmf_pipeline.stages.shared.languages import corpus_languages, foreign_columns, llm_transcript
 from ecmf_pipeline.stages.shared.timeline import moments_of, write_timeline
 from ecmf_pipeline.transcription.run import transcribe
@@ -117,7 +117,8 @@ def run_recording(recording: Path, timeline: Path, labels: paths.Labels | None) 
             params, ensemble, cut_recording(params, recording, folder), recording.parent, folder, corpus_labels
         )
         prediction, _ = _predicted(params, ensemble, settings, clips, texts, recording.parent, folder)
-    moments = moments_of(clips, prediction.probs, ensemble.label_names)
+    basis = read_project_corpus(params).basis
+    moments = moments_of(clips, prediction.probs, ensemble.label_names, basis)
     write_timeline(timeline, moments, ensemble.label_names)
     counts = Counter(moment.label or "unusable" for moment in moments)
     shares = ", ".join(f"{label} {count}" for label, count in counts.most_common())
