@@ -127,9 +127,10 @@ def test_open_groups_and_periodic_intra_refresh(tmp_path):
         with av.open(str(path), "w") as container:
             stream = container.add_stream("libx264", rate=25, options={"x264-params": options})
             stream.width, stream.height, stream.pix_fmt = 160, 120, "yuv420p"
-            for _ in range(60):
-                noise = rng.integers(0, 255, (120, 160, 3), np.uint8)
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(noise, "rgb24")))
+            noise = rng.integers(0, 255, (120, 160, 3), np.uint8)
+            for number in range(60):
+                moved = np.roll(noise, 2 * number, axis=1)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(moved, "rgb24")))
             container.mux(stream.encode(None))
         video = RecordedVideo(path, MAX_SIDE)
         for span in (Span(1, 1.4), Span(1.9, 2.2)):
