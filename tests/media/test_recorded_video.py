@@ -132,6 +132,10 @@ def test_open_groups_and_periodic_intra_refresh(tmp_path):
                 moved = np.roll(noise, 2 * number, axis=1)
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(moved, "rgb24")))
             container.mux(stream.encode(None))
+        with open_container(path) as container:
+            known = PyAvVideo(path, container, MAX_SIDE).known
+        assert sum(packet.is_key for packet in known) > 3
+        assert [position for position, packet in enumerate(known) if packet.is_entry] == [0]
         video = RecordedVideo(path, MAX_SIDE)
         for span in (Span(1, 1.4), Span(1.9, 2.2)):
             expected, got = whole_decode(path, span), sample_pictures(video.sample, COUNTS, span)
