@@ -12,6 +12,7 @@ import pytest
 
 from ecmf_pipeline.core.clips import Clip, ClipId
 from ecmf_pipeline.core.errors import InputError
+from ecmf_pipeline.core.predictions import Basis
 from ecmf_pipeline.report.blocks import Collapsible, Figure, Table
 from ecmf_pipeline.report.inputs import PredictedClip, ReportInput
 from ecmf_pipeline.report.timeline import timeline_section
@@ -29,14 +30,14 @@ PROBS = np.array([[np.nan, np.nan], [0.25, 0.75], [0.5, 0.5]], np.float32)
 
 
 def test_moments_are_spans_in_order_of_time():
-    assert moments_of(CLIPS, PROBS, ("sad", "happy")) == [
-        Moment("talk.mp4", "a", 1.5, 4, "Hello.", "happy", {"sad": 0.25, "happy": 0.75}),
-        Moment("talk.mp4", "b", 400, 404, "Bye.", "", {}),
+    assert moments_of(CLIPS, PROBS, ("sad", "happy"), Basis.GIVEN) == [
+        Moment("talk.mp4", "a", 1.5, 4, "Hello.", "happy", "given", {"sad": 0.25, "happy": 0.75}),
+        Moment("talk.mp4", "b", 400, 404, "Bye.", "", "given", {}),
     ]
 
 
 def test_a_timeline_is_written_as_csv_and_json(tmp_path):
-    moments = moments_of(CLIPS, PROBS, ("sad", "happy"))
+    moments = moments_of(CLIPS, PROBS, ("sad", "happy"), Basis.GIVEN)
     write_timeline(tmp_path / "a.csv", moments, ("sad", "happy"))
     first, second = csv.DictReader((tmp_path / "a.csv").read_text().splitlines())
     assert (first["start"], first["end"], first["label"], first["p_happy"]) == ("1.500", "4.000", "happy", "0.750000")

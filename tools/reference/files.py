@@ -76,7 +76,9 @@ def described(cls: type, names: tuple[str, ...] | None = None, **overrides: Colu
 def _type_name(hint: typing.Any) -> str:
     hint = getattr(hint, "__supertype__", hint)  # of a NewType
     if isinstance(hint, type) and issubclass(hint, Enum):
-        return " or ".join(f"`{member.value}`" for member in hint)
+        return " or ".join(f"`{member.value}`" if member.value else "empty" for member in hint)
+    if hint == tuple[str, ...]:
+        return "words separated by spaces"
     return {str: "text", int: "integer", float: "number", bool: "0 or 1"}[hint]
 
 
@@ -100,7 +102,12 @@ _PREDICTIONS: dict[str, Column] = {
     "split": ("`train` or `candidate` or `unlabeled`", "The split of the clip."),
     "label": ("text", "The most probable label."),
     "out_of_fold": ("0 or 1", "Whether only models predicted the clip that saw neither it nor its group in training."),
-    "flag": ("text", "Empty, or `no usable modality`: the clip then gets the shares of the given labels."),
+    "flag": (
+        "text",
+        "Empty; `no usable modality`: the clip gets the shares of the given labels; or `too uncertain`: a zero-shot "
+        "label below `refine.zero_shot_above`, which counts as an abstention.",
+    ),
+    "basis": ("text", "What the model was trained on: `given`, `verdicts`, or `zero-shot` for nothing of this corpus."),
     "p_<label>": ("number", "Probability of the label, from 0 to 1."),
     "w_<modality>": ("number", "Share of the modality in the decision. Empty if the clip is flagged."),
 }
@@ -260,7 +267,7 @@ FILES = (
         "data/predictions/<labels>/deployed/timeline.csv",
         "predict",
         "The predictions of the clips of recordings by time; only if clips are spans of a file. An empty label: "
-        "nothing of the clip is usable. `timeline.json` holds the same.",
+        "nothing of the clip is usable, or it is too uncertain. `timeline.json` holds the same.",
         columns={
             "path": ("text", "The recording."),
             "clip_id": _CLIP_ID,
@@ -268,6 +275,7 @@ FILES = (
             "end": ("number", "End in seconds."),
             "text": ("text", "The words; empty if unknown."),
             "label": ("text", "Most likely label."),
+            "basis": ("text", "What the label rests on: `given`, `verdicts` or `zero-shot` (unverified)."),
             "p_<label>": ("number", "Probability of the label."),
         },
     ),

@@ -30,7 +30,7 @@ from ecmf_pipeline.llm.rewriting import enrich_transcripts
 from ecmf_pipeline.runner.quarantine import read_quarantine
 from ecmf_pipeline.segmentation.run import segment
 from ecmf_pipeline.settings.params import Params, load_params
-from ecmf_pipeline.stages.shared.inputs import missing_models
+from ecmf_pipeline.stages.shared.inputs import missing_models, read_project_corpus
 from ecmf_pipeline.stages.shared.languages import corpus_languages, foreign_columns, llm_transcript
 from ecmf_pipeline.stages.shared.timeline import moments_of, write_timeline
 from ecmf_pipeline.transcription.run import transcribe
@@ -57,7 +57,7 @@ class ClipPrediction:
         missing: Reason why a modality is missing, by modality.
         enriched: Enriched transcript; "" without a transcript, or if the models do not read it.
         transcript: The words that the models read; "" if there are none.
-        words_from: Where they come from: ``corpus`` (the given text) or ``machine``; "" if there are none.
+        words_from: Origin of the words: ``corpus`` (the given text), ``subtitles`` or ``machine``; "" without words.
     """
 
     label: str
@@ -117,7 +117,8 @@ def run_recording(recording: Path, timeline: Path, labels: paths.Labels | None) 
             params, ensemble, cut_recording(params, recording, folder), recording.parent, folder, corpus_labels
         )
         prediction, _ = _predicted(params, ensemble, settings, clips, texts, recording.parent, folder)
-    moments = moments_of(clips, prediction.probs, ensemble.label_names)
+    basis = read_project_corpus(params).basis
+    moments = moments_of(clips, prediction.probs, ensemble.label_names, basis)
     write_timeline(timeline, moments, ensemble.label_names)
     counts = Counter(moment.label or "unusable" for moment in moments)
     shares = ", ".join(f"{label} {count}" for label, count in counts.most_common())
@@ -190,7 +191,7 @@ def _read_words(
     """Return the clips with recognised words and languages, and the texts that the models read."""
     reads_texts = "text" in ensemble.modalities and params.text_columns
     if reads_texts and params.transcribe.model is not None and any(map(is_transcribed, clips)):
-        clips = _with_words(params, clips, root, folder)
+        clips = with_words(params, clips, root, folder)
     clips = _with_languages(params, clips)
     return [*clips], _enriched(params, clips, folder, labels) if reads_texts else {}
 
@@ -300,8 +301,15 @@ def _with_languages(params: Params, clips: Sequence[Clip]) -> list[Clip]:
     ]
 
 
-def _with_words(params: Params, clips: Sequence[Clip], root: Path, folder: Path) -> list[Clip]:
-    """Return the clips with the words of speech recognition, if it recognises any."""
+def with_words(params: Params, clips: Sequence[Clip], root: Path, folder: Path) -> list[Clip]:
+    """Return the clips with the words of speech recognition, if it recognises any.
+
+    Args:
+        params: Params of the project.
+        clips: The clips.
+        root: The folder of their files.
+        folder: A folder for temporary files.
+    """
     result = transcribe(
         clips,
         config=params.transcribe.model_copy(update={"workers": 0, "max_quarantined": 1.0}),

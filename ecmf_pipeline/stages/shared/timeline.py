@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip
 from ecmf_pipeline.core.files import write_atomic
-from ecmf_pipeline.core.predictions import PredictionTable
+from ecmf_pipeline.core.predictions import Basis, PredictionTable
 from ecmf_pipeline.core.tables import as_spreadsheet_text, seal_of, write_sealed_csv
 
 
@@ -28,8 +28,9 @@ class Moment:
         start: Start in seconds from the start of the recording.
         end: End in seconds.
         text: Its words; empty if unknown.
-        label: Most likely label; empty if nothing of the clip is usable.
-        probs: Probability of each label; empty if nothing is usable.
+        label: Most likely label; empty if nothing of the clip is usable, or if it is too uncertain.
+        basis: What the label rests on; zero-shot: nothing has verified it.
+        probs: Probability of each label; empty without a label.
     """
 
     path: str
@@ -38,16 +39,20 @@ class Moment:
     end: float
     text: str
     label: str
+    basis: str
     probs: dict[str, float]
 
 
-def moments_of(clips: Sequence[Clip], probs: NDArray[np.float32], label_names: Sequence[str]) -> list[Moment]:
+def moments_of(
+    clips: Sequence[Clip], probs: NDArray[np.float32], label_names: Sequence[str], basis: Basis
+) -> list[Moment]:
     """Return the moments of the clips that are spans of a file, by recording and time.
 
     Args:
         clips: The clips, n of them.
         probs: Probability of each label, (n, C); a row of NaN if nothing of a clip is usable.
         label_names: The labels, C of them.
+        basis: What the predictions rest on.
     """
     moments = []
     for clip, row in sorted(zip(clips, probs.tolist(), strict=True), key=lambda pair: (pair[0].path, pair[0].start)):
@@ -56,7 +61,9 @@ def moments_of(clips: Sequence[Clip], probs: NDArray[np.float32], label_names: S
                 {} if math.isnan(row[0]) else {name: round(p, 6) for name, p in zip(label_names, row, strict=True)}
             )
             label = max(by_label, key=by_label.__getitem__, default="")
-            moments.append(Moment(clip.path, clip.clip_id, clip.start, clip.end, clip.transcript, label, by_label))
+            moments.append(
+                Moment(clip.path, clip.clip_id, clip.start, clip.end, clip.transcript, label, basis.value, by_label)
+            )
     return moments
 
 
@@ -66,7 +73,7 @@ def write_timelines(labels: paths.Labels, clips: Sequence[Clip], table: Predicti
     known = [clip for clip in clips if clip.clip_id in rows]
     is_usable = np.array([not flag for flag in table.flags], bool)
     probs = np.where(is_usable[:, None], table.probs, np.nan)[[rows[clip.clip_id] for clip in known]]
-    moments = moments_of(known, probs, table.label_names)
+    moments = moments_of(known, probs, table.label_names, table.basis)
     for path in (paths.timeline(labels, "csv"), paths.timeline(labels, "json")):
         if moments:
             write_timeline(path, moments, table.label_names)
@@ -80,7 +87,7 @@ def write_timeline(path: Path, moments: Sequence[Moment], label_names: Sequence[
     if path.suffix.lower() == ".json":
         write_atomic(path, json.dumps([asdict(one) for one in moments], ensure_ascii=False, indent=1) + "\n")
         return
-    header = ["path", "clip_id", "start", "end", "text", "label", *(f"p_{name}" for name in label_names)]
+    header = ["path", "clip_id", "start", "end", "text", "label", "basis", *(f"p_{name}" for name in label_names)]
     rows = (
         [
             *map(as_spreadsheet_text, (one.path, one.clip_id)),
@@ -88,6 +95,7 @@ def write_timeline(path: Path, moments: Sequence[Moment], label_names: Sequence[
             f"{one.end:.3f}",
             as_spreadsheet_text(one.text),
             one.label,
+            one.basis,
             *(f"{one.probs[name]:.6f}" if one.probs else "" for name in label_names),
         ]
         for one in moments
