@@ -194,7 +194,7 @@ def _groups(
         )
         findings.append(Finding(FindingKind.ONE_RECORDING, "", message))
         by_recording = {}
-    return {name: cells.get(name) or by_recording.get(name, "") for name in clip_ids}
+    return {name: cells.get(name, "") or by_recording.get(name, "") for name in clip_ids}
 
 
 def _parts(files: Mapping[ClipId, str], segments: Segments) -> dict[ClipId, _Part]:
