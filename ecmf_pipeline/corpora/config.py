@@ -44,7 +44,7 @@ MELD_TO_MER = {
 
 
 TableColumn = Literal["path", "name", "label", "group", "split", "start", "end", "text", "gold"]
-"""What the columns of a corpus of kind ``table`` hold."""
+"""The contents of the columns of a corpus of kind ``table``."""
 
 
 class CorpusConfig(Config):
@@ -69,8 +69,8 @@ class CorpusConfig(Config):
             ``chsims``); a score that equals a threshold is in the class below it. With other numbers than one, two or
             four, list the names of the classes in ``labels``.
         table: The table of a corpus of kind ``table``, relative to ``root``.
-        columns: The names of its columns, by what they hold: path, name, label, group, split, start, end, text, gold.
-            A column that is not listed has the name of what it holds.
+        columns: The names of its columns, by content: path, name, label, group, split, start, end, text, gold. A
+            column that is not listed has the name of its content.
         wrong_length: Whether `index` keeps or quarantines a file whose length differs from that in the tables by more
             than one second and a quarter (MELD's StartTime and EndTime; ``start``, ``end`` and ``duration`` of a
             folder's ``labels.csv``). It reports such files in both cases.

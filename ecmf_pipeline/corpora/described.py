@@ -1,7 +1,8 @@
 """Read corpora with a published layout. Each is described by a small module in `kinds`.
 
 A description lists the clips of a corpus: their files or parts of files, emotions, groups, splits, words and votes. The
-reader here maps emotions to labels, chooses among several files of one clip, and reports what is left out.
+reader here maps emotions to labels, chooses among several files of one clip, and reports clips and files
+that it leaves out.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from ecmf_pipeline.core.clips import Clip, ClipId, Split, validate_clip_id
 from ecmf_pipeline.core.console import format_count
 from ecmf_pipeline.core.errors import CorpusError
-from ecmf_pipeline.corpora.config import CorpusConfig, CorpusKind
+from ecmf_pipeline.corpora.config import MER_LABELS, CorpusConfig, CorpusKind
 from ecmf_pipeline.corpora.encodings import decode_table
 from ecmf_pipeline.corpora.glimpse import Glimpse, look_at
 from ecmf_pipeline.corpora.labels import distinct_labels
@@ -121,13 +122,13 @@ class Description:
         kind: The value of ``corpus.kind``.
         title: The name of the corpus.
         layout: What its folder holds, in words.
-        groups: What a group is, in words.
+        groups: The meaning of a group, such as actor.
         fits: Return whether the names in a folder are those of the corpus.
         read: Return the clips.
         mapping: Return the default label of each emotion, "" for none, in the order of the labels. If it is empty,
             each emotion is a label.
         published: The published split, in words; empty if there is none.
-        left_out: What is not used, in words.
+        left_out: The unused parts of the corpus, in words.
     """
 
     kind: CorpusKind
@@ -163,7 +164,7 @@ def read_described(description: Description, config: CorpusConfig) -> CorpusList
     named = Counter(emotion.casefold() for clip in found for emotion in {clip.emotion, clip.gold} if emotion)
     default = description.mapping(config) or _identity(found, config.labels or ())
     mapping = chosen_mapping(config.mapping, default, named.keys())
-    labels = config.labels or _labels([*default, *mapping], mapping, named)
+    labels = config.labels or _labels([*default, *mapping], mapping, named) or MER_LABELS
     source.findings += unmapped_findings(named.elements(), mapping, labels)
     _report_missing(found, source)
     label_of = {emotion: label for emotion, label in mapping.items() if label in labels}
@@ -189,7 +190,7 @@ def each(*emotions: str) -> Callable[[CorpusConfig], Mapping[str, str]]:
 def by_name(
     source: Source, pattern: re.Pattern[str], describe: Callable[[re.Match[str]], Described]
 ) -> Iterator[Described]:
-    """Yield the clips of a corpus whose file names tell all about them.
+    """Yield the clips of a corpus with labels in its file names.
 
     Of several files of one clip, a video file comes before a sound file; then the rank decides, then lossless sound
     comes first, then the name. The first sound file serves if the video has no sound.

@@ -63,7 +63,7 @@ class Glimpse:
         return {column.strip().lower(): cell.strip() for column, cell in zip_longest(header, row, fillvalue="")}
 
     def contents(self) -> str:
-        """Describe what the folder holds: counts of extensions with an example each."""
+        """Describe the files in the folder: counts of extensions with an example each."""
         extensions = Counter(PurePosixPath(path).suffix.lower() or "no extension" for path in self.paths)
         if not extensions:
             return "no files"

@@ -100,6 +100,7 @@ def index_corpus(
     findings = (
         *listing.findings,
         *found,
+        *_outdated_segments(listing, measured),
         *_stream_findings(clips, measured),
         *_sound_findings(listing.clips, measured),
         *subtitle_findings(listing, measured),
@@ -151,14 +152,16 @@ def _vote_rows(listing: CorpusListing) -> tuple[list[str], list[list[str]]]:
 
 
 def describe_splits(listing: CorpusListing) -> str:
-    """Return what the groups and splits of a published corpus are; empty for others."""
+    """Describe the groups and splits of a published corpus; empty for others."""
     if not listing.splits:
         return ""
     groups = len({clip.group for clip in listing.clips if clip.group})
     return f"{format_count(groups, 'group')} ({listing.groups}); splits {listing.splits}"
 
 
-def format_index_summary(result: IndexResult, labels: Sequence[str], *, read: int, changed: bool) -> str:
+def format_index_summary(
+    result: IndexResult, labels: Sequence[str], *, read: int, changed: bool, splits: str = ""
+) -> str:
     """Format the lines that `index` prints: a summary, then at most `SHOWN_FINDINGS` findings.
 
     Labels other than MER's are listed, so that the user can spot a typing error among them.
@@ -168,6 +171,7 @@ def format_index_summary(result: IndexResult, labels: Sequence[str], *, read: in
         labels: The classes.
         read: How many files this run read.
         changed: Whether the manifest changed.
+        splits: The groups and splits of a published corpus; see `describe_splits`.
     """
     counts = _counts(result.clips)
     custom_labels = "" if set(labels) <= set(MER_LABELS) else f"; labels: {', '.join(labels)}"
@@ -178,8 +182,7 @@ def format_index_summary(result: IndexResult, labels: Sequence[str], *, read: in
     )
     shown = select_findings(result.findings, SHOWN_FINDINGS)
     lines = [summary, *(f"  {finding.message}" for finding in shown)]
-    if text := _sound_only(result.clips):
-        lines.insert(1, f"  {text}")
+    lines[1:1] = [f"  {text}" for text in (splits, _sound_only(result.clips)) if text]
     if hidden := len(result.findings) - len(shown):
         lines.append(f"  ... and {hidden} more in {paths.FINDINGS}")
     return "\n".join(lines)
@@ -301,15 +304,19 @@ def _measured_clip(clip: Clip, sizes: Mapping[str, int], measured: Mapping[str, 
         digest=content_digest(media.digest, clip.start, clip.end),
         file_digest=media.digest,
         bytes=sizes.get(clip.path, 0),
-        duration=media.duration or sound.duration,
+        duration=round(clip.end - clip.start, 3) if clip.end else media.duration or sound.duration,
         has_video=media.has_video,
         has_audio=media.has_audio or sound.has_audio,
     )
 
 
 def _stream_findings(clips: Sequence[Clip], measured: Mapping[str, Measurement]) -> Iterator[Finding]:
+    seen: set[str] = set()
     pictures = any(clip.has_video for clip in clips)  # a corpus of sounds may keep them in any container
     for clip in clips:
+        if clip.end and clip.path in seen:  # all clips of a recording have the same problem
+            continue
+        seen.add(clip.path)
         if clip.path and (file := measured[clip.path]).readable < file.duration and not file.reason:
             message = (
                 f"{clip.path!r} is cut off: {file.readable:.2f} of {file.duration:.2f} s can be read; copy the file "
@@ -330,6 +337,13 @@ def _stream_findings(clips: Sequence[Clip], measured: Mapping[str, Measurement])
                 "replace the file"
             )
             yield Finding(FindingKind.UNREADABLE, clip.clip_id, message)
+
+
+def _outdated_segments(listing: CorpusListing, measured: Mapping[str, Measurement]) -> Iterator[Finding]:
+    for path, digest in listing.cut_digests.items():
+        if path in measured and measured[path].digest not in {"", digest}:
+            message = f"recording {path!r} has changed since it was cut into clips; run ecmf-pipe segment"
+            yield Finding(FindingKind.OUTDATED_SEGMENTS, "", message)
 
 
 def _sound_findings(clips: Sequence[Clip], measured: Mapping[str, Measurement]) -> Iterator[Finding]:

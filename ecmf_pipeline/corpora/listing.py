@@ -60,6 +60,11 @@ class FindingKind(StrEnum):
     SUBTITLES_WITHOUT_CLIP = "subtitles_without_clip"
     SEVERAL_SUBTITLES = "several_subtitles"
     TWO_TRANSCRIPTS = "two_transcripts"
+    NO_SPEECH = "no_speech"
+    NO_SUBTITLES = "no_subtitles"
+    CUES_CHANGED = "cues_changed"
+    ONE_RECORDING = "one_recording"
+    OUTDATED_SEGMENTS = "outdated_segments"
     OVERLAPPING_SUBTITLES = "overlapping_subtitles"
     SUBTITLES_BEYOND_END = "subtitles_beyond_end"
 
@@ -128,9 +133,10 @@ class CorpusListing:
         expected_seconds: The length of clips in the tables, if they have it.
         quarantines_wrong_length: Whether a file of another length is quarantined.
         subtitles: The subtitle file of each clip that has one.
-        groups: What a group is, in words, such as "actor"; empty if unknown.
+        groups: The meaning of a group, such as "actor"; empty if unknown.
         splits: How the clips are split, in words; empty if the split is that of the user's tables.
         votes: The probability of each label, by source of votes and clip; votes that come with the corpus.
+        cut_digests: SHA-256 of each file at the time when it was cut into clips, by path.
     """
 
     root: Path
@@ -145,6 +151,7 @@ class CorpusListing:
     groups: str = ""
     splits: str = ""
     votes: Mapping[str, Mapping[ClipId, Mapping[str, float]]] = field(default_factory=dict)
+    cut_digests: Mapping[str, str] = field(default_factory=dict)
 
 
 def count_by_kind(findings: Iterable[Finding]) -> dict[str, int]:

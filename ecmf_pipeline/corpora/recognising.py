@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from ecmf_pipeline.core.errors import CorpusError
@@ -9,6 +10,7 @@ from ecmf_pipeline.corpora.config import CorpusKind
 from ecmf_pipeline.corpora.described import Description
 from ecmf_pipeline.corpora.glimpse import Glimpse, look_at
 from ecmf_pipeline.corpora.kinds import DESCRIPTIONS
+from ecmf_pipeline.corpora.listing import CorpusListing, Finding, FindingKind
 from ecmf_pipeline.corpora.meld import TABLES as MELD_TABLES
 from ecmf_pipeline.corpora.mer import MEDIA_FOLDER
 from ecmf_pipeline.corpora.mer import TABLES as MER_TABLES
@@ -25,7 +27,7 @@ LAYOUTS = {
     "meld": f"{', '.join(MELD_TABLES.values())} and clips dia0_utt0.mp4",
     "folder": "video or sound files, perhaps with labels.csv",
 } | {description.kind: description.layout for description in DESCRIPTIONS}
-"""What the folder of each kind of corpus holds, in words."""
+"""The contents of the folder of each kind of corpus, in words."""
 
 
 def description_of(kind: str) -> Description | None:
@@ -43,6 +45,15 @@ def recognise(glimpse: Glimpse) -> CorpusKind | None:
         if description.fits(glimpse):
             return description.kind
     return "folder" if glimpse.media else None
+
+
+def unlabelled_findings(listing: CorpusListing) -> Iterator[Finding]:
+    """Yield a finding if a folder without labels has the layout of a published corpus, which has some."""
+    if not any(clip.given_label or clip.gold_label for clip in listing.clips):
+        kind = recognise(look_at(listing.root))
+        if kind not in {None, "folder"}:
+            message = f"{listing.root} looks like a corpus of kind {kind}, which has labels; set corpus.kind to {kind}"
+            yield Finding(FindingKind.NO_LABELS, "", message, count=len(listing.clips))
 
 
 def with_fitting_kind(error: CorpusError, kind: str, root: Path) -> CorpusError:

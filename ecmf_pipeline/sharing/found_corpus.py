@@ -33,7 +33,7 @@ class FoundCorpus:
 
     Attributes:
         config: Its settings; the root is absolute.
-        lines: What was found, one line each.
+        lines: Descriptions of the corpus, to print.
     """
 
     config: CorpusConfig

@@ -208,7 +208,7 @@ def test_tess_twice_on_disk_is_read_once(tmp_path: Path) -> None:
     assert len(clips) == 98
     assert (clips["OA_bite_neutral"].group, clips["OAF_back_ps"].group) == ("speaker OAF", "speaker OAF")
     assert (clips["YAF_back_ps"].given_label, clips["YAF_back_ps"].group) == ("surprise", "speaker YAF")
-    assert clips["YAF_back_ps"].transcript == "Say the word back."
+    assert clips["YAF_back_ps"].transcript.endswith("the word back.")
     assert findings(corpus) == {FindingKind.DUPLICATE_CLIP: 98}
 
 
@@ -263,6 +263,13 @@ def test_a_wrong_folder_is_described(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"RAVDESS.*Actor_12.*2 \.txt such as 'notes/a.txt', 1 \.pdf") as caught:
         listing("ravdess", tmp_path)
     assert "corpus.root" in str(caught.value.hint)
+
+
+def test_a_folder_without_labels_that_is_a_published_corpus_is_named(tmp_path: Path) -> None:
+    corpus = listing("folder", trees.tess(tmp_path))
+    assert any("set corpus.kind to tess" in f.message for f in corpus.findings if f.kind is FindingKind.NO_LABELS)
+    trees.touch(tmp_path / "other", ["a.mp4", "b.mp4"])
+    assert not any("corpus.kind" in f.message for f in listing("folder", tmp_path / "other").findings)
 
 
 def test_mapping_is_checked(tmp_path: Path) -> None:

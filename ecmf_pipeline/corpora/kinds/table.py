@@ -32,11 +32,11 @@ OTHER_NAMES: Mapping[TableColumn, Sequence[str]] = {
     "text": ("transcript", "utterance", "transcription"),
     "gold": (),
 }
-"""What the columns hold, and other names of them that `guess_columns` accepts."""
+"""The contents of columns, and other names of them that `guess_columns` accepts."""
 
 
 def guess_columns(header: Collection[str]) -> dict[TableColumn, str]:
-    """Return the names of columns that differ from what they hold, for ``corpus.columns``."""
+    """Return the names of columns that differ from their content, for ``corpus.columns``."""
     found = {
         column: next((name for name in (column, *others) if name in header), column)
         for column, others in OTHER_NAMES.items()
@@ -50,7 +50,8 @@ def _read(source: Source) -> Iterator[Described]:
     required = [
         name for column, name in zip(OTHER_NAMES, names, strict=True) if column == "path" or column in config.columns
     ]
-    table = source.table(find_table(root / config.table).relative_to(root).as_posix(), required)
+    path = find_table(root / config.table)
+    table = source.table(path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path), required)
     reject_computed(table)
     unused = [column for column in table.columns if column and column not in names]
     source.report(

@@ -1,4 +1,4 @@
-"""TESS, the Toronto Emotional Speech Set: two actresses say 200 words, sound only.
+"""TESS, the Toronto Emotional Speech Set: 200 words spoken by two actresses, sound only.
 
 A file name (``OAF_angry/OAF_back_angry.wav``) has the speaker (OAF older, YAF younger; ``OA_bite_neutral`` is published
 without F), the word and the emotion; ``ps`` is pleasant surprise. With two speakers, each fold by group tests one of
