@@ -32,7 +32,7 @@ CANDIDATES = "test"
 
 
 def read_meld(config: CorpusConfig) -> CorpusListing:
-    """List MELD in its published layout; one of its three csv files is enough.
+    """List MELD in its published layout; one of its three csv files is enough, in the folder or in one below it.
 
     Clips are searched below the corpus folder, in folders whose names contain the part (``train_splits``,
     ``dev_splits_complete``, ``output_repeated_splits_test``). Without clips, only text can be used. Clip ids have the
@@ -55,7 +55,7 @@ def read_meld(config: CorpusConfig) -> CorpusListing:
     mapping = chosen_mapping(config.mapping, MELD_TO_MER, {emotion for _, emotion in rows})
     labels = config.labels or _default_labels(mapping)
     scan = scan_media(root, nested=True)
-    findings += [*scan.findings, *unread_findings(scan, tuple(TABLES.values()))]
+    findings += [*scan.findings, *unread_findings(scan, tuple(_find_tables(root).values()))]
     sounds = {strip_media_extension(path): path for path in scan.sounds}
     beside = {strip_media_extension(path) for path in scan.media}
     alone = [path for stem, path in sounds.items() if stem not in beside]
@@ -98,14 +98,18 @@ def _default_labels(mapping: Mapping[str, str]) -> tuple[str, ...]:
     return MER_LABELS if mapped <= set(MER_LABELS) else tuple(sorted(mapped))
 
 
+def _find_tables(root: Path) -> dict[str, str]:
+    """Return the csv file of each part, relative to ``root``: in it, or in one of its folders (``train/``)."""
+    found = ((part, [*root.glob(name), *sorted(root.glob(f"*/{name}"))]) for part, name in TABLES.items())
+    return {part: paths[0].relative_to(root).as_posix() for part, paths in found if paths}
+
+
 def _rows(
     root: Path, config: CorpusConfig, findings: list[Finding], expected: dict[ClipId, float]
 ) -> Iterable[tuple[Clip, str]]:
     """Yield each clip, without path and label, and its emotion; add its length to ``expected``."""
     seen: set[str] = set()
-    for part, name in TABLES.items():
-        if not (root / name).is_file():
-            continue
+    for part, name in _find_tables(root).items():
         table = read_table(root / name, COLUMNS)
         lengths, invalid_times = table_lengths(table, "starttime", "endtime")
         findings += [*table.findings, *invalid_times]

@@ -37,7 +37,7 @@ def description_of(kind: str) -> Description | None:
 
 def recognise(glimpse: Glimpse) -> CorpusKind | None:
     """Return the kind of a corpus; ``folder`` for media files in no known layout, None without media files."""
-    if any(glimpse.has(f"(^|/){name}$") for name in MELD_TABLES.values()):
+    if any(glimpse.has(f"^([^/]+/)?{name}$") for name in MELD_TABLES.values()):
         return "meld"
     if _is_mer(glimpse):
         return "mer"
