@@ -156,7 +156,7 @@ def describe_splits(listing: CorpusListing) -> str:
     if not listing.splits:
         return ""
     groups = len({clip.group for clip in listing.clips if clip.group})
-    return f"{format_count(groups, 'group')} ({listing.groups}); splits {listing.splits}"
+    return f"{format_count(groups, 'group')} ({listing.groups}); {listing.splits}"
 
 
 def format_index_summary(

@@ -88,7 +88,7 @@ def read_meld(config: CorpusConfig) -> CorpusListing:
         expected_seconds=expected,
         subtitles=subtitles,
         groups=config.groups,
-        splits="as published: the train and dev parts are trained on, the test part is predicted",
+        splits="published split: the train and dev parts are trained on, the test part is predicted",
     )
 
 

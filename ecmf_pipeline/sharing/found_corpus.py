@@ -103,7 +103,9 @@ def write_corpus(params: Path, config: CorpusConfig) -> None:
         config: The corpus.
     """
     text = params.read_text(encoding="utf-8")
-    values = {"kind": config.kind, "root": json.dumps(str(config.root), ensure_ascii=False)}  # JSON is valid YAML
+    root = str(config.root)
+    is_plain = re.fullmatch(r"[\w./-]+", root)  # other paths are quoted as in JSON, which is valid YAML
+    values = {"kind": config.kind, "root": root if is_plain else json.dumps(root, ensure_ascii=False)}
     if config.mapping is not None:
         pairs = (f"{emotion}: {label}" for emotion, label in config.mapping.items() if label)
         values["mapping"] = f"{{{', '.join(pairs)}}}"

@@ -141,7 +141,7 @@ def test_mosei_emotions_name_ties_and_clips_without_any(tmp_path: Path) -> None:
     found = [f.message for f in corpus.findings if f.kind is FindingKind.UNKNOWN_LABEL]
     assert len(found) == 2
     assert "30 clips with equally strong emotions: 'film00-_x_1'" in found[0]
-    assert corpus.splits.startswith("none published")
+    assert corpus.splits.startswith("no published split")
 
 
 def test_mosei_cut_films_without_the_whole_ones(tmp_path: Path) -> None:

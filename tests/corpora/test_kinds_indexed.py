@@ -37,7 +37,7 @@ def test_cremad_from_files_to_manifest_and_votes(
     )
     index()
     printed = capsys.readouterr().out
-    assert "3 groups (actor); splits none published" in printed
+    assert "3 groups (actor); no published split" in printed
     clips = read_manifest(paths.MANIFEST)
     assert [(clip.has_video, clip.has_audio, clip.given_label) for clip in clips] == [
         (True, True, "angry"),
