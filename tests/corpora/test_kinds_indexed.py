@@ -11,10 +11,55 @@ import pytest
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import read_manifest
 from ecmf_pipeline.core.files import read_sealed_json
+from ecmf_pipeline.sharing.found_corpus import find_corpus, write_corpus
 from ecmf_pipeline.stages.index import run as index
 from tests.corpora import trees
 
 MakeClip = Callable[..., Path]
+MEDIA = {".mp4", ".avi", ".flv", ".wav", ".mp3", ".WAV"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "clips"),
+    [
+        ("ravdess", 66),
+        ("cremad", 67),
+        ("iemocap", 150),
+        ("mosei", 150),
+        ("chsims", 200),
+        ("emodb", 203),
+        ("tess", 98),
+        ("savee", 140),
+        ("table", 801),
+    ],
+)
+def test_each_kind_from_its_folder_to_the_manifest(
+    kind: str,
+    clips: int,
+    repository: Path,
+    tmp_path: Path,
+    make_clip: MakeClip,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    root = getattr(trees, kind)(tmp_path / "corpus")
+    content = make_clip(tmp_path / "clip.mp4", pictures=2, size=(16, 16), audio_seconds=0.1).read_bytes()
+    for path in root.rglob("*"):
+        if path.suffix in MEDIA:
+            path.write_bytes(content)
+    (tmp_path / "params.yaml").write_text(
+        (repository / "params.yaml").read_text().replace("workers: null", "workers: 0")
+    )
+    write_corpus(tmp_path / "params.yaml", find_corpus(root).config)
+    monkeypatch.chdir(tmp_path)
+    index()
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"index: {clips} clips")
+    assert " 0 quarantined" in printed
+    assert " group" in printed.splitlines()[1]
+    manifest = read_manifest(paths.MANIFEST)
+    assert sum(bool(clip.file_digest) for clip in manifest) == clips - (kind == "table")
+    assert {clip.group for clip in manifest} - {""}
 
 
 def test_cremad_from_files_to_manifest_and_votes(
