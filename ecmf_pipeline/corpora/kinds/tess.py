@@ -4,7 +4,8 @@ A file name (``OAF_angry/OAF_back_angry.wav``) has the speaker (OAF older, YAF y
 without F), the word and the emotion; ``ps`` is pleasant surprise. With two speakers, each fold by group tests one of
 them. Some copies of the corpus hold the whole set twice, in a folder of the same name; the second copy is not read.
 
-Source: M. K. Pichora-Fuller, K. Dupuis, 2020, https://doi.org/10.5683/SP2/E8H2MF. Licence: CC BY-NC-ND 4.0.
+Source: M. K. Pichora-Fuller, K. Dupuis, 2020, https://doi.org/10.5683/SP2/E8H2MF. Licence: Creative
+Commons, non-commercial (see there).
 """
 
 from __future__ import annotations
