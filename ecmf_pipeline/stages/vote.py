@@ -97,7 +97,7 @@ def _classifier_votes(params: Params, corpus: Corpus) -> dict[str, NDArray[np.fl
     if not voters:
         return {}
     given = corpus.given
-    verdicts = read_corpus_verdicts(params.refine.verdicts, corpus)
+    verdicts = read_corpus_verdicts(params.refine.verdicts, corpus).gold
     by_modality = read_features(params, corpus.clips)
     features: dict[str, NDArray[np.floating]] = {**by_modality}
     if len(by_modality) > 1:

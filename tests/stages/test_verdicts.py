@@ -16,18 +16,18 @@ from ecmf_pipeline.stages.shared.inputs import read_corpus_verdicts
 @pytest.fixture
 def corpus(tmp_path, monkeypatch) -> Any:
     monkeypatch.chdir(tmp_path)
-    return SimpleNamespace(clips=[SimpleNamespace(clip_id=name) for name in "abc"], labels=("happy", "sad"))
+    return SimpleNamespace(clips=[SimpleNamespace(clip_id=name, digest="d") for name in "abc"], labels=("happy", "sad"))
 
 
 def test_verdicts_are_read_from_the_default_file(corpus):
     paths.VERDICTS.parent.mkdir()
     paths.VERDICTS.write_text("clip_id,label\nb,sad\n")
-    assert read_corpus_verdicts(RefineConfig().verdicts, corpus).tolist() == [-1, 1, -1]
+    assert read_corpus_verdicts(RefineConfig().verdicts, corpus).gold.tolist() == [-1, 1, -1]
 
 
 def test_a_project_without_verdicts_needs_no_setting(corpus):
-    assert read_corpus_verdicts(RefineConfig().verdicts, corpus).tolist() == [-1, -1, -1]
-    assert read_corpus_verdicts(None, corpus).tolist() == [-1, -1, -1]
+    assert read_corpus_verdicts(RefineConfig().verdicts, corpus).gold.tolist() == [-1, -1, -1]
+    assert read_corpus_verdicts(None, corpus).gold.tolist() == [-1, -1, -1]
 
 
 def test_a_missing_file_that_params_name_is_an_error(corpus):

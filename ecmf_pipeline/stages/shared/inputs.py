@@ -27,7 +27,8 @@ from ecmf_pipeline.core.files import read_sealed_json, sha256_file
 from ecmf_pipeline.core.predictions import PredictionTable
 from ecmf_pipeline.encoders.config import TextConfig
 from ecmf_pipeline.extraction.features import FeatureOrigin, StoredFeatures, open_features, open_store
-from ecmf_pipeline.labels.tables import read_decisions, read_human_labels, read_votes
+from ecmf_pipeline.labels.tables import read_decisions, read_votes
+from ecmf_pipeline.labels.verdicts import Verdicts, combine_answers, read_answers
 from ecmf_pipeline.settings.params import Params
 from ecmf_pipeline.sharing.versions import keep_version
 from ecmf_pipeline.store import FeatureStore
@@ -283,8 +284,8 @@ def read_refined_predictions(path: Path, corpus: Corpus) -> PredictionTable:
     return table
 
 
-def read_corpus_verdicts(path: str | None, corpus: Corpus) -> NDArray[np.int64]:
-    """Read the labels that a person has verified, as indices, (n,), with -1 for unverified clips.
+def read_corpus_verdicts(path: str | None, corpus: Corpus) -> Verdicts:
+    """Read the answers of people about the clips of the corpus, combined to one verdict for each clip.
 
     Raises:
         MissingInput: If the file does not exist and is not the default, `paths.VERDICTS`.
@@ -293,11 +294,14 @@ def read_corpus_verdicts(path: str | None, corpus: Corpus) -> NDArray[np.int64]:
     if path is not None:
         keep_version(Path(path))
     if path is None or (Path(path) == paths.VERDICTS and not paths.VERDICTS.is_file()):
-        return np.full(len(corpus.clips), -1)
-    gold, unknown = read_human_labels(Path(path), corpus.labels, [clip.clip_id for clip in corpus.clips])
+        return combine_answers([], corpus.clips, corpus.labels)
+    answers, unknown = read_answers(Path(path), corpus.labels, [clip.clip_id for clip in corpus.clips])
+    verdicts = combine_answers(answers, corpus.clips, corpus.labels)
     if unknown:
         echo(f"  {unknown} verdicts in {path} ignored, because their clips are not in the corpus")
-    return gold
+    if verdicts.outdated:
+        echo(f"  {verdicts.outdated} verdicts in {path} ignored, because the files of their clips have changed since")
+    return verdicts
 
 
 def text_halves(params: Params, features: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
