@@ -7,6 +7,8 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.labels.combining import MIN_GOLD
 from ecmf_pipeline.labels.refine import Decision
@@ -22,7 +24,7 @@ def estimate_effect() -> dict[str, Any]:
     """Compare the refined labels with those that `refine` would write with the present answers.
 
     Returns:
-        ``verdicts``: clips with a label of a person, ``needed``: number from which `refine` calibrates on them,
+        ``verdicts``: clips on whose label all reviewers agree, ``needed``: number from which `refine` calibrates on them,
         ``changed`` and ``changed_by_people``: clips whose training label changes, and those of them with an answer,
         ``before`` and ``after``: expected accuracy of the training labels; None if there are none,
         ``trained_before`` and ``trained_after``: clips with a training label, ``examples``: some changed clips.
@@ -33,14 +35,15 @@ def estimate_effect() -> dict[str, Any]:
     with contextlib.redirect_stdout(io.StringIO()):
         new = compute(load_params())
     old = read_decisions(paths.REFINED, corpus=new.corpus)
-    answered = (new.verdicts.gold >= 0).tolist()
+    verdicts = new.verdicts
+    answered = ((verdicts.gold >= 0) | verdicts.is_bad | ~np.isnan(verdicts.shares).all(axis=1)).tolist()
     changed = [
         (before, after, is_answered)
         for before, after, is_answered in zip(old, new.decisions, answered, strict=True)
         if before.refined_label != after.refined_label
     ]
     return {
-        "verdicts": sum(answered),
+        "verdicts": int((verdicts.gold >= 0).sum()),
         "needed": MIN_GOLD,
         "changed": len(changed),
         "changed_by_people": sum(is_answered for _, _, is_answered in changed),

@@ -300,8 +300,9 @@ function showEvidence(clip) {
   element("why").textContent = clip.why;
   element("reason").textContent = clip.reason;
   const rows = clip.posterior.map(([label, probability]) => {
-    const meter = make("meter", { min: 0, max: 1, value: probability });
-    meter.setAttribute("aria-hidden", "true");
+    const filled = make("span", { className: "filled" });
+    filled.style.width = `${100 * probability}%`; // set here, because the policy of the page forbids style attributes
+    const meter = make("span", { className: "meter" }, filled);
     const name = make("th", { scope: "row" }, make("bdi", {}, label));
     if (label === clip.given) name.append(" ", make("span", { className: "tag" }, "given"));
     return make("tr", {}, name, make("td", {}, meter, make("span", { className: "number" }, `${Math.round(100 * probability)} %`)));
@@ -405,8 +406,9 @@ async function undo() {
 
 function labelButton(label, parent) {
   const key = state.keys[label];
-  const button = make("button", { type: "button", className: "label" }, make("bdi", {}, label));
-  if (label === "no emotion" && state.neutral && !state.labels.includes(label)) button.append(make("span", { className: "quiet" }, ` (${state.neutral})`));
+  const name = make("span", {}, make("bdi", {}, label));
+  if (label === "no emotion" && state.neutral && !state.labels.includes(label)) name.append(" ", make("span", { className: "quiet" }, "= ", make("bdi", {}, state.neutral)));
+  const button = make("button", { type: "button", className: "label" }, name);
   if (key) {
     button.append(make("kbd", {}, key));
     button.setAttribute("aria-keyshortcuts", key);
