@@ -6,9 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from statistics import median
-
 from pathlib import Path
+from statistics import median
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import read_corpus_tables

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -23,7 +24,7 @@ from starlette.staticfiles import StaticFiles
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip
-from ecmf_pipeline.core.errors import ClipError, EcmfError, InputError, StoreBusy
+from ecmf_pipeline.core.errors import ClipError, EcmfError, StoreBusy
 from ecmf_pipeline.core.files import FileState
 from ecmf_pipeline.labels.combining import MIN_GOLD
 from ecmf_pipeline.labels.verdicts import BAD_CLIP, NO_EMOTION, UNSURE, Answer, neutral_label, other_answers
@@ -122,6 +123,7 @@ class ReviewApp:
         handlers: Mapping[Any, Callable[[Request, Exception], Awaitable[Response]]] = {
             EcmfError: self._explain,
             OSError: self._explain,
+            ValidationError: self._reject,
         }
         return Starlette(
             routes=routes, exception_handlers=handlers, middleware=[Middleware(Guard, access=self._access)]
@@ -151,11 +153,11 @@ class ReviewApp:
             synthetic=self._project.synthetic,
         )
 
-    async def _progress_page(self, request: Request) -> Response:
+    async def _progress_page(self, request: Request) -> Response:  # noqa: ARG002
         def measured() -> dict[str, Any]:
             catalog = self._project.catalog(wait=True)
             answers = list(self._project.answers().values())
-            counts = {label: 0 for label in [*self._project.labels, *other_answers(self._project.labels)]}
+            counts = dict.fromkeys([*self._project.labels, *other_answers(self._project.labels)], 0)
             for answer in answers:
                 counts[answer.label] += 1
             agreement, problem = None, ""
@@ -181,8 +183,8 @@ class ReviewApp:
             return RedirectResponse("/", 303)
         problem = ""
         if request.method == "POST":
-            async with request.form(max_files=0, max_fields=4) as form:
-                name, password = clean_reviewer(str(form.get("name", ""))), str(form.get("password", ""))
+            form = dict(parse_qsl((await _body(request, "application/x-www-form-urlencoded")).decode(errors="replace")))
+            name, password = clean_reviewer(form.get("name", "")), form.get("password", "")
             if not name:
                 problem = "Enter your name: it is stored with your answers."
             elif await self._access.check_password(password):
@@ -316,6 +318,9 @@ class ReviewApp:
             self._templates.get_template(template).render(**values), headers={"cache-control": "no-store"}
         )
 
+    async def _reject(self, request: Request, error: Exception) -> Response:  # noqa: ARG002
+        return JSONResponse({"problem": f"the page sent something unexpected: {error}"}, 400)
+
     async def _explain(self, request: Request, error: Exception) -> Response:
         status = 404 if isinstance(error, ClipError) else 503 if isinstance(error, StoreBusy) else 409
         if isinstance(error, ClipError):
@@ -331,14 +336,14 @@ class ReviewApp:
         return JSONResponse({"problem": text}, status)
 
 
-async def _body(request: Request) -> bytes:
-    """Return the JSON of a write.
+async def _body(request: Request, content_type: str = "application/json") -> bytes:
+    """Return the content of a write.
 
     Raises:
-        HTTPException: If it is too long or not declared as JSON.
+        HTTPException: If it is too long or declared as another type.
     """
-    if request.headers.get("content-type", "").partition(";")[0] != "application/json":
-        raise HTTPException(415, "the content is not JSON")
+    if request.headers.get("content-type", "").partition(";")[0] != content_type:
+        raise HTTPException(415, f"the content is not {content_type}")
     body = b""
     async for part in request.stream():
         body += part

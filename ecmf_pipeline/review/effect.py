@@ -24,9 +24,9 @@ def estimate_effect() -> dict[str, Any]:
     """Compare the refined labels with those that `refine` would write with the present answers.
 
     Returns:
-        ``verdicts``: clips on whose label all reviewers agree, ``needed``: number from which `refine` calibrates on them,
-        ``changed`` and ``changed_by_people``: clips whose training label changes, and those of them with an answer,
-        ``before`` and ``after``: expected accuracy of the training labels; None if there are none,
+        ``verdicts``: clips on whose label all reviewers agree, ``needed``: number from which `refine` calibrates on
+        them, ``changed`` and ``changed_by_people``: clips whose training label changes, and those of them
+        with an answer, ``before`` and ``after``: expected accuracy of the training labels; None if there are none,
         ``trained_before`` and ``trained_after``: clips with a training label, ``examples``: some changed clips.
 
     Raises:

@@ -21,7 +21,7 @@ from ecmf_pipeline.core.files import parse_json, read_text, write_atomic, write_
 from ecmf_pipeline.corpora.tables import Table, read_table
 from ecmf_pipeline.labels.verdicts import Answer, latest_answers, other_answers, parse_answers
 from ecmf_pipeline.review.catalog import Filters
-from ecmf_pipeline.review.project import CACHE, Project
+from ecmf_pipeline.review.project import Project
 from ecmf_pipeline.review.verdict_log import VerdictLog
 from ecmf_pipeline.review.workers import Workers
 from ecmf_pipeline.settings.params import load_params
@@ -99,8 +99,9 @@ def labelling_interface(labels: Sequence[str], tag: str = "Video") -> str:
         view, "Choices", name=_CONTROL, toName=_OBJECT, choice="single", required="true", showInline="true"
     )
     for position, label in enumerate([*labels, *other_answers(labels)]):
-        hotkey = {"hotkey": str((position + 1) % 10)} if position < 10 else {}
-        ElementTree.SubElement(choices, "Choice", value=label, **hotkey)
+        choice = ElementTree.SubElement(choices, "Choice", value=label)
+        if position < 10:
+            choice.set("hotkey", str((position + 1) % 10))
     ElementTree.indent(view)
     return ElementTree.tostring(view, encoding="unicode") + "\n"
 

@@ -13,8 +13,8 @@ from ecmf_pipeline.core.errors import InputError, MissingInput
 class RowFile:
     """A csv file of this project whose first column is a unique clip id; the file is mapped, not read.
 
-    Rows are single lines sorted by clip id, as `index` and `refine` write them. A file that is replaced by another keeps its content for
-    the owner of this object.
+    Rows are single lines sorted by clip id, as `index` and `refine` write them. A file that is replaced by
+    another keeps its content for the owner of this object.
 
     Args:
         path: The file.

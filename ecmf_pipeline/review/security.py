@@ -123,7 +123,7 @@ class Access:
     def url(self) -> str:
         """Return the URL that opens the page, with the token if no password is needed."""
         host = self.host
-        if host in {"0.0.0.0", "::"}:  # noqa: S104
+        if host in {"0.0.0.0", "::"}:
             host = socket.gethostname()
         shown = f"[{host}]" if ":" in host else host
         return f"http://{shown}:{self.port}/" + ("" if self.password else f"?token={self.token}")

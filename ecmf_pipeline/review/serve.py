@@ -7,6 +7,7 @@ import getpass
 import os
 import socket
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 from ecmf_pipeline.core import paths
@@ -77,10 +78,8 @@ def run(*, host: str, port: int | None, reviewer: str, show_others: bool, open_b
             app, log_level="warning", access_log=False, server_header=False, ws="none", lifespan="off",
             timeout_graceful_shutdown=1,
         )  # fmt: skip
-        try:
+        with suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listener])
-        except KeyboardInterrupt:
-            pass
         echo(f"review: stopped; {len(project.answers())} answers in {project.log.path}")
     finally:
         listener.close()

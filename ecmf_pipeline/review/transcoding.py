@@ -123,20 +123,21 @@ def transcode(source: Path, folder: Path, key: str, start: float, end: float, so
     options = {"movflags": "+faststart"} if encoders.extension == "mp4" else {}
     span = (start, end or start + _MAX_SECONDS)
     try:
-        with av.open(str(temporary), "w", options=options) as output:
+        with (
+            av.open(str(temporary), "w", options=options) as output,
+            open_container(source) as pictures,
+            open_container(sound or source) as sounds,
+        ):
             # All streams are added before the first packet is written.
-            with open_container(source) as pictures, open_container(sound or source) as sounds:
-                video = _VideoEncoder.of(pictures, output, encoders)
-                audio = _AudioEncoder.of(sounds, output, encoders)
-                if video is None and audio is None:
-                    raise UnreadableMedia("the file has neither a video nor an audio stream")
-                packets = 0
-                if video is not None:  # first: the size of its pictures is known only when one is decoded
-                    packets += video.encode(span)
-                if audio is not None:
-                    packets += audio.encode(span)
-                if not packets:
-                    raise UnreadableMedia("nothing of this clip can be decoded")
+            video = _VideoEncoder.of(pictures, output, encoders)
+            audio = _AudioEncoder.of(sounds, output, encoders)
+            packets = 0
+            if video is not None:  # first: the size of its pictures is known only when one is decoded
+                packets += video.encode(span)
+            if audio is not None:
+                packets += audio.encode(span)
+            if not packets:
+                raise UnreadableMedia("nothing of this clip can be decoded")
         result = folder / f"{key}.{encoders.extension}"
         temporary.replace(result)
     except (av.FFmpegError, OSError) as error:
@@ -174,7 +175,8 @@ class _VideoEncoder:
     def __init__(self, container: InputContainer, stream: Any, output: OutputContainer, encoders: Target) -> None:
         self._container, self._stream, self._output = container, stream, output
         rate = stream.average_rate or stream.guessed_rate or 25
-        self._encoder: Any = output.add_stream(encoders.video, rate=min(max(Fraction(rate), 1), 60))
+        encoder: Any = output.add_stream(encoders.video, rate=min(max(Fraction(rate), Fraction(1)), Fraction(60)))
+        self._encoder = encoder
         self._encoder.options = encoders.video_options
         self._encoder.pix_fmt = "yuv420p"
         self._encoder.codec_context.time_base = _TIME_BASE
@@ -222,7 +224,8 @@ def _turned(frame: Any, orientation: Any) -> Any:
 class _AudioEncoder:
     def __init__(self, container: InputContainer, stream: Any, output: OutputContainer, encoders: Target) -> None:
         self._container, self._stream, self._output = container, stream, output
-        self._encoder: Any = output.add_stream(encoders.audio, rate=_SAMPLE_RATE)
+        encoder: Any = output.add_stream(encoders.audio, rate=_SAMPLE_RATE)
+        self._encoder = encoder
         self._encoder.layout = "stereo"
 
     @classmethod

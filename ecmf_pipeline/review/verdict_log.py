@@ -12,7 +12,7 @@ import io
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -122,7 +122,7 @@ class VerdictLog:
     def _write_header(self) -> tuple[str, ...]:
         """Create the file, or write the rows of a person in the form to which rows can be appended."""
         rows: list[Sequence[str]] = []
-        header = COLUMNS
+        header: tuple[str, ...] = COLUMNS
         if self.path.is_file():
             table = self._read()
             header = (*table.columns, *(name for name in COLUMNS if name not in table.columns))
@@ -171,13 +171,14 @@ def _append(path: Path, text: str) -> None:
         if size and os.pread(descriptor, 1, size - 1) != b"\n":
             text = f"\n{text}"
         data = text.encode()
+        is_whole = False
         try:
-            if os.write(descriptor, data) < len(data):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        except OSError:
-            with suppress(OSError):
+            is_whole = os.write(descriptor, data) == len(data)
+        finally:
+            if not is_whole:
                 os.ftruncate(descriptor, size)
-            raise
+        if not is_whole:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

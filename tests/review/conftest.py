@@ -21,7 +21,8 @@ COUNT = 12
 
 def write_refined(names: Sequence[str], labels: Sequence[str]) -> None:
     """Write refined.csv, in which later clips gain more by a verdict, and next.csv with the last two clips."""
-    header = "clip_id,split,given_label,refined_label,decision,weight,confidence,agreement,label,rival,reason".split(",")
+    header = ["clip_id", "split", "given_label", "refined_label", "decision", "weight", "confidence", "agreement"]
+    header += ["label", "rival", "reason"]
     table = io.StringIO()
     rows = csv.writer(table, lineterminator="\n")
     rows.writerow([*header, *(f"posterior_{label}" for label in labels), "fusion_vote", "fusion_prob"])
@@ -29,7 +30,18 @@ def write_refined(names: Sequence[str], labels: Sequence[str]) -> None:
         best = round(0.9 - 0.5 * position / len(names), 6)
         rest = round((1 - best) / (len(labels) - 1), 6)
         decision = "keep" if position % 2 else "review"
-        row = [name, "train", labels[0], labels[0], decision, 1, best, 0.4 if position % 3 else 1.0, labels[0], labels[1]]
+        row = [
+            name,
+            "train",
+            labels[0],
+            labels[0],
+            decision,
+            1,
+            best,
+            0.4 if position % 3 else 1.0,
+            labels[0],
+            labels[1],
+        ]
         rows.writerow([*row, f"reason of {name}", best, *[rest] * (len(labels) - 1), labels[0], best])
     write_sealed(paths.REFINED, table.getvalue())
     lines = [",".join(NEXT_COLUMNS), *(f"{name},,train,,review,0.5,,," for name in names[-1:-3:-1])]
