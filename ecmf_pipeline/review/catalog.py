@@ -18,6 +18,7 @@ from ecmf_pipeline.core.tables import from_spreadsheet_text, open_table
 
 _REFINE = "ecmf-pipe refine"
 _POSTERIOR = "posterior_"
+_KEPT_FILTERS = 8
 DISAGREEMENT = 0.5
 """Sources disagree on a clip if at most this share of them votes for its label."""
 
@@ -90,6 +91,15 @@ class Catalog:
     decisions: dict[str, int] = field(default_factory=dict)
     groups: dict[str, int] = field(default_factory=dict)
     problem: str = ""
+    _matching: dict[Filters, dict[str, Asked]] = field(default_factory=dict)
+
+    def matching(self, filters: Filters) -> dict[str, Asked]:
+        """Return the clips that match the conditions, except the one on reviewers, by id."""
+        if filters not in self._matching:
+            while len(self._matching) >= _KEPT_FILTERS:
+                self._matching.pop(next(iter(self._matching)))
+            self._matching[filters] = {clip.clip_id: clip for clip in self.clips if filters.match(clip)}
+        return self._matching[filters]
 
 
 def read_next() -> list[str]:

@@ -179,12 +179,15 @@ class Project:
         if catalog is None:
             return None
         answers = self.answers()
-        total = answered = 0
-        for clip in self._matching(catalog, filters, answers):
-            total += 1
-            answer = answers.get((clip.clip_id, reviewer))
-            answered += answer is not None and not is_outdated(answer, clip.digest)
-        return Progress(total, answered)
+        if filters.kind == "reviewers":  # the clips change with each answer
+            matching = {clip.clip_id: clip for clip in self._matching(catalog, filters, answers)}
+        else:
+            matching = catalog.matching(filters)
+        answered = sum(
+            other == reviewer and name in matching and not is_outdated(answer, matching[name].digest)
+            for (name, other), answer in answers.items()
+        )
+        return Progress(len(matching), answered)
 
     def _matching(
         self, catalog: Catalog | None, filters: Filters, answers: Mapping[tuple[str, str], Answer]

@@ -88,6 +88,7 @@ async function sendAll() {
         return;
       }
     }
+    refreshCounts();
   } finally {
     sending = false;
     showProgress();
@@ -113,8 +114,10 @@ async function fill() {
   loading = (async () => {
     try {
       const found = await getJson(query(wanted));
-      state.progress = found.progress || state.progress;
-      labelled = found.labelled;
+      if (!unsent().length) {
+        state.progress = found.progress || state.progress;
+        labelled = found.labelled;
+      }
       setOptions(found);
       showProgress();
       if (found.problem) problem(found.problem);
@@ -133,7 +136,9 @@ async function fill() {
 async function refreshCounts() {
   try {
     const found = await getJson(query(0));
+    if (unsent().length) return; // they are not counted yet
     state.progress = found.progress;
+    labelled = found.labelled;
     setOptions(found);
     showProgress();
     if (found.problem) problem(found.problem);
