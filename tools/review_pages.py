@@ -69,7 +69,7 @@ def _answer(chromium: Any, project: Path) -> None:
             for key in keys:
                 page.wait_for_selector("#clip:not([hidden]) #clip-name bdi:not(:empty)")
                 page.keyboard.press(key)
-                page.wait_for_function("!document.getElementById('done').textContent.includes('not stored')")
+                page.wait_for_function("() => !document.getElementById('done').textContent.includes('not stored')")
             page.close()
 
 

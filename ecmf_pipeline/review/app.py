@@ -288,22 +288,28 @@ class ReviewApp:
         headers = {"cache-control": "private, max-age=3600", "vary": "cookie"}
         return FileResponse(playable.path, media_type=media_type, headers=headers)
 
-    async def _strip_of(self, request: Request) -> FaceStrip | None:
+    async def _cutting(self, request: Request) -> Future[FaceStrip | None]:
         clip = await run_in_threadpool(self._project.clip, request.path_params["name"])
         key = (clip.clip_id, clip.digest)
         if key not in self._strips:
             while len(self._strips) >= _KEPT_STRIPS:
                 self._strips.pop(next(iter(self._strips)))
             self._strips[key] = self._workers.submit(cut_faces, clip)
-        return await asyncio.shield(asyncio.wrap_future(self._strips[key]))
+        return self._strips[key]
 
     async def _faces(self, request: Request) -> Response:
-        strip = await self._strip_of(request)
-        found = {"times": strip.times, "scores": strip.scores} if strip else {"times": [], "scores": []}
-        return JSONResponse(found)
+        """Return at once: browsers have six connections to a server, and answers must not wait for faces."""
+        cutting = await self._cutting(request)
+        if not cutting.done():
+            return JSONResponse({"ready": False, "times": [], "scores": []})
+        strip = cutting.result()
+        return JSONResponse(
+            {"ready": True, "times": strip.times if strip else [], "scores": strip.scores if strip else []}
+        )
 
     async def _strip(self, request: Request) -> Response:
-        strip = await self._strip_of(request)
+        cutting = await self._cutting(request)
+        strip = await asyncio.shield(asyncio.wrap_future(cutting))
         if strip is None:
             raise HTTPException(404, "there are no face crops of this clip")
         return Response(strip.picture, media_type="image/jpeg", headers={"cache-control": "private, max-age=600"})

@@ -125,7 +125,7 @@ def press(page: Any, key: str) -> None:
 def test_ten_clips_are_answered_by_one_key_each(server: Server, open_page: Callable[[str], Any]) -> None:
     page = open_page(server.start("--reviewer", "Anna"))
     assert "token" not in page.url
-    page.wait_for_function("document.querySelector('video').readyState >= 2")
+    page.wait_for_function("() => document.querySelector('video').readyState >= 2")
     asked = []
     for key in "1231u":
         asked.append(shown(page))
@@ -144,7 +144,7 @@ def test_ten_clips_are_answered_by_one_key_each(server: Server, open_page: Calla
     assert {row["reviewer"] for row in rows()} == {"Anna"}
     press(page, " ")  # next without an answer
     assert len(rows()) == 10
-    page.wait_for_function("document.getElementById('done').textContent.startsWith('10 of 12 clips answered')")
+    page.wait_for_function("() => document.getElementById('done').textContent.startsWith('10 of 12 clips answered')")
 
 
 def test_undo_takes_the_answer_back_and_shows_the_clip(server: Server, open_page: Callable[[str], Any]) -> None:
@@ -170,8 +170,8 @@ def test_two_reviewers_work_at_once_and_agreement_is_shown(server: Server, open_
     ben.locator("#who").click()
     ben.locator("#who-input").fill("Ben")
     ben.keyboard.press("Enter")
-    ben.wait_for_function("document.getElementById('who-name').textContent === 'Ben'")
-    ben.wait_for_function("!document.getElementById('who-dialog').open")
+    ben.wait_for_function("() => document.getElementById('who-name').textContent === 'Ben'")
+    ben.wait_for_function("() => !document.getElementById('who-dialog').open")
     for key_of_anna, key_of_ben in ("11", "22", "23"):
         assert shown(anna) == shown(ben)
         press(anna, key_of_anna)
@@ -218,7 +218,7 @@ def test_a_clip_that_needs_encoding_plays(server: Server, open_page: Callable[[s
     paths.MANIFEST.write_text(text)
     page = open_page(server.start())
     assert shown(page) == "clip11"
-    page.wait_for_function("document.querySelector('video')?.readyState >= 2")
+    page.wait_for_function("() => document.querySelector('video')?.readyState >= 2")
     assert page.evaluate("document.querySelector('video').videoWidth") == 64
 
 

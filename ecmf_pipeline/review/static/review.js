@@ -6,6 +6,7 @@ const csrf = document.querySelector("meta[name=csrf]").content;
 const element = (id) => document.getElementById(id);
 const AHEAD = 2; // clips that are loaded before they are needed
 const RETRY_MS = 1500;
+const FACES_MS = 400;
 const STORE = `ecmf-review-${state.project}`;
 
 let current = null; // {clip, player, shownAt, raf}
@@ -161,13 +162,12 @@ function prepare(clip) {
   let player = null;
   if (clip.kind !== "none") {
     player = make(clip.kind === "video" ? "video" : "audio", {
-      src: clip.end ? `${source}#t=${clip.start},${clip.end}` : source, preload: "auto", controls: true, playsInline: true,
+      src: clip.end ? `${source}#t=${clip.start},${clip.end}` : source, preload: ahead.length ? "metadata" : "auto", controls: true, playsInline: true,
     });
     player.setAttribute("aria-label", `Clip ${clip.name}`);
   }
-  const prepared = { clip, player, faces: null, shownAt: 0 };
-  if (clip.faces) prepared.faces = getJson(`/faces/${encodeURIComponent(clip.name)}`).catch(() => null);
-  return prepared;
+  if (clip.faces) getJson(`/faces/${encodeURIComponent(clip.name)}`).catch(() => null); // starts to cut them
+  return { clip, player, shownAt: 0 };
 }
 
 function play() {
@@ -251,6 +251,7 @@ function show(one) {
   if (clip.outdated) say("The file has changed since you answered, so it is asked again.");
   one.shownAt = performance.now();
   play();
+  if (ahead[0]?.player) ahead[0].player.preload = "auto";
   followTime();
   window.scrollTo({ top: 0 });
 }
@@ -278,8 +279,14 @@ async function showFaces(one) {
   const box = element("faces");
   box.hidden = true;
   box.replaceChildren();
-  const found = one.faces && await one.faces;
-  if (!found?.scores?.length || current !== one) return;
+  if (!one.clip.faces) return;
+  let found = { ready: false };
+  while (!found.ready) {
+    found = await getJson(`/faces/${encodeURIComponent(one.clip.name)}`).catch(() => ({ ready: true, scores: [] }));
+    if (!found.ready) await new Promise((resolve) => { setTimeout(resolve, FACES_MS); });
+    if (current !== one) return;
+  }
+  if (!found.scores.length) return;
   found.scores.forEach((score, index) => {
     const time = found.times[index];
     const place = time === undefined ? `crop ${index + 1}` : `${time.toFixed(1)} s`;
