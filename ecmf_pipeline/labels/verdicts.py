@@ -36,6 +36,9 @@ NO_EMOTION = "no emotion"
 OTHER_ANSWERS = (UNSURE, BAD_CLIP, NO_EMOTION)
 """Answers that are no labels, unless the corpus has a label of this name."""
 
+MIN_GOLD = 30
+"""Minimum number of gold labels for calibrated probabilities."""
+
 _NEUTRAL = ("neutral", "neu", "中性", "平静")
 _HINT = "correct the file, or remove it from params.yaml"
 

@@ -26,8 +26,7 @@ from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip
 from ecmf_pipeline.core.errors import ClipError, EcmfError, StoreBusy
 from ecmf_pipeline.core.files import FileState
-from ecmf_pipeline.labels.combining import MIN_GOLD
-from ecmf_pipeline.labels.verdicts import BAD_CLIP, NO_EMOTION, UNSURE, Answer, neutral_label, other_answers
+from ecmf_pipeline.labels.verdicts import BAD_CLIP, MIN_GOLD, NO_EMOTION, UNSURE, Answer, neutral_label, other_answers
 from ecmf_pipeline.review.agreement import measure_agreement
 from ecmf_pipeline.review.catalog import Filters
 from ecmf_pipeline.review.effect import estimate_effect

@@ -5,16 +5,13 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Sequence
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.labels.combining import MIN_GOLD
-from ecmf_pipeline.labels.refine import Decision
-from ecmf_pipeline.labels.tables import read_decisions
-from ecmf_pipeline.settings.params import load_params
-from ecmf_pipeline.stages.refine import compute
+from ecmf_pipeline.labels.verdicts import MIN_GOLD
+
+if TYPE_CHECKING:
+    from ecmf_pipeline.labels.refine import Decision
 
 _SHOWN = 30
 """Number of changed labels that are listed."""
@@ -32,6 +29,12 @@ def estimate_effect() -> dict[str, Any]:
     Raises:
         MissingInput: If `vote`, `predict` or `refine` has not run yet.
     """
+    import numpy as np
+
+    from ecmf_pipeline.labels.tables import read_decisions
+    from ecmf_pipeline.settings.params import load_params
+    from ecmf_pipeline.stages.refine import compute
+
     with contextlib.redirect_stdout(io.StringIO()):
         new = compute(load_params())
     old = read_decisions(paths.REFINED, corpus=new.corpus)
