@@ -7,11 +7,12 @@ import getpass
 import os
 import socket
 import subprocess
+import webbrowser
 from contextlib import suppress
 from pathlib import Path
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.console import echo, warn
+from ecmf_pipeline.core.console import echo, format_count, warn
 from ecmf_pipeline.core.errors import InputError, MissingInput
 from ecmf_pipeline.settings.params import load_params
 
@@ -55,34 +56,34 @@ def run(*, host: str, port: int | None, reviewer: str, show_others: bool, open_b
             command=f"{PASSWORD}=... ecmf-pipe review --host {host}",
         )
     workers = Workers()
-    project = Project(params.corpus.root, Path(params.refine.verdicts or paths.VERDICTS), workers)
-    project.answers()  # an unreadable file of answers is reported now, not at the first answer
-    listener = _listen(host, port)
     try:
-        number = listener.getsockname()[1]
-        access = Access(read_secret(CACHE / "secret"), host, number, password)
-        if password:
-            warn(
-                f"the page is not encrypted, and each machine that reaches {host} can try the password",
-                "use it in networks that you trust only",
+        project = Project(params.corpus.root, Path(params.refine.verdicts or paths.VERDICTS), workers)
+        project.answers()  # an unreadable file of answers is reported now, not at the first answer
+        with _listen(host, port) as listener:
+            access = Access(read_secret(CACHE / "secret"), host, listener.getsockname()[1], password)
+            if password:
+                warn(
+                    f"the page is not encrypted, and each machine that reaches {host} can try the password",
+                    "use it in networks that you trust only",
+                )
+            echo(f"review: {access.url()}")
+            echo(f"  answers are appended to {project.log.path}; stop with Ctrl-C, then run dvc repro")
+            if open_browser:
+                webbrowser.open(access.url())
+            options = Options(clean_reviewer(reviewer) or _user(), show_others)
+            config = uvicorn.Config(
+                ReviewApp(project, access, options, workers).asgi(),
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                ws="none",
+                lifespan="off",
+                timeout_graceful_shutdown=1,
             )
-        echo(f"review: {access.url()}")
-        echo(f"  answers are appended to {project.log.path}; stop with Ctrl-C, then run dvc repro")
-        if open_browser:
-            import webbrowser
-
-            webbrowser.open(access.url())
-        options = Options(clean_reviewer(reviewer) or _user(), show_others)
-        app = ReviewApp(project, access, options, workers).asgi()
-        config = uvicorn.Config(
-            app, log_level="warning", access_log=False, server_header=False, ws="none", lifespan="off",
-            timeout_graceful_shutdown=1,
-        )  # fmt: skip
-        with suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run(sockets=[listener])
-        echo(f"review: stopped; {len(project.answers())} answers in {project.log.path}")
+            with suppress(KeyboardInterrupt):
+                uvicorn.Server(config).run(sockets=[listener])
+            echo(f"review: stopped; {format_count(len(project.answers()), 'answer')} in {project.log.path}")
     finally:
-        listener.close()
         workers.close()
 
 
