@@ -43,7 +43,7 @@ def show_score(predictions: Path, truth: Path, *, entry: str, as_json: bool) -> 
     Raises:
         InputError: If a file cannot be used, or a labelled name has no prediction.
     """
-    result = score_submission(read_answers(predictions, entry), read_answers(truth, entry))
+    result = score_submission(read_answers(predictions, entry), read_answers(truth, entry, skip_blank=True))
     if as_json:
         echo(json.dumps(result, ensure_ascii=False))
         return
@@ -52,7 +52,7 @@ def show_score(predictions: Path, truth: Path, *, entry: str, as_json: bool) -> 
     for label, row in result["per_class"].items():
         echo(
             f"  {label}: F1 {row['f1']:.4f}, precision {row['precision']:.4f}, recall {row['recall']:.4f}, "
-            f"{row['support']} names"
+            f"{format_count(row['support'], 'name')}"
         )
     if result["unlabeled"]:
         echo(f"  predictions ignored because their names have no label: {result['unlabeled']}")

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, NewType
+from typing import TYPE_CHECKING, NamedTuple, NewType
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.errors import CorpusError
@@ -70,6 +70,23 @@ class Modality(StrEnum):
         return self is not Modality.TEXT
 
 
+class Sound(NamedTuple):
+    """The file with the sound of a clip.
+
+    Attributes:
+        path: The file, relative to the corpus root.
+        digest: Digest of the sound, in hex: that of the file, or for a part of a file of it and the times of the part.
+            Audio features and transcripts are kept by it.
+        file_digest: SHA-256 of the bytes of the file, in hex.
+        bytes: Size of the file in bytes.
+    """
+
+    path: str
+    digest: str
+    file_digest: str
+    bytes: int
+
+
 @dataclass(frozen=True, slots=True)
 class Clip:
     """One utterance.
@@ -82,7 +99,7 @@ class Clip:
         bytes: Size of the file in bytes.
         duration: Length in seconds; 0 if unknown.
         has_video: Whether the file has a video stream.
-        has_audio: Whether the file has an audio stream.
+        has_audio: Whether the file, or the sound file, has an audio stream.
         transcript: Spoken words; empty if there are none or they are unknown.
         translation: Transcript in the other language of the corpus; empty if there is none.
         given_label: Label to train on, which may be wrong; empty if there is none.
@@ -128,6 +145,16 @@ class Clip:
     end: float = 0.0
     words_from: WordsFrom = WordsFrom.NOWHERE
     language: str = ""
+
+    @property
+    def sound(self) -> Sound | None:
+        """The file with the sound: the one beside the media file if there is one; None without audio stream."""
+        if not self.has_audio:
+            return None
+        if self.audio_path:
+            digest = content_digest(self.audio_digest, self.start, self.end)
+            return Sound(self.audio_path, digest, self.audio_digest, self.audio_bytes)
+        return Sound(self.path, self.digest, self.file_digest, self.bytes)
 
 
 MANIFEST_COLUMNS = tuple(field.name for field in fields(Clip))
@@ -215,6 +242,12 @@ def content_digest(file_digest: str, start: float, end: float) -> str:
     return hashlib.sha256(f"{file_digest} {start:.3f} {end:.3f}".encode()).hexdigest()
 
 
+def marked_transcript(clip: Clip) -> str:
+    """Return the transcript for people to read: after "(machine)" if speech recognition wrote it."""
+    is_machine = clip.words_from is WordsFrom.MACHINE and clip.transcript.strip()
+    return f"({WordsFrom.MACHINE.value}) {clip.transcript}" if is_machine else clip.transcript
+
+
 def label_indices(clips: Sequence[Clip], labels: Sequence[str]) -> list[int]:
     """Return the given labels as indices into ``labels``, with -1 for clips without one."""
     index = {label: position for position, label in enumerate(labels)}
@@ -266,7 +299,7 @@ def _clip(row: Sequence[str], labels: Set[str] | None) -> Clip:
     )
 
 
-_TEXT_COLUMNS = ["clip_id", "original", "enriched", "translation"]
+_TEXT_COLUMNS = ["clip_id", "original", "enriched", "translation", "foreign"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,14 +310,18 @@ class ClipText:
         original: Transcript.
         enriched: Transcript enriched by the LLM.
         translation: Transcript in the other language of the corpus.
+        foreign: The names of those texts that are in a language which the text encoder does not know.
     """
 
     original: str
     enriched: str = ""
     translation: str = ""
+    foreign: tuple[str, ...] = ()
 
     def having(self, columns: Sequence[str]) -> list[str]:
-        """Return the texts of ``columns`` in this order; an empty list if one of them is blank."""
+        """Return the texts of ``columns`` in this order; an empty list if one of them is blank or foreign."""
+        if not set(columns).isdisjoint(self.foreign):
+            return []
         texts: list[str] = [getattr(self, column) for column in columns]
         return texts if all(text.strip() for text in texts) else []
 
@@ -295,7 +332,10 @@ def write_texts(path: Path, texts: Mapping[str, ClipText]) -> bool:
     Returns:
         Whether the file's bytes changed.
     """
-    rows = ([clip_id, text.original, text.enriched, text.translation] for clip_id, text in sorted(texts.items()))
+    rows = (
+        [clip_id, text.original, text.enriched, text.translation, " ".join(text.foreign)]
+        for clip_id, text in sorted(texts.items())
+    )
     return write_sealed_csv(path, _TEXT_COLUMNS, rows)
 
 
@@ -307,7 +347,12 @@ def read_texts(path: Path) -> dict[str, ClipText]:
         InputError: If the file is damaged.
     """
     table = open_table(path, command="ecmf-pipe rewrite")
-    return dict(table.parse(lambda row: (row[0], ClipText(*row[1:])), _TEXT_COLUMNS))
+    return dict(table.parse(_parse_text, _TEXT_COLUMNS))
+
+
+def _parse_text(row: Sequence[str]) -> tuple[str, ClipText]:
+    clip_id, original, enriched, translation, foreign = row
+    return clip_id, ClipText(original, enriched, translation, tuple(foreign.split()))
 
 
 @dataclass(frozen=True, slots=True)

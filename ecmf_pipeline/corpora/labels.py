@@ -16,8 +16,8 @@ MAX_UNKNOWN_SHARE = 0.5
 """Above this share of unknown labels, the list of classes is considered wrong, which is an error."""
 MIN_CLIPS_OF_RARE_LABEL = 20
 """With fewer labelled clips, a label that is used once is reported only if it resembles another label."""
-NO_GROUP = frozenset({"?", "-", "n/a", "na", "none", "null", "unknown", "unk"})
-"""Entries of a column of groups, in lower case, that name no group."""
+NO_VALUE = frozenset({"?", "-", "n/a", "na", "none", "null", "unknown", "unk"})
+"""Entries of a column of groups or labels, in lower case, that probably mean that the value is unknown."""
 _SHOWN = 5
 
 
@@ -79,6 +79,14 @@ def label_findings(listing: CorpusListing) -> Iterator[Finding]:
     if given:
         yield from _rare_labels(given)
         yield from _unused_labels(listing, given)
+    if len(given) == 1:
+        [(label, count)] = given.items()
+        message = (
+            f"the only label of the {format_count(count, 'training clip')} is {label!r}: training needs at least two "
+            "labels; label other clips, or correct the table"
+        )
+        yield Finding(FindingKind.SINGLE_LABEL, "", message, count=count)
+    yield from _labels_that_mean_unknown(listing.clips)
     if numeric := [label for label in listing.labels if _is_number(label)]:
         message = (
             f"{format_count(len(numeric), 'label')} of {len(listing.labels)} are numbers: "
@@ -102,6 +110,16 @@ def _rare_labels(given: Counter[str]) -> Iterator[Finding]:
             )
         elif given.total() >= MIN_CLIPS_OF_RARE_LABEL:
             yield Finding(FindingKind.RARE_LABEL, "", f"label {label!r} is used once; correct it, or label more clips")
+
+
+def _labels_that_mean_unknown(clips: Sequence[Clip]) -> Iterator[Finding]:
+    labels = (label for clip in clips for label in (clip.given_label, clip.gold_label))
+    for label, count in sorted(Counter(label for label in labels if label.casefold() in NO_VALUE).items()):
+        message = (
+            f"label {label!r} ({format_count(count, 'cell')}) is a class of its own; leave the cell empty if the label "
+            "is unknown"
+        )
+        yield Finding(FindingKind.LABEL_MEANS_UNKNOWN, "", message, count=count)
 
 
 def _unused_labels(listing: CorpusListing, given: Mapping[str, int]) -> Iterator[Finding]:
@@ -141,7 +159,7 @@ def _group_findings(clips: Sequence[Clip]) -> Iterator[Finding]:
             "counts as a group of its own; add their groups, or scores may be too high"
         )
         yield Finding(FindingKind.CLIP_WITHOUT_GROUP, "", message, count=len(without))
-    unknown = Counter(clip.group for clip in clips if clip.group.casefold() in NO_GROUP)
+    unknown = Counter(clip.group for clip in clips if clip.group.casefold() in NO_VALUE)
     for group, count in sorted(unknown.items()):
         message = (
             f"{format_count(count, 'clip')} of group {group!r} count as one speaker and stay in one fold; leave the "

@@ -27,6 +27,8 @@ class FindingKind(StrEnum):
     NAMES_BY_RULE = "names_by_rule"
     DIFFERENT_CASE = "different_case"
     RARE_LABEL = "rare_label"
+    SINGLE_LABEL = "single_label"
+    LABEL_MEANS_UNKNOWN = "label_means_unknown"
     GOLD_LABEL_NOT_GIVEN = "gold_label_not_given"
     EMPTY_CLASS = "empty_class"
     NUMERIC_LABEL = "numeric_label"
@@ -42,7 +44,6 @@ class FindingKind(StrEnum):
     AMBIGUOUS_NAME = "ambiguous_name"
     BAD_CLIP_ID = "bad_clip_id"
     UNKNOWN_LABEL = "unknown_label"
-    UNKNOWN_SPLIT = "unknown_split"
     UNUSED_TABLE = "unused_table"
     UNUSED_COLUMN = "unused_column"
     MALFORMED_TIME = "malformed_time"
@@ -55,6 +56,12 @@ class FindingKind(StrEnum):
     NO_VIDEO_STREAM = "no_video_stream"
     NO_FACE_CROPS = "no_face_crops"
     FACE_CROPS_WITHOUT_CLIP = "face_crops_without_clip"
+    SOUND_NOT_USED = "sound_not_used"
+    SUBTITLES_WITHOUT_CLIP = "subtitles_without_clip"
+    SEVERAL_SUBTITLES = "several_subtitles"
+    TWO_TRANSCRIPTS = "two_transcripts"
+    OVERLAPPING_SUBTITLES = "overlapping_subtitles"
+    SUBTITLES_BEYOND_END = "subtitles_beyond_end"
 
 
 MISTAKES = (
@@ -65,6 +72,8 @@ MISTAKES = (
     FindingKind.DIFFERENT_CASE,
     FindingKind.UNKNOWN_LABEL,
     FindingKind.RARE_LABEL,
+    FindingKind.SINGLE_LABEL,
+    FindingKind.LABEL_MEANS_UNKNOWN,
     FindingKind.GOLD_LABEL_NOT_GIVEN,
     FindingKind.EMPTY_CLASS,
     FindingKind.NUMERIC_LABEL,
@@ -93,6 +102,19 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class SubtitleFile:
+    """The subtitle file beside a clip.
+
+    Attributes:
+        path: The file, relative to the corpus folder.
+        language: The language code in its name (en); empty if it has none.
+    """
+
+    path: str
+    language: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class CorpusListing:
     """A corpus as defined by its csv files and file names.
 
@@ -105,6 +127,7 @@ class CorpusListing:
         synthetic: Whether the corpus is generated; reports state it.
         expected_seconds: The length of clips in the tables, if they have it.
         quarantines_wrong_length: Whether a file of another length is quarantined.
+        subtitles: The subtitle file of each clip that has one.
     """
 
     root: Path
@@ -115,6 +138,7 @@ class CorpusListing:
     synthetic: bool = False
     expected_seconds: Mapping[ClipId, float] = field(default_factory=dict)
     quarantines_wrong_length: bool = False
+    subtitles: Mapping[ClipId, SubtitleFile] = field(default_factory=dict)
 
 
 def count_by_kind(findings: Iterable[Finding]) -> dict[str, int]:

@@ -12,7 +12,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ecmf_pipeline.core.errors import ClipError, ClipTimeout, FileUnreachable, UnreadableMedia, clip_error
+from ecmf_pipeline.core.errors import (
+    ClipError,
+    ClipTimeout,
+    FileUnreachable,
+    InputError,
+    UnreadableMedia,
+    clip_error,
+)
 from ecmf_pipeline.core.files import (
     FileState,
     local_cache_bytes,
@@ -23,14 +30,22 @@ from ecmf_pipeline.core.files import (
     write_local_cache,
 )
 from ecmf_pipeline.corpora.mer import FACE_CROPS_EXTENSION, FACE_CROPS_FOLDER
+from ecmf_pipeline.corpora.sidecars import language_code
+from ecmf_pipeline.corpora.tables import clean_cell
 from ecmf_pipeline.media.containers import probe_media
+from ecmf_pipeline.media.subtitles import (
+    SUBTITLE_EXTENSIONS,
+    Subtitles,
+    read_subtitle_file,
+    read_subtitle_stream,
+)
 from ecmf_pipeline.runner import Engine, InProcess, LocalProcesses, Outcome, Step, Target, Task
 from ecmf_pipeline.runner.machine import as_out_of_memory, usable_cores
 from ecmf_pipeline.runner.quarantine import is_worth_retrying, program_version
 from ecmf_pipeline.runner.step import Spool, SpoolWriter
 
-CACHE_VERSION = 3
-_ROW_TYPES = (int, int, int, int, str, float, float, bool, bool, str, str)
+CACHE_VERSION = 4
+_ROW_TYPES = (int, int, int, int, str, float, float, bool, bool, str, str, str, str, float, int, str)
 """Types of a cached row: the state, then the measurement without its limit; the limit and the program follow."""
 
 
@@ -46,6 +61,11 @@ class Measurement:
         has_audio: Whether the file has an audio stream.
         reason: The class name of the error if the file is unusable, else empty.
         message: The message of the error.
+        words: The words of a subtitle file, or of the subtitles in a media file, as one line.
+        language: The language code of these subtitles (en); empty if unknown.
+        words_end: The end of the last subtitle in seconds.
+        overlaps: The number of subtitles that overlap with another one.
+        encoding: The encoding of a subtitle file; empty for UTF-8.
         limit: The limit that the file met, if a setting can lift it.
     """
 
@@ -56,6 +76,11 @@ class Measurement:
     has_audio: bool = False
     reason: str = ""
     message: str = ""
+    words: str = ""
+    language: str = ""
+    words_end: float = 0.0
+    overlaps: int = 0
+    encoding: str = ""
     limit: float | None = None
 
 
@@ -231,8 +256,30 @@ def _probe(path: Path, file: FileToMeasure, digest: str) -> Measurement:
         return Measurement(digest)  # the face modality checks the content
     if file.state.size == 0:
         raise UnreadableMedia(f"{file.path} is empty (0 bytes)")
+    if path.suffix.lower() in SUBTITLE_EXTENSIONS:
+        try:
+            return _with_words(Measurement(digest), read_subtitle_file(path))
+        except InputError as error:
+            raise UnreadableMedia(error.message) from error
     probe = probe_media(path)
-    return Measurement(digest, probe.duration, probe.readable, probe.has_video, probe.has_audio)
+    measurement = Measurement(digest, probe.duration, probe.readable, probe.has_video, probe.has_audio)
+    if not probe.has_subtitles:
+        return measurement
+    try:
+        return _with_words(measurement, read_subtitle_stream(path))
+    except UnreadableMedia:  # pictures and sound of the file may be usable
+        return measurement
+
+
+def _with_words(measurement: Measurement, subtitles: Subtitles) -> Measurement:
+    return replace(
+        measurement,
+        words=clean_cell(subtitles.text),
+        language=language_code(subtitles.language),
+        words_end=round(subtitles.end, 3),
+        overlaps=subtitles.overlaps,
+        encoding=subtitles.encoding,
+    )
 
 
 def failure(error: ClipError, digest: str = "") -> Measurement:

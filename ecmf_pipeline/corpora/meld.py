@@ -20,7 +20,8 @@ from ecmf_pipeline.corpora.listing import (
     quote_names,
     require_folder,
 )
-from ecmf_pipeline.corpora.scan import scan_media, strip_media_extension, unread_findings
+from ecmf_pipeline.corpora.scan import is_sound_file, scan_media, strip_media_extension, unread_findings
+from ecmf_pipeline.corpora.sidecars import match_subtitles
 from ecmf_pipeline.corpora.tables import read_table
 
 TABLES = {"train": "train_sent_emo.csv", "dev": "dev_sent_emo.csv", "test": "test_sent_emo.csv"}
@@ -53,7 +54,14 @@ def read_meld(config: CorpusConfig) -> CorpusListing:
         )
     mapping = MELD_TO_MER if config.mapping is None else _casefolded(config.mapping, {emotion for _, emotion in rows})
     labels = config.labels or _default_labels(mapping)
-    files = _files(root, findings)
+    scan = scan_media(root, nested=True)
+    findings += [*scan.findings, *unread_findings(scan, tuple(TABLES.values()))]
+    sounds = {strip_media_extension(path): path for path in scan.sounds}
+    beside = {strip_media_extension(path) for path in scan.media}
+    alone = [path for stem, path in sounds.items() if stem not in beside]
+    files = _files(root, [*scan.media, *alone], findings)
+    subtitles, subtitle_findings = match_subtitles(scan.subtitles, files)
+    findings += subtitle_findings
     findings += _label_findings([emotion for _, emotion in rows], mapping, labels)
     if not files:
         message = f"{root}: no clip has a file dia{{D}}_utt{{U}}.mp4: only text can be used; add the media files"
@@ -67,11 +75,13 @@ def read_meld(config: CorpusConfig) -> CorpusListing:
         message = f"{root}: {format_count(len(extra), 'file')} without csv row: {quote_names(extra)}; add the rows"
         findings.append(Finding(FindingKind.FILE_WITHOUT_LABEL, "", message, count=len(extra)))
     clips = sorted(
-        (_complete_clip(clip, mapping.get(emotion, ""), labels, files) for clip, emotion in rows),
+        (_complete_clip(clip, mapping.get(emotion, ""), labels, files, sounds) for clip, emotion in rows),
         key=lambda clip: clip.clip_id,
     )
     order = tuple(clip.clip_id for clip, _ in rows if clip.split is Split.CANDIDATE)
-    return CorpusListing(root, tuple(clips), labels, order, tuple(findings), expected_seconds=expected)
+    return CorpusListing(
+        root, tuple(clips), labels, order, tuple(findings), expected_seconds=expected, subtitles=subtitles
+    )
 
 
 def _casefolded(mapping: Mapping[str, str], emotions: set[str]) -> dict[str, str]:
@@ -131,23 +141,21 @@ def _rows(
             yield Clip(clip_id, transcript=text, split=split, group=group), emotion.casefold()
 
 
-def _files(root: Path, findings: list[Finding]) -> dict[str, str]:
-    """Return the path of each clip id; the name of a folder determines the part.
+def _files(root: Path, paths: Sequence[str], findings: list[Finding]) -> dict[ClipId, str]:
+    """Return the path of each clip id, of the media files ``paths``; the name of a folder determines the part.
 
     Raises:
         CorpusError: If there are media files, but none has the name of an utterance.
     """
-    scan = scan_media(root, nested=True)
-    findings += [*scan.findings, *unread_findings(scan, tuple(TABLES.values()))]
-    files: dict[str, str] = {}
+    files: dict[ClipId, str] = {}
     unnamed: list[str] = []
     repeated: list[str] = []
-    for path in scan.media:
+    for path in paths:
         stem = re.fullmatch(r"dia(\d+)_utt(\d+)", strip_media_extension(Path(path).name))
         parts = [part for part in TABLES if any(part in folder.casefold() for folder in Path(path).parts[:-1])]
         if not stem or len(parts) != 1:
             unnamed.append(path)
-        elif files.setdefault(f"{parts[0]}_dia{int(stem[1])}_utt{int(stem[2])}", path) != path:
+        elif files.setdefault(ClipId(f"{parts[0]}_dia{int(stem[1])}_utt{int(stem[2])}"), path) != path:
             repeated.append(path)
     if unnamed:
         listed = f"{format_count(len(unnamed), 'media file')} not read: {quote_names(unnamed, 5)}"
@@ -165,13 +173,17 @@ def _files(root: Path, findings: list[Finding]) -> dict[str, str]:
     return files
 
 
-def _complete_clip(clip: Clip, mapped: str, labels: Sequence[str], files: Mapping[str, str]) -> Clip:
-    """Add path, label and split to a clip."""
+def _complete_clip(
+    clip: Clip, mapped: str, labels: Sequence[str], files: Mapping[ClipId, str], sounds: Mapping[str, str]
+) -> Clip:
+    """Add path, sound file, label and split to a clip; ``sounds`` has the sound files by path without extension."""
     label = mapped if mapped in labels else ""
     candidate = clip.split is Split.CANDIDATE
+    path = files.get(clip.clip_id, "")
     return replace(
         clip,
-        path=files.get(clip.clip_id, ""),
+        path=path,
+        audio_path="" if is_sound_file(path) else sounds.get(strip_media_extension(path), ""),
         given_label="" if candidate else label,
         gold_label=label if candidate else "",
         split=clip.split if candidate or label else Split.UNLABELED,

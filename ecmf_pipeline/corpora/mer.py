@@ -34,6 +34,7 @@ from ecmf_pipeline.corpora.scan import (
     unread_by_name,
     unread_findings,
 )
+from ecmf_pipeline.corpora.sidecars import match_subtitles, split_sounds
 from ecmf_pipeline.corpora.tables import Table, duplicate_rows, find_table, read_table, values_by_clip
 
 FACE_CROPS_FOLDER = "openface_face"
@@ -47,6 +48,7 @@ LANGUAGES = ("english", "chinese")
 """The language columns of the subtitles; one is the transcript, the other its translation."""
 GROUPS = "groups.csv"
 MEDIA_FOLDER = "video"
+SOUND_FOLDER = "audio"
 TABLES = (*TRAIN_TABLES, *CANDIDATE_TABLES, *GOLD_TABLES, LABEL_NPZ, SUBTITLES, GROUPS)
 MIN_PREFIX_MATCHES = 3
 """Minimum number of names without file that must match another prefix before a prefix mismatch is reported."""
@@ -55,7 +57,8 @@ MIN_PREFIX_MATCHES = 3
 def read_mer(config: CorpusConfig) -> CorpusListing:
     """List a corpus in MER's raw layout.
 
-    Clips are in ``<root>/video``. The tables are optional:
+    Clips are in ``<root>/video``. ``<root>/audio/NAME.wav`` serves if a clip has no sound or no video file. The tables
+    are optional:
 
     - given labels: ``track1_train_disdim.csv``, or MER2026's ``track1_train.csv`` (``name,discrete``);
     - candidates to predict: ``track_all_candidates.csv``, or ``track1_track2_candidate.csv`` (``name``);
@@ -74,8 +77,13 @@ def read_mer(config: CorpusConfig) -> CorpusListing:
         config.root, f"set corpus.root in params.yaml to the folder with {MEDIA_FOLDER} and the csv files"
     )
     scan = scan_media(root, MEDIA_FOLDER, nested=False)
-    files, file_findings = name_files(scan.media, lambda path: strip_media_extension(_file_name(path)))
-    findings = [*scan.findings, *file_findings, *unread_findings(scan)]
+    in_sounds = scan_media(root, SOUND_FOLDER, nested=False)
+    videos, file_findings = name_files(scan.media, _id_of)
+    sound_files, sound_findings = name_files([*in_sounds.sounds, *scan.sounds], _id_of)
+    files, sounds = split_sounds(videos, sound_files)
+    subtitles, subtitle_findings = match_subtitles([*scan.subtitles, *in_sounds.subtitles], files)
+    findings = [*scan.findings, *in_sounds.findings, *file_findings, *sound_findings, *subtitle_findings]
+    findings += unread_findings(scan)
     if config.kind != "sample":
         findings += _unread_in_root(
             scan, scan_media(root, nested=False), [find_table(root / name).name for name in TABLES]
@@ -101,6 +109,7 @@ def read_mer(config: CorpusConfig) -> CorpusListing:
         Clip(
             clip_id,
             path=files.get(clip_id, ""),
+            audio_path=sounds.get(clip_id, ""),
             transcript=transcripts.get(clip_id, ""),
             translation=translations.get(clip_id, ""),
             given_label="" if clip_id in candidates else given.get(clip_id, ""),
@@ -110,17 +119,21 @@ def read_mer(config: CorpusConfig) -> CorpusListing:
         )
         for clip_id in clip_ids
     )
-    return CorpusListing(root, clips, labels, tuple(candidates), tuple(findings))
+    return CorpusListing(root, clips, labels, tuple(candidates), tuple(findings), subtitles=subtitles)
+
+
+def _id_of(path: str) -> str:
+    return strip_media_extension(_file_name(path))
 
 
 def _file_name(path: str) -> str:
-    return path.removeprefix(f"{MEDIA_FOLDER}/")
+    return path.removeprefix(f"{MEDIA_FOLDER}/").removeprefix(f"{SOUND_FOLDER}/")
 
 
 def _unread_in_root(scan: Scan, in_root: Scan, tables: Sequence[str]) -> list[Finding]:
     """Return findings about tables with other names, and about media files that are not directly in the folder."""
     findings = list(unread_findings(in_root, tables))
-    if misplaced := [*in_root.media, *scan.folders]:
+    if misplaced := [*in_root.media, *in_root.sounds, *scan.folders]:
         message = (
             f"media files beside {MEDIA_FOLDER} and folders in it are not read: {quote_names(misplaced)}; move the "
             f"clips into {MEDIA_FOLDER}"

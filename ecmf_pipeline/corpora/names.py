@@ -30,6 +30,7 @@ Resolve = Callable[[str], ClipId]
 _EXTENSION = re.compile(r"\.[A-Za-z]{2}[A-Za-z0-9]{1,2}$")
 _PARENT_INSIDE = re.compile(r"(?<!\.\.)(?<!^)[/\\]\.\.(?=[/\\]|$)")
 _LAST_NUMBER = re.compile(r"(.*?)0*(\d*)", re.DOTALL)
+_SEPARATORS = re.compile(r"[\W_]+")
 _ZEROS = re.compile(r"(?<!\d)0+(?=\d)")
 
 
@@ -235,18 +236,23 @@ def _mismatch_hint(names: Sequence[str], paths: Sequence[str]) -> str:
         found = sum(rule.normalise(_stem(name)).rpartition("/")[2] in equal for name in names)
         if 2 * found >= len(names):
             return f"{found} of them match several files or rows if {rule.ignored} is ignored: make the names unique"
-    prefixes, numbers = Counter[str](), {_numbered(stem)[1] for stem in stems} - {""}
-    prefixes.update(prefix for prefix, number in map(_numbered, names) if number in numbers)
-    if 2 * prefixes.total() >= len(names):
-        [(prefix, _)], [(file_prefix, _)] = (
-            prefixes.most_common(1),
-            Counter(_numbered(stem)[0] for stem in stems).most_common(1),
-        )
+    equal = {_SEPARATORS.sub("", stem).casefold() for stem in stems}
+    found = sum(_SEPARATORS.sub("", _stem(name).rpartition("/")[2]).casefold() in equal for name in names)
+    if 2 * found >= len(names):
+        return f"{found} of them match without spaces and punctuation: write them as the files are named"
+    numbered, files = [_numbered(_stem(name)) for name in names], [_numbered(stem) for stem in stems]
+    prefix, file_prefix = (_most_common(prefix for prefix, _ in pairs) for pairs in (numbered, files))
+    numbers = {number for other, number in files if other == file_prefix} - {""}
+    if 2 * sum(other == prefix and number in numbers for other, number in numbered) >= len(names):
         return (
             f"their numbers match if {prefix!r} in the table is {file_prefix!r} in the files: if they are the same "
             "clips, rename one of the two"
         )
     return "check that the table belongs to this corpus; remove the rows of clips that are not here"
+
+
+def _most_common(texts: Iterable[str]) -> str:
+    return next((text for text, _ in Counter(texts).most_common(1)), "")
 
 
 def _numbered(name: str) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from ecmf_pipeline.corpora.folder import read_folder
 from ecmf_pipeline.corpora.labels import label_findings
 from ecmf_pipeline.corpora.listing import CorpusListing, require_folder
 from ecmf_pipeline.corpora.meld import read_meld
-from ecmf_pipeline.corpora.mer import FACE_CROPS_FOLDER, MEDIA_FOLDER, add_face_crops, read_mer
+from ecmf_pipeline.corpora.mer import FACE_CROPS_FOLDER, MEDIA_FOLDER, SOUND_FOLDER, add_face_crops, read_mer
 
 Reader = Callable[[CorpusConfig], CorpusListing]
 
@@ -50,4 +50,5 @@ def scanned_folders(config: CorpusConfig, *, face_crops: bool = False) -> tuple[
     """Return the folders that the corpus reader lists: first those listed flat, then those listed recursively."""
     if config.kind in {"folder", "meld"}:
         return [], [config.root]
-    return [config.root, config.root / MEDIA_FOLDER], [config.root / FACE_CROPS_FOLDER] if face_crops else []
+    flat = [config.root, config.root / MEDIA_FOLDER, config.root / SOUND_FOLDER]
+    return flat, [config.root / FACE_CROPS_FOLDER] if face_crops else []

@@ -17,12 +17,29 @@ from ecmf_pipeline.core.clips import ClipId, validate_clip_id
 from ecmf_pipeline.core.console import format_count
 from ecmf_pipeline.core.errors import CorpusError
 from ecmf_pipeline.corpora.listing import Finding, FindingKind, quote_names
+from ecmf_pipeline.media.subtitles import SUBTITLE_EXTENSIONS
 
-MEDIA_EXTENSIONS = (
+VIDEO_EXTENSIONS = (
     *(".mp4", ".m4v", ".mov", ".f4v", ".3gp", ".3g2", ".mkv", ".webm", ".avi", ".flv"),
     *(".wmv", ".asf", ".mpg", ".mpeg", ".vob", ".ts", ".mts", ".m2ts", ".ogv", ".mxf"),
 )
+"""The extensions of files with pictures, in lower case."""
+
+SOUND_EXTENSIONS = (
+    *(".wav", ".mp3", ".flac", ".ogg", ".oga", ".opus", ".m4a", ".m4b", ".aac", ".wma", ".aiff", ".aif", ".aifc"),
+    *(".amr", ".awb", ".mka", ".weba", ".caf", ".spx", ".ac3", ".eac3", ".dts", ".ape", ".wv", ".mp2", ".mpa"),
+    *(".au", ".snd", ".w64", ".tta"),
+)
+"""The extensions of sound files, in lower case."""
+
+MEDIA_EXTENSIONS = (*VIDEO_EXTENSIONS, *SOUND_EXTENSIONS)
 """The extensions of clips, in lower case."""
+
+_KIND_OF = {
+    **dict.fromkeys(VIDEO_EXTENSIONS, "video"),
+    **dict.fromkeys(SOUND_EXTENSIONS, "sound"),
+    **dict.fromkeys(SUBTITLE_EXTENSIONS, "subtitles"),
+}
 
 DVC_EXTENSION = ".dvc"
 """The extension of the file that git stores in place of a file that DVC tracks."""
@@ -42,14 +59,6 @@ def _extensions(names: str) -> frozenset[str]:
 
 _UNREAD_KINDS = (
     _UnreadKind(
-        "audio file",
-        _extensions(
-            "wav mp3 flac ogg oga opus m4a aac wma aiff aif amr m4b mka weba caf spx ac3 eac3 dts ape wv mp2 mpa au "
-            "snd w64 awb tta"
-        ),
-        "audio files are not clips; to use them, put each into a container: ffmpeg -i NAME.wav -c copy NAME.mkv",
-    ),
-    _UnreadKind(
         "video file in another format",
         _extensions(
             "rm rmvb divx dv m2v mjpeg ogm swf h264 hevc y4m qt mpe m1v mpv m2p m2t ps trp tp tod mod vro amv nut ivf "
@@ -63,9 +72,9 @@ _UNREAD_KINDS = (
         "frames are read from media files only",
     ),
     _UnreadKind(
-        "subtitle file",
-        _extensions("srt vtt ass ssa sub lrc textgrid eaf txt sbv ttml dfxp smi sami sup idx stl scc cha trs"),
-        "put the words of each clip into the table of transcripts",
+        "subtitle file in another format",
+        _extensions("sub lrc textgrid eaf txt sbv ttml dfxp smi sami sup idx stl scc cha trs"),
+        "convert each to srt (ffmpeg -i NAME.lrc NAME.srt), or put the words into the table of transcripts",
     ),
     _UnreadKind(
         "table",
@@ -92,7 +101,9 @@ class Scan:
     """The files of a corpus folder.
 
     Attributes:
-        media: The sorted paths of media files, relative to the corpus folder.
+        media: The sorted paths of video files, relative to the corpus folder.
+        sounds: The sorted paths of sound files.
+        subtitles: The sorted paths of subtitle files.
         unread: The paths of files that seem to belong to the corpus but are not media files.
         not_fetched: The paths of DVC files whose data do not exist.
         folders: The paths of subfolders, if they are not scanned.
@@ -100,6 +111,8 @@ class Scan:
     """
 
     media: list[str] = field(default_factory=list)
+    sounds: list[str] = field(default_factory=list)
+    subtitles: list[str] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
     not_fetched: list[str] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
@@ -109,7 +122,12 @@ class Scan:
 def strip_media_extension(name: str) -> str:
     """Remove a media file extension, in upper or lower case; return other names unchanged."""
     stem, dot, extension = name.rpartition(".")
-    return stem if stem and f"{dot}{extension}".lower() in MEDIA_EXTENSIONS else name
+    return stem if stem and _KIND_OF.get(f"{dot}{extension}".lower(), "subtitles") != "subtitles" else name
+
+
+def is_sound_file(path: str) -> bool:
+    """Return whether a path has the extension of a sound file."""
+    return _KIND_OF.get(PurePosixPath(path).suffix.lower()) == "sound"
 
 
 def scan_media(root: Path, below: str = "", *, nested: bool) -> Scan:
@@ -149,7 +167,8 @@ def scan_media(root: Path, below: str = "", *, nested: bool) -> Scan:
                     scan.not_fetched.append(prefix + entry.name)
                 continue
             _add_entry(entry, prefix, scan, (links if entry.is_symlink() else folders) if nested else scan.folders)
-    scan.media.sort()
+    for paths in (scan.media, scan.sounds, scan.subtitles):
+        paths.sort()
     return scan
 
 
@@ -158,13 +177,13 @@ def _add_entry(entry: os.DirEntry[str], prefix: str, scan: Scan, folders: list[s
     name = entry.name
     if name.startswith("."):
         return
-    is_media = strip_media_extension(name) != name
+    kind = _KIND_OF.get(PurePosixPath(name).suffix.lower())
     try:
-        if is_media and entry.is_file():
-            scan.media.append(prefix + name)
+        if kind and entry.is_file():
+            {"video": scan.media, "sound": scan.sounds, "subtitles": scan.subtitles}[kind].append(prefix + name)
         elif entry.is_dir():
             folders.append(prefix + name)
-        elif is_media:
+        elif kind:
             problem = "is a broken link" if entry.is_symlink() else "is not a regular file"
             scan.findings.append(_unreadable(prefix + name, problem))
         elif _unread_kind(name):
@@ -185,7 +204,7 @@ def unread_findings(scan: Scan, tables: Collection[str] = ()) -> Iterator[Findin
         tables: The paths of tables that the corpus reader reads.
     """
     by_kind: defaultdict[_UnreadKind, list[str]] = defaultdict(list)
-    clips = {path.rpartition(".")[0] for path in scan.media}
+    clips = {path.rpartition(".")[0] for path in (*scan.media, *scan.sounds)}
     for path in scan.unread:
         stem, _, extension = path.rpartition(".")
         if path not in tables and (f".{extension}".lower() != _TEXT_EXTENSION or stem in clips):
@@ -250,5 +269,5 @@ def name_files(paths: Iterable[str], name_of: Callable[[str], str]) -> tuple[dic
 
 
 def _unreadable(path: str, problem: str) -> Finding:
-    message = f"{path!r} {problem}: the clip is skipped; replace or remove the file"
+    message = f"{path!r} {problem}: the file is skipped; replace or remove it"
     return Finding(FindingKind.UNREADABLE, "", message)

@@ -2,7 +2,7 @@
 
 All of them are read in the same way: csv files with commas, semicolons or tabs, or Excel files. The reader accepts
 byte-order marks, some encodings besides UTF-8 (`encodings`), Windows line ends, upper-case headers, other names of a
-column (`SYNONYMS`) and blank lines.
+column (`SYNONYMS`), blank lines, and the line ``sep=;`` that Excel puts before the header.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import io
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +23,8 @@ from ecmf_pipeline.corpora.listing import Finding, FindingKind, quote_names
 
 SYNONYMS = (("name", "clip_id"), ("label", "discrete"), ("text", "transcript"))
 """Names of the same column. The project itself writes both names of a pair, and reads both everywhere."""
+COMPUTED_COLUMNS = {"refined_label": "refine", "out_of_fold": "predict"}
+"""Columns that only tables of this project have, and the command that writes them."""
 SEPARATORS = ",;\t"
 EXCEL_EXTENSIONS = (".xlsx", ".xls", ".xlsb", ".xlsm", ".ods")
 _OTHER_EXTENSIONS = (".tsv", *EXCEL_EXTENSIONS)
@@ -80,9 +82,17 @@ def clean_name(text: str) -> str:
 
 
 def find_table(path: Path) -> Path:
-    """Return ``path``, or the same table as a tsv or Excel file if only that exists."""
-    others = (path.with_suffix(extension) for extension in _OTHER_EXTENSIONS)
-    return path if path.exists() else next((other for other in others if other.exists()), path)
+    """Return ``path``, or the same table as a tsv or Excel file, or in another case, if only that exists."""
+    if path.exists():
+        return path
+    names = [path.name, *(path.with_suffix(extension).name for extension in _OTHER_EXTENSIONS)]
+    try:
+        listed = sorted(entry.name for entry in path.parent.iterdir())
+    except OSError:  # the caller reports it
+        return path
+    spelled = {entry.casefold(): entry for entry in listed} | {entry: entry for entry in listed}
+    found = (spelled[text] for name in names for text in (name, name.casefold()) if text in spelled)
+    return path.with_name(next(found, path.name))
 
 
 def read_table(path: Path, required: Sequence[str], *, strict: bool = False) -> Table:
@@ -114,8 +124,7 @@ def read_table(path: Path, required: Sequence[str], *, strict: bool = False) -> 
             records = _csv_rows(path, text, _separator(text, required))
     except OSError as error:
         raise CorpusError(f"{path} cannot be read ({error.strerror})", "make it a readable file") from error
-    _, header = next(records, (1, []))
-    columns = _required_names(path, [clean_cell(cell).casefold() for cell in header], required)
+    columns = _required_names(path, _header(cells for _, cells in records), required)
     width, key = len(columns), columns.index(required[0])
     rows: list[tuple[str, ...]] = []
     lines: list[int] = []
@@ -130,6 +139,19 @@ def read_table(path: Path, required: Sequence[str], *, strict: bool = False) -> 
             rows.append(row)
             lines.append(line)
     return Table(path, columns, tuple(rows), tuple(findings), tuple(lines))
+
+
+def reject_computed(table: Table) -> None:
+    """Raise if the labels of a table are those of this project, not of people.
+
+    Raises:
+        CorpusError: If it is refined.csv or a table of predictions, which also have a column ``label``.
+    """
+    if made_by := next((COMPUTED_COLUMNS[column] for column in table.columns if column in COMPUTED_COLUMNS), None):
+        raise CorpusError(
+            f"{table.path} has the labels that {made_by} computed, not those of people",
+            "write a table with the names of the clips and the labels that people gave them",
+        )
 
 
 def _csv_rows(path: Path, text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
@@ -149,13 +171,18 @@ def _separator(text: str, required: Sequence[str]) -> str:
     """Return the separator with which the header has all required columns; a comma if none has."""
     for separator in SEPARATORS:
         try:
-            header = next(csv.reader(io.StringIO(text, newline=""), delimiter=separator), [])
+            names = set(_header(csv.reader(io.StringIO(text, newline=""), delimiter=separator)))
         except csv.Error:
             continue
-        names = {clean_cell(cell).casefold() for cell in header}
         if all(not names.isdisjoint(_synonyms(name)) for name in required):
             return separator
     return ","
+
+
+def _header(records: Iterable[Sequence[str]]) -> list[str]:
+    """Return the first row in lower case that is neither blank nor Excel's ``sep=;``; consume the rows up to it."""
+    cleaned = ([clean_cell(cell).casefold() for cell in cells] for cells in records)
+    return next((row for row in cleaned if any(row) and not (row[0].startswith("sep=") and not any(row[1:]))), [])
 
 
 def _synonyms(name: str) -> tuple[str, ...]:
@@ -179,7 +206,9 @@ def _required_names(path: Path, columns: list[str], required: Sequence[str]) -> 
         listed = " or ".join(map(repr, sorted(synonyms, key=name.__ne__)))
         hint = f"name the columns in the first line, for example {','.join(required)}"
         if found:
-            raise CorpusError(f"{path} has more than one column {listed}; columns: {quote_names(columns, 12)}", hint)
+            raise CorpusError(
+                f"{path} has more than one column {listed}; columns: {quote_names(columns, 12)}", "keep one of them"
+            )
         if len(columns) == 1 and (separator := next((mark for mark in "|;\t" if mark in columns[0]), None)):
             hint = f"{hint}; separate them by commas instead of {separator!r}"
         elif len(columns) == 1 and any(other in columns[0].split() for other in required if other != name):

@@ -9,8 +9,10 @@ from pathlib import Path
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, ClipId, ClipText, Modality, read_manifest, read_texts
 from ecmf_pipeline.core.files import fingerprint
+from ecmf_pipeline.core.languages import format_language
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.corpora.index import index_corpus
+from ecmf_pipeline.corpora.languages import count_languages, translation_language, with_languages
 from ecmf_pipeline.corpora.listing import MISTAKES, CorpusListing, count_by_kind
 from ecmf_pipeline.corpora.measuring import Measurement
 from ecmf_pipeline.corpora.registry import read_corpus
@@ -18,7 +20,9 @@ from ecmf_pipeline.doctor.checks import Check, State
 from ecmf_pipeline.doctor.trial import TRIAL_CLIPS, sample_evenly
 from ecmf_pipeline.extraction.run import BranchInputs, coverage
 from ecmf_pipeline.settings.params import Params
+from ecmf_pipeline.stages.shared.languages import language_notes
 
+_SAMPLED_TRANSCRIPTS = 1000
 _MEASURED_CLIPS = 4 * TRIAL_CLIPS
 
 
@@ -41,10 +45,15 @@ class CorpusState:
         """Labels that the LLM chooses from."""
         return self.listing.labels if len(self.listing.labels) > 1 else MER_LABELS
 
+    @property
+    def clips(self) -> Sequence[Clip]:
+        """The clips of the manifest, which have the words of subtitles; before `index` ran, those of the listing."""
+        return self.listing.clips if self.manifest is None else self.manifest
+
     def missing(self, modality: Modality, settings: Mapping[str, object]) -> int:
         """Return the number of clips whose features of a modality are missing, or an estimate before `index` ran."""
         if modality is Modality.TEXT and self.texts is None:
-            return sum(bool(clip.transcript.strip()) for clip in self.listing.clips)
+            return sum(bool(clip.transcript.strip()) for clip in self.clips)
         if self.manifest is None:
             return sum(bool(clip.path) for clip in self.listing.clips)
         return coverage(
@@ -60,7 +69,7 @@ class CorpusState:
     def unanswered(self) -> int:
         """Return the number of distinct transcripts that the LLM has not enriched yet."""
         enriched = {text.original for text in (self.texts or {}).values() if text.enriched}
-        return len({clip.transcript for clip in self.listing.clips if clip.transcript.strip()} - enriched)
+        return len({clip.transcript for clip in self.clips if clip.transcript.strip()} - enriched)
 
 
 def read_state(params: Params) -> CorpusState:
@@ -87,6 +96,8 @@ def check_corpus(params: Params, corpus: CorpusState) -> Check:
         f"{transcripts} with a transcript"
     )
     figures = {"clips": len(clips), "files": files, "transcripts": transcripts}
+    if subtitles := len(corpus.listing.subtitles):
+        message, figures = f"{message}, {subtitles} with a subtitle file", {**figures, "subtitles": subtitles}
     if not files and not transcripts:
         hint = "check corpus.root in params.yaml"
         return Check("corpus", State.FAILURE, f"{message}: nothing to compute", hint, figures)
@@ -102,6 +113,28 @@ def check_findings(corpus: CorpusState) -> Iterator[Check]:
             more = f"; {len(findings) - 1} more: run ecmf-pipe index" if findings[1:] else ""
             message = f"{findings[0].message}{more}"
             yield Check("corpus", State.WARNING, message, figures={"kind": kind.value, "count": counts[kind.value]})
+
+
+def check_languages(params: Params, corpus: CorpusState) -> Iterator[Check]:
+    """Yield a warning for each model in use that does not know the language of some transcripts.
+
+    Before `index` ran, the languages of a sample of the transcripts are detected.
+    """
+    clips: Sequence[Clip] = corpus.manifest or ()
+    if not any(clip.language for clip in clips):
+        sampled = sample_evenly(
+            [clip for clip in corpus.listing.clips if clip.transcript.strip()], _SAMPLED_TRANSCRIPTS
+        )
+        clips = with_languages(sampled, params.corpus.language)
+    counts, translation = count_languages([clip.language for clip in clips]), translation_language(clips)
+    figures = {"languages": counts, "translation_language": translation}
+    notes = list(language_notes(params, counts, translation))
+    for note in notes:
+        message, _, hint = note.partition("; ")
+        yield Check("language", State.WARNING, message, hint, figures)
+    if counts and not notes:
+        found = ", ".join(format_language(code) for code in counts)
+        yield Check("language", State.OK, f"transcripts: {found}", figures=figures)
 
 
 def probe_clips(
@@ -120,5 +153,5 @@ def probe_clips(
 
 def clips_with_transcript(corpus: CorpusState, count: int) -> list[Clip]:
     """Return up to ``count`` clips with different transcripts, evenly spaced over the corpus."""
-    clip_of = {clip.transcript: clip for clip in corpus.listing.clips if clip.transcript.strip()}
+    clip_of = {clip.transcript: clip for clip in corpus.clips if clip.transcript.strip()}
     return sample_evenly(list(clip_of.values()), count)

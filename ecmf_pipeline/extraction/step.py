@@ -64,6 +64,7 @@ class ClipToExtract:
         text: The transcripts; None if the text features are not missing.
         media_state: State of the media file with the digest of the manifest; None if unknown.
         face_state: The same of the file of face crops.
+        sound_state: The same of the sound file beside the media file.
     """
 
     clip: Clip
@@ -71,6 +72,7 @@ class ClipToExtract:
     text: ClipText | None = None
     media_state: FileState | None = None
     face_state: FileState | None = None
+    sound_state: FileState | None = None
 
     @property
     def targets(self) -> Sequence[Target]:
@@ -138,14 +140,13 @@ class ExtractOpener(Opener[ClipToExtract, OpenedClip]):
             if self._faces.source == "openface" and Modality.FACE in item.digests:
                 handled.add(Modality.FACE)
                 self._prepare(Modality.FACE, partial(self._face_crops, item), opened)
+            clip = item.clip
+            if clip.audio_path and Modality.AUDIO in item.digests:
+                handled.add(Modality.AUDIO)
+                sound = (clip.audio_path, clip.audio_digest, item.sound_state, clip.audio_bytes)
+                self._open_media(*sound, {Modality.AUDIO}, opened)
             if media := item.digests.keys() - handled:
-                clip, path = item.clip, self._corpus_root / item.clip.path
-                try:
-                    # Features of another content would be stored under the digest of the indexed one.
-                    with indexed_content(path, clip.digest, item.media_state, clip.bytes):
-                        self._open_media(path, media, opened)
-                except (ChangedSinceIndex, FileUnreachable) as error:
-                    opened.update(dict.fromkeys(media, error))
+                self._open_media(clip.path, clip.file_digest, item.media_state, clip.bytes, media, opened)
         return opened
 
     def _face_crops(self, item: ClipToExtract) -> tuple[FaceTrack, _SideArrays]:
@@ -154,7 +155,25 @@ class ExtractOpener(Opener[ClipToExtract, OpenedClip]):
             track = read_openface(path, count=self._frames[Modality.FACE], size=self._faces.crop_size)
         return track, track.side_arrays(None)
 
-    def _open_media(self, path: Path, modalities: set[Modality], opened: OpenedClip) -> None:
+    def _open_media(
+        self,
+        path: str,
+        digest: str,
+        state: FileState | None,
+        size: int,
+        modalities: set[Modality],
+        opened: OpenedClip,
+    ) -> None:
+        """Open a file for some branches, unless its content is no longer that of the manifest."""
+        file = self._corpus_root / path
+        try:
+            # Features of another content would be stored under the digest of the indexed one.
+            with indexed_content(file, digest, state, size):
+                self._read_media(file, modalities, opened)
+        except (ChangedSinceIndex, FileUnreachable) as error:
+            opened.update(dict.fromkeys(modalities, error))
+
+    def _read_media(self, path: Path, modalities: set[Modality], opened: OpenedClip) -> None:
         if Modality.AUDIO in modalities:
             self._prepare(Modality.AUDIO, lambda: (read_audio(path, self._media), {}), opened)
         visual = [modality for modality in (Modality.GLOBAL, Modality.FACE) if modality in modalities]

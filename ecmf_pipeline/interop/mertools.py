@@ -52,8 +52,12 @@ def write_submission(path: Path, names: Sequence[str], predictions: Mapping[str,
     return changed
 
 
-def read_submission(path: Path) -> dict[str, str]:
+def read_submission(path: Path, *, skip_blank: bool = False) -> dict[str, str]:
     """Read a submission, a label file or a table of predictions, in file order; see `corpora.tables`.
+
+    Args:
+        path: The table.
+        skip_blank: Whether rows without a label are skipped, instead of an error.
 
     Raises:
         MissingInput: If the file does not exist, or is a folder.
@@ -69,23 +73,25 @@ def read_submission(path: Path) -> dict[str, str]:
     names, labels = table.column("name"), table.column("discrete")
     if duplicates := sorted(_duplicates(names)):
         raise CorpusError(f"{path}: names occur twice: {quote_names(duplicates)}", hint)
-    if blank := [name or "(no name)" for name, label in zip(names, labels, strict=True) if not label or not name]:
+    rows = [row for row in zip(names, labels, strict=True) if row[1] or not skip_blank]
+    if blank := [name or "(no name)" for name, label in rows if not label or not name]:
         raise CorpusError(f"{path}: rows have no name or no label: {quote_names(blank)}", hint)
-    return dict(zip(names, labels, strict=True))
+    return dict(rows)
 
 
-def read_answers(path: Path, entry: str = TEST_ENTRY) -> dict[str, str]:
+def read_answers(path: Path, entry: str = TEST_ENTRY, *, skip_blank: bool = False) -> dict[str, str]:
     """Read the label of each name from a submission, a label file, a table of predictions, or the baseline's npz.
 
     Args:
         path: A table with names and labels (see `read_submission`), or the npz.
         entry: The corpus in an npz file.
+        skip_blank: Whether rows of a table without a label are skipped.
 
     Raises:
         MissingInput: If the file does not exist.
         InputError: If the file is unusable.
     """
-    return read_label_npz(path, entry) if path.suffix == ".npz" else read_submission(path)
+    return read_label_npz(path, entry) if path.suffix == ".npz" else read_submission(path, skip_blank=skip_blank)
 
 
 def score_submission(submission: Mapping[str, str], labels: Mapping[str, str]) -> dict[str, Any]:
@@ -103,16 +109,20 @@ def score_submission(submission: Mapping[str, str], labels: Mapping[str, str]) -
         are not scored.
 
     Raises:
-        InputError: If there are no labels, or a labelled name is not in the submission.
+        InputError: If there are no labels, a labelled name is not in the submission, or two names of the submission are
+            the same labelled name.
     """
     if not labels:
         raise InputError("the label file has no labels", "give a label file with rows name,discrete")
     matched = match_names(submission, labels)
+    if same := sorted(_duplicates([matched.get(name, name) for name in submission])):
+        raise InputError(f"the submission has several rows for {quote_names(same)}", "keep one row for each name")
+    first = next(iter(submission), None)
     submission = {matched.get(name, name): label for name, label in submission.items()}
     if missing := [name for name in labels if name not in submission]:
         raise InputError(
             f"{len(missing)} of {len(labels)} labelled names are not in the submission: {quote_names(missing)}",
-            "write one row for each candidate",
+            "write one row for each candidate" + (f"; the first name of the submission is {first!r}" if first else ""),
         )
     spelling = {label.casefold(): label for label in (*labels.values(), *MER_LABELS)}
     predicted, truth = (

@@ -5,6 +5,7 @@ Written files are sorted and floats are rounded to six digits, so identical vote
 
 from __future__ import annotations
 
+import difflib
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline.core.arrays import Floats, Ints
 from ecmf_pipeline.core.clips import Clip, ClipId, Corpus, Split
-from ecmf_pipeline.core.console import warn
+from ecmf_pipeline.core.console import format_count, warn
 from ecmf_pipeline.core.errors import InputError, MissingInput
 from ecmf_pipeline.core.files import write_atomic
 from ecmf_pipeline.core.tables import (
@@ -26,8 +27,9 @@ from ecmf_pipeline.core.tables import (
     open_table,
     write_sealed,
 )
+from ecmf_pipeline.corpora.listing import quote_names
 from ecmf_pipeline.corpora.names import match_names
-from ecmf_pipeline.corpora.tables import read_table
+from ecmf_pipeline.corpora.tables import read_table, reject_computed
 from ecmf_pipeline.labels.refine import Decision, LabelAction, Vote
 from ecmf_pipeline.labels.votes import first_choice
 
@@ -172,7 +174,13 @@ def read_external_votes(path: Path, labels: Sequence[str], clip_ids: Sequence[st
     probabilities = [f"p_{label}" for label in labels]
     spelled = {column.casefold(): column for column in probabilities}
     frame, remedy = _read_foreign(path, ("clip_id", "source"), clip_ids, spelled)
-    if set(probabilities) <= set(frame.columns):
+    missing = [column for column in probabilities if column not in frame.columns]
+    if 0 < len(missing) < len(probabilities):
+        raise InputError(
+            f"{path} has columns of probabilities, but no {', '.join(missing)}",
+            f"give the probability of each label, in columns {', '.join(probabilities)}, or none",
+        )
+    if not missing:
         values = _probabilities(path, frame, labels, remedy)
         values /= values.sum(axis=1, keepdims=True)
     else:
@@ -307,7 +315,9 @@ def _check_belongs_to(table: TableFile, frame: pd.DataFrame, corpus: Corpus, lab
                 raise table.outdated(f"{column} is {cell!r} instead of {expected!r}", row)
 
 
-NEXT_COLUMNS = ("clip_id", "path", "split", "given_label", "decision", "gain", "transcript", "sources", "reason")
+NEXT_COLUMNS = (
+    "clip_id", "path", "split", "given_label", "decision", "gain", "transcript", "words_from", "sources", "reason",
+)  # fmt: skip
 """Columns of next.csv."""
 
 
@@ -342,6 +352,7 @@ def write_clips_to_label(
         "path": [clips[row].path for row in rows],
         "split": [clips[row].split.value for row in rows],
         "transcript": [clips[row].transcript for row in rows],
+        "words_from": [clips[row].words_from.value for row in rows],
         "sources": _votes_by_label({name: probs[chosen] for name, probs in votes.items()}, labels),
         **{
             name: [str(getattr(decisions[row], name)) for row in rows] for name in ("given_label", "decision", "reason")
@@ -406,6 +417,12 @@ def _clip_rows(path: Path, frame: pd.DataFrame, clip_ids: Sequence[str]) -> Ints
             f"the corpus {clip_ids[0]!r}",
             "use the clip ids of data/manifest.csv, or remove the file from params.yaml",
         )
+    if unknown := [*dict.fromkeys(frame["clip_id"][rows < 0])]:
+        near = difflib.get_close_matches(unknown[0], clip_ids, n=1)
+        warn(
+            f"{path}: {format_count(len(unknown), 'clip')} not in the corpus, whose rows are ignored: "
+            f"{quote_names(unknown)}" + (f"; did you mean {near[0]!r}?" if near else "")
+        )
     return rows
 
 
@@ -429,7 +446,12 @@ def _spelled(cells: Iterable[str], names: Iterable[str]) -> list[str]:
 
 
 def _read_foreign(
-    path: Path, required: Sequence[str], clip_ids: Sequence[str], numbers: Mapping[str, str] | None = None
+    path: Path,
+    required: Sequence[str],
+    clip_ids: Sequence[str],
+    numbers: Mapping[str, str] | None = None,
+    *,
+    by_people: bool = False,
 ) -> tuple[pd.DataFrame, _Remedy]:
     """Read a table that people write, with clip ids in the spelling of the manifest.
 
@@ -438,6 +460,8 @@ def _read_foreign(
         required: The required columns, first that of the clips.
         clip_ids: The clips of the manifest.
         numbers: The columns of numbers, in lower case, and their names in the result.
+
+        by_people: Whether tables that this project computed are rejected.
 
     Returns:
         The rows, and the remedy of errors in them.
@@ -449,8 +473,11 @@ def _read_foreign(
     import pandas as pd
 
     if not path.is_file():
-        raise MissingInput(f"{path} does not exist", "correct the path in params.yaml, or remove it")
+        problem = "is a folder" if path.is_dir() else "does not exist"
+        raise MissingInput(f"{path} {problem}", "correct the path in params.yaml, or remove it")
     table = read_table(path, required, strict=True)
+    if by_people:
+        reject_computed(table)
     for finding in table.findings:
         warn(finding.message)
     remedy = _Remedy(_CORRECT_FILE, lines=table.lines)
@@ -463,7 +490,8 @@ def _read_foreign(
     frame = frame.rename(columns=numbers or {})
     for name in (numbers or {}).values():
         if name in frame.columns:
-            frame[name] = _as_numbers(path, frame[name], remedy)
+            decimals = frame[name].str.replace(r"^(\d*),(\d+)$", r"\1.\2", regex=True)  # spreadsheets of most languages
+            frame[name] = _as_numbers(path, decimals, remedy)
     return frame, remedy
 
 
@@ -577,6 +605,13 @@ def _label_indices(
         indices = _positions(pd.Series(_spelled(cells, labels), dtype=str), labels)
     empty = (frame["label"] == "").to_numpy()
     wrong = (indices < 0) & ~(empty & abstain)
-    unknown = "unknown label {!r}, not one of {}".format
-    _reject_first(path, wrong, lambda row: unknown(str(frame["label"].iloc[row]), ", ".join(labels)), remedy)
+
+    def unknown(row: int) -> str:
+        label = str(cells.iloc[row])
+        near = difflib.get_close_matches(label.casefold(), labels, n=1)
+        return f"unknown label {label!r}, not one of {', '.join(labels)}" + (
+            f"; did you mean {near[0]!r}?" if near else ""
+        )
+
+    _reject_first(path, wrong, unknown, remedy)
     return indices

@@ -7,18 +7,21 @@ so a crash loses no earlier one.
 
 from __future__ import annotations
 
+import difflib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip
-from ecmf_pipeline.core.console import warn
+from ecmf_pipeline.core.console import format_count, warn
 from ecmf_pipeline.core.errors import InputError, MissingInput
 from ecmf_pipeline.core.tables import from_spreadsheet_text, parse_number
+from ecmf_pipeline.corpora.listing import quote_names
 from ecmf_pipeline.corpora.names import match_names
-from ecmf_pipeline.corpora.tables import Table, read_table
+from ecmf_pipeline.corpora.tables import Table, read_table, reject_computed
 
 if TYPE_CHECKING:
     from ecmf_pipeline.core.arrays import Bools, Floats, Ints
@@ -81,6 +84,23 @@ class Verdicts:
     outdated: int = 0
 
 
+def verdicts_path(setting: str | None) -> Path | None:
+    """Return the file of verdicts that params name (`refine.verdicts`); None if they name none.
+
+    Raises:
+        InputError: If it is in `paths.DATA`.
+    """
+    if setting is None:
+        return None
+    path = Path(setting)
+    if path.resolve().is_relative_to(paths.DATA.resolve()):
+        raise InputError(
+            f"refine.verdicts is {path}, but DVC manages {paths.DATA}/, whose files the pipeline computes",
+            f"write the labels of people into {paths.VERDICTS}, or another file outside of {paths.DATA}/",
+        )
+    return path
+
+
 def other_answers(labels: Sequence[str]) -> list[str]:
     """Return the answers that are possible besides the labels of a corpus."""
     taken = {label.casefold() for label in labels}
@@ -101,23 +121,32 @@ def read_answers(path: Path, labels: Sequence[str], clip_ids: Sequence[str]) -> 
         clip_ids: The clips of the manifest.
 
     Returns:
-        The answers on clips of the manifest, and the number of the others.
+        The answers on clips of the manifest, and the number of other names.
 
     Raises:
         MissingInput: If the file does not exist.
-        InputError: If the file is damaged, an answer is unknown, a clip without a reviewer occurs twice, or no clip is
-            one of the manifest.
+        InputError: If the file is damaged, an answer is unknown, a clip without a reviewer occurs twice, no clip is
+            one of the manifest, or it is refined.csv or a table of predictions, whose labels are not those of a person.
     """
     if not path.is_file():
-        raise MissingInput(f"{path} does not exist", "correct the path in params.yaml, or remove it")
+        problem = "is a folder" if path.is_dir() else "does not exist"
+        raise MissingInput(f"{path} {problem}", "correct the path in params.yaml, or remove it")
     table = read_table(path, COLUMNS[:2], strict=True)
+    reject_computed(table)
     for finding in table.findings:
         warn(finding.message)
-    return parse_answers(table, labels, clip_ids)
+    answers, unknown = parse_answers(table, labels, clip_ids)
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], clip_ids, n=1)
+        warn(
+            f"{path}: {format_count(len(unknown), 'clip')} not in the corpus, whose rows are ignored: "
+            f"{quote_names(unknown)}" + (f"; did you mean {near[0]!r}?" if near else "")
+        )
+    return answers, len(unknown)
 
 
-def parse_answers(table: Table, labels: Sequence[str], clip_ids: Sequence[str]) -> tuple[list[Answer], int]:
-    """Return the answers in a table; see `read_answers`."""
+def parse_answers(table: Table, labels: Sequence[str], clip_ids: Sequence[str]) -> tuple[list[Answer], list[str]]:
+    """Return the answers in a table, and the names that are no clips; see `read_answers`."""
     names = _clips_of(table.column("name"), clip_ids)
     columns = [table.column(name) for name in COLUMNS]
     possible = [*labels, *other_answers(labels)]
@@ -134,8 +163,14 @@ def parse_answers(table: Table, labels: Sequence[str], clip_ids: Sequence[str]) 
 
         variants = (label, from_spreadsheet_text(label))
         found = next((spelling[text] for v in variants for text in (v, v.casefold()) if text in spelling), None)
-        if found is None or not (found or is_log):
-            raise wrong(f"unknown label {label!r}, not one of {', '.join(possible)}")
+        if found is None:
+            near = difflib.get_close_matches(label.casefold(), possible, n=1)
+            raise wrong(
+                f"unknown label {label!r}, not one of {', '.join(possible)}"
+                + (f"; did you mean {near[0]!r}?" if near else "")
+            )
+        if not found and not is_log:  # next.csv with a further column `label` may be filled in part
+            continue
         if not reviewer and not time:
             if name in unsigned:
                 raise wrong("the clip occurs twice")
@@ -153,7 +188,7 @@ def parse_answers(table: Table, labels: Sequence[str], clip_ids: Sequence[str]) 
             f"{clip_ids[0]!r}",
             "use the clip ids of data/manifest.csv, or remove the file from params.yaml",
         )
-    return inside, len(answers) - len(inside)
+    return inside, [*dict.fromkeys(answer.clip_id for answer in answers if answer.clip_id not in known)]
 
 
 def latest_answers(answers: Iterable[Answer]) -> dict[tuple[str, str], Answer]:

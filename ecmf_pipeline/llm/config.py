@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ecmf_pipeline.core.config import Config
 from ecmf_pipeline.core.errors import ModelError, ParamsError
+from ecmf_pipeline.core.languages import Languages, known_languages
 from ecmf_pipeline.core.weights import weights_sha256
 from ecmf_pipeline.llm.prompt import Calibration, Prompt, load_prompt
 
@@ -164,6 +165,9 @@ class LlmConfig(Config):
         gguf_file: The GGUF file in the folder; None for safetensors weights.
         revision: Commit, tag or branch of a hub id. Pin a commit: if a branch moves, cached scores of its old state are
             not recognised as outdated.
+        languages: The languages that the model knows, such as ``[en]``; ``all``; or ``auto``: those that its authors
+            state, as far as `core.languages` knows the model, else all. It abstains on transcripts in other languages,
+            and they are not enriched.
         prompt: A packaged prompt (emotion_en, emotion_zh), or the path of your own ``.yaml`` file.
         cues_prompt: The prompt for cues of face and voice (``vote.inputs: [cues]``): cues_en, cues_zh, or your own.
         chat_template: Format the prompt with the chat template of the model instead of plain text.
@@ -193,6 +197,7 @@ class LlmConfig(Config):
     model: str = "data/models/smollm2"
     gguf_file: str | None = "SmolLM2-135M-Instruct.Q4_1.gguf"
     revision: str | None = None
+    languages: Languages = "auto"
     prompt: str = "emotion_en"
     cues_prompt: str = "cues_en"
     chat_template: bool = False
@@ -208,6 +213,11 @@ class LlmConfig(Config):
     prices: PriceConfig = PriceConfig()
     votes: LlmVotesConfig = LlmVotesConfig()
     max_quarantined: float = Field(default=0.2, ge=0, le=1)
+
+    @property
+    def known_languages(self) -> frozenset[str] | None:
+        """The languages in ``languages``; None for every language, or if they are unknown."""
+        return known_languages(self.languages, self.model)
 
     def settings(self, labels: Sequence[str], prompt: Prompt | None = None) -> dict[str, Any]:
         """Return all settings that change the scores, as JSON values, without those of the execution.

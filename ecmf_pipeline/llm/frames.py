@@ -199,7 +199,7 @@ class FrameScoringStep(ServerStep[Question[Clip], list[bytes], TextScores]):
             with indexed_content(path, clip.face_digest, self._states.get(clip.face_path), clip.face_bytes):
                 return read_openface(path, count=shown.count, size=faces.crop_size).crops
         path = self._root / clip.path
-        with indexed_content(path, clip.digest, self._states.get(clip.path), clip.bytes):
+        with indexed_content(path, clip.file_digest, self._states.get(clip.path), clip.bytes):
             (sampling,) = read_samplings(path, self._media, [shown.count])
         if not shown.crops:
             return sampling.frames

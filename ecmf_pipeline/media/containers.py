@@ -275,12 +275,14 @@ class Probe:
         has_video: Whether it has a video stream; cover art does not count.
         has_audio: Whether it has an audio stream.
         readable: Seconds that can be read, if they are fewer than the file declares; otherwise the same as `duration`.
+        has_subtitles: Whether it has a stream of subtitles, as text or pictures.
     """
 
     duration: float
     has_video: bool
     has_audio: bool
     readable: float = 0.0
+    has_subtitles: bool = False
 
 
 def probe_media(path: str | os.PathLike[str]) -> Probe:
@@ -312,4 +314,5 @@ def probe_media(path: str | os.PathLike[str]) -> Probe:
         extent = reader.extent()
         duration = round(extent.declared or float(container.duration or 0) / 1e6 or extent.readable, 3)
         readable = duration if extent.share == 1 else round(extent.readable, 3)
-        return Probe(duration, has_video=bool(video), has_audio=bool(audio), readable=readable)
+        has_subtitles = bool(container.streams.subtitles)
+        return Probe(duration, bool(video), bool(audio), readable, has_subtitles)

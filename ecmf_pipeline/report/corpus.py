@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from ecmf_pipeline.core.clips import MAX_CLIP_ID_BYTES, Split
+from ecmf_pipeline.core.clips import MAX_CLIP_ID_BYTES, Clip, Split, WordsFrom
 from ecmf_pipeline.core.files import fingerprint
 from ecmf_pipeline.report.blocks import (
     UNKNOWN,
@@ -68,6 +68,7 @@ _SECRET = re.compile(r"(api_?key|secret|password|token)$", re.IGNORECASE)
 def corpus_section(report: ReportInput, config: ReportConfig) -> Section:
     """Show size, labels and findings of the corpus."""
     blocks: list[Block] = [Paragraph(_sizes(report))]
+    blocks += [Notice(f"{note[:1].upper()}{note[1:]}.") for note in report.language_notes]
     blocks += _label_distribution(report)
     blocks += _findings(report, config)
     return Section("corpus", "Corpus", blocks)
@@ -89,7 +90,7 @@ def _sizes(report: ReportInput) -> str:
     media_counts = [
         f"{count(sum(clip.has_video for clip in clips))} have video",
         f"{count(sum(clip.has_audio for clip in clips))} have audio",
-        f"{count(sum(bool(clip.transcript.strip()) for clip in clips))} have a transcript",
+        f"{count(sum(bool(clip.transcript.strip()) for clip in clips))} have a transcript{_word_origins(clips)}",
     ]
     total_duration = f"{minutes / 60:,.1f} hours" if minutes >= 120 else f"{minutes:.1f} minutes"
     sentence = (
@@ -99,6 +100,14 @@ def _sizes(report: ReportInput) -> str:
     if groups:
         sentence += f" They come from {count(len(groups), 'speaker or dialogue', 'speakers or dialogues')}."
     return sentence
+
+
+def _word_origins(clips: Sequence[Clip]) -> str:
+    """Return how many transcripts come from speech recognition or corrections, in brackets; empty if none does."""
+    origins = Counter(clip.words_from for clip in clips if clip.transcript.strip())
+    meanings = {WordsFrom.MACHINE: "recognised by a machine", WordsFrom.CORRECTED: "corrected by a person"}
+    parts = [f"{count(origins[origin])} {meaning}" for origin, meaning in meanings.items() if origins[origin]]
+    return f" ({', '.join(parts)})" if parts else ""
 
 
 def _label_distribution(report: ReportInput) -> list[Block]:
@@ -233,6 +242,8 @@ def _entries(report: ReportInput, config: ReportConfig) -> Table:
 def features_section(report: ReportInput) -> Section:
     """Show coverage, encoder and origin of the features of each modality."""
     blocks: list[Block] = []
+    if report.absent:
+        blocks.append(Paragraph(f"No clip has an input of {join_items(report.absent)}: left out of this page."))
     if report.coverage:
         blocks += _coverage(report)
     else:

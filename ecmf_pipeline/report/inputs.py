@@ -65,6 +65,7 @@ class ReportInput:
         index: Metrics of the `index` stage, of which only ``findings`` (count by kind) is used.
         findings: Findings about the corpus: ``kind``, ``clip_id``, ``message``.
         coverage: Number of clips that are ``done``, ``absent``, ``quarantined``, ``missing``, by modality.
+        absent: The modalities of which no clip has an input; they are left out of ``coverage`` and ``encoders``.
         provenance: Origin of the features by modality, as in docs/reference/formats.md; None if it is not recorded.
         computed_with: Combinations of library versions that computed the rows, by modality; an empty combination means
             that some rows have no recorded versions.
@@ -72,6 +73,7 @@ class ReportInput:
         ablate: Metrics of the `ablate` stage; see `Ablation`. None if it did not run.
         vote_sources: Metrics of the sources of votes, written by the `evaluate` stage; None if absent.
         refined: Decisions of the refinement, one per clip; empty if it did not run.
+        language_notes: Sentences about texts in languages that a model in use does not know.
         no_face_sheets: Reason why there are no contact sheets; empty if there are some, or if they are disabled.
     """
 
@@ -81,6 +83,7 @@ class ReportInput:
     findings: Sequence[Mapping[str, Any]] = ()
     quarantine: Sequence[QuarantineEntry] = ()
     coverage: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    absent: Sequence[str] = ()
     encoders: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     dims: Mapping[str, int] = field(default_factory=dict)
     provenance: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -92,6 +95,7 @@ class ReportInput:
     refined: Sequence[Decision] = ()
     face_sheets: Sequence[FaceSheet] = ()
     no_face_sheets: str = ""
+    language_notes: Sequence[str] = ()
     params: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from ecmf_pipeline.core.clips import MAX_CLIP_ID_BYTES, Clip
+from ecmf_pipeline.core.clips import MAX_CLIP_ID_BYTES, Clip, marked_transcript
 from ecmf_pipeline.labels.refine import Decision, LabelAction, Vote
 from ecmf_pipeline.report.blocks import (
     UNKNOWN,
@@ -195,7 +195,7 @@ def _changes(report: ReportInput, config: ReportConfig) -> list[Block]:
 
 
 def _change(row: Decision, clip: Clip | None, config: ReportConfig) -> list[str | Cell]:
-    transcript = clip.transcript if clip else ""
+    transcript = marked_transcript(clip) if clip else ""
     gold = clip.gold_label if clip else ""
     label = Markup("{} \N{RIGHTWARDS ARROW} <b>{}</b>").format(
         corpus_text(row.given_label or ABSENT, 40), corpus_text(_new_label(row), 40)

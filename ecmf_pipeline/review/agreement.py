@@ -6,14 +6,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 from statistics import median
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import read_corpus_tables
 from ecmf_pipeline.core.console import echo, format_count
 from ecmf_pipeline.core.errors import MissingInput
-from ecmf_pipeline.labels.verdicts import UNSURE, Answer, latest_answers, read_answers
+from ecmf_pipeline.labels.verdicts import UNSURE, Answer, latest_answers, read_answers, verdicts_path
 from ecmf_pipeline.settings.params import load_params
 
 
@@ -100,7 +99,7 @@ def show_agreement() -> None:
         MissingInput: If there are no answers, or `index` has not run yet.
     """
     corpus = read_corpus_tables()
-    path = Path(load_params().refine.verdicts or paths.VERDICTS)
+    path = verdicts_path(load_params().refine.verdicts) or paths.VERDICTS
     answers, _ = read_answers(path, corpus.labels, [clip.clip_id for clip in corpus.clips])
     found = measure_agreement(latest_answers(answers).values(), corpus.labels)
     for one in found.work:

@@ -19,7 +19,7 @@ from ecmf_pipeline.core.console import echo, format_count
 from ecmf_pipeline.core.errors import InputError, MissingInput
 from ecmf_pipeline.core.files import parse_json, read_text, write_atomic, write_json
 from ecmf_pipeline.corpora.tables import Table, read_table
-from ecmf_pipeline.labels.verdicts import Answer, latest_answers, other_answers, parse_answers
+from ecmf_pipeline.labels.verdicts import Answer, latest_answers, other_answers, parse_answers, verdicts_path
 from ecmf_pipeline.review.catalog import Filters
 from ecmf_pipeline.review.project import Project
 from ecmf_pipeline.review.verdict_log import VerdictLog
@@ -129,16 +129,16 @@ def import_answers(path: Path, reviewer: str) -> None:
         workers.close()
     echo(
         f"review: {format_count(stored, 'new answer')} in {log.path}, {len(answers) - stored} were there already"
-        + (f", {unknown} on clips that the corpus does not have" if unknown else "")
+        + (f", {format_count(len(unknown), 'clip')} not in the corpus" if unknown else "")
     )
 
 
 def _open_project(workers: Workers) -> Project:
     params = load_params()
-    return Project(params.corpus.root, Path(params.refine.verdicts or paths.VERDICTS), workers)
+    return Project(params.corpus.root, verdicts_path(params.refine.verdicts) or paths.VERDICTS, workers)
 
 
-def _check(path: Path, rows: Sequence[Answer], log: VerdictLog, reviewer: str) -> tuple[list[Answer], int]:
+def _check(path: Path, rows: Sequence[Answer], log: VerdictLog, reviewer: str) -> tuple[list[Answer], list[str]]:
     """Return the answers with the labels and clips of the corpus; see `parse_answers`."""
     table = Table(
         path,

@@ -9,11 +9,11 @@ import socket
 import subprocess
 import webbrowser
 from contextlib import suppress
-from pathlib import Path
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.console import echo, format_count, warn
 from ecmf_pipeline.core.errors import InputError, MissingInput
+from ecmf_pipeline.labels.verdicts import verdicts_path
 from ecmf_pipeline.settings.params import load_params
 
 DEFAULT_PORT = 8350
@@ -57,7 +57,7 @@ def run(*, host: str, port: int | None, reviewer: str, show_others: bool, open_b
         )
     workers = Workers()
     try:
-        project = Project(params.corpus.root, Path(params.refine.verdicts or paths.VERDICTS), workers)
+        project = Project(params.corpus.root, verdicts_path(params.refine.verdicts) or paths.VERDICTS, workers)
         project.answers()  # an unreadable file of answers is reported now, not at the first answer
         with _listen(host, port) as listener:
             access = Access(read_secret(CACHE / "secret"), host, listener.getsockname()[1], password)

@@ -26,7 +26,7 @@ from ecmf_pipeline.core.errors import ClipError, ClipTimeout, EcmfError, OutOfMe
 from ecmf_pipeline.runner import shared_arrays
 from ecmf_pipeline.runner.machine import count_oom_kills, usable_cores
 from ecmf_pipeline.runner.shared_arrays import SharedArrays
-from ecmf_pipeline.runner.step import Done, ItemT, Phase, Spool, StepFactory, Task
+from ecmf_pipeline.runner.step import Done, ItemT, Phase, Spool, StepFactory, Task, extra_seconds
 from ecmf_pipeline.runner.worker_process import Job, Opened, PhaseStarted, ProcessFailed, Ready, Role, WorkerProcess
 
 _KILLED_FROM_OUTSIDE = (signal.SIGKILL, signal.SIGHUP, signal.SIGTERM)
@@ -268,7 +268,8 @@ class WorkerPool(Generic[ItemT]):
         elif process.jobs_given > 1:
             self._queue.put_back(job)  # earlier jobs may have corrupted the process: retry in a fresh one
         elif timed_out:
-            cause = f"not {phase.value} within {self._clip_timeout:g} s, also when tried alone"
+            allowed = self._clip_timeout + max(map(extra_seconds, job.task.items))
+            cause = f"not {phase.value} within {allowed:g} s, also when tried alone"
             yield _fail_job(job, ClipTimeout(cause, limit=self._clip_timeout))
         else:
             oom_killed = count_oom_kills() > process.oom_kills

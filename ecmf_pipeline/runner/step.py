@@ -52,6 +52,12 @@ class Item(Protocol):
         """
 
 
+def extra_seconds(item: Item) -> float:
+    """Return the seconds that an item may take in addition to ``clip_timeout``: its ``extra_seconds``, if any."""
+    seconds: float = getattr(item, "extra_seconds", 0.0)
+    return seconds
+
+
 ItemT = TypeVar("ItemT", bound=Item)
 Opened = TypeVar("Opened")
 Row = TypeVar("Row")

@@ -20,7 +20,7 @@ from typing import Any, Generic
 from ecmf_pipeline.core.errors import WORKER_NOTE, ClipError
 from ecmf_pipeline.runner.machine import count_oom_kills, memory_environment, thread_environment
 from ecmf_pipeline.runner.shared_arrays import Layout, SharedArrays
-from ecmf_pipeline.runner.step import ItemT, Phase, Task
+from ecmf_pipeline.runner.step import ItemT, Phase, Task, extra_seconds
 
 _STDERR = 2
 _EXIT_TIMEOUT = 5.0
@@ -192,8 +192,8 @@ class WorkerProcess(Generic[ItemT]):
         if phase is Phase.KEEP or self.job is None:
             self.deadline = math.inf  # a slow disk is not the fault of a clip
             return
-        clips = len(self.job.task.items) if phase is Phase.WORK else 1
-        self.deadline = time.monotonic() + clips * clip_timeout
+        items = self.job.task.items if phase is Phase.WORK else self.job.task.items[position : position + 1]
+        self.deadline = time.monotonic() + sum(clip_timeout + extra_seconds(item) for item in items)
 
     def finish(self) -> None:
         """Record the end of the job."""

@@ -205,9 +205,19 @@ class Params(Config):
     @property
     def text_columns(self) -> frozenset[TextColumn]:
         """The texts that the text encoders in use read; empty if there are none or their features are imported."""
-        encoders = [self.encoders[name] for name in self.extract.encoders.get(Modality.TEXT, ())]
-        computed = [encoder for encoder in encoders if not isinstance(encoder, ImportedConfig)]
-        return frozenset(column for encoder in computed for column in encoder.text_columns)
+        return frozenset(column for encoder in self.text_encoders.values() for column in encoder.text_columns)
+
+    @property
+    def text_encoders(self) -> dict[str, BaseEncoderConfig]:
+        """The text encoders in use by name, without imported features."""
+        names = self.extract.encoders.get(Modality.TEXT, ())
+        return {name: self.encoders[name] for name in names if not isinstance(self.encoders[name], ImportedConfig)}
+
+    def known_languages(self, column: TextColumn) -> frozenset[str] | None:
+        """Return the languages that each text encoder knows which reads ``column``; None for every language."""
+        known = [encoder.known_languages for encoder in self.text_encoders.values() if column in encoder.text_columns]
+        limited = [languages for languages in known if languages is not None]
+        return frozenset.intersection(*limited) if limited else None
 
     @property
     def needs_enriched_texts(self) -> bool:

@@ -71,14 +71,22 @@ def _extraction(params: Params, modality: Modality) -> _Settings:
 
 
 def _transcription(params: Params) -> _Settings:
-    return params.transcribe.settings() if params.needs_transcripts else {"used": False}
+    """Return the settings of the model and the digest of the table of corrections."""
+    if not params.needs_transcripts:
+        return {"used": False}
+    corrections = params.transcribe.find_corrections()
+    digest = {str(corrections): cached_sha256(corrections)} if corrections else {}
+    return {**params.transcribe.settings(), "corrections": digest}
 
 
 def _rewriting(params: Params) -> _Settings:
+    known = {column: params.known_languages(column) for column in sorted(params.text_columns)}
+    languages = {column: None if codes is None else sorted(codes) for column, codes in known.items()}
+    masks = {"languages": languages, "foreign_text": params.corpus.foreign_text}
     if not params.needs_enriched_texts:
-        return {"used": False, "texts": sorted(params.text_columns)}
+        return {"used": False, "texts": sorted(params.text_columns), **masks}
     prompt = load_rewrite_prompt(params.rewrite.prompt)
-    return {"prompt": fingerprint(prompt.model_dump(mode="json")), "how": params.rewrite.how}
+    return {"prompt": fingerprint(prompt.model_dump(mode="json")), "how": params.rewrite.how, **masks}
 
 
 def _voting(params: Params) -> _Settings:

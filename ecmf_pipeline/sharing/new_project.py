@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import ecmf_pipeline
@@ -75,6 +78,9 @@ IGNORED = {
 }
 """Files that DVC tracks or computes and git must ignore, by folder."""
 
+DVC_IGNORED = "/data/models/whisper_base"
+"""Folder that DVC leaves out of account; see `core.weights.EmbeddedModel.on_demand`."""
+
 COMMITTED = (".dvc", ".dvcignore", ".gitignore", "dvc.yaml", "params.yaml", "data")
 """Files and folders of a new project that git tracks; its folder may hold clips too."""
 
@@ -89,29 +95,46 @@ def make_project(folder: Path) -> bool:
         Whether the files are committed. In a repository that existed before, the user decides.
 
     Raises:
-        InputError: If the folder already holds one of the two files, or git or DVC fails.
+        InputError: If the folder already holds one of the two files, is ignored by git, is no folder, or git or DVC
+            fails.
+        PermissionError: If the folder is read-only.
     """
     for name in ("dvc.yaml", "params.yaml"):
         if (folder / name).exists():
             raise InputError(f"{folder / name} already exists", "choose a new folder")
+    if blocked := next((path for path in (folder, *folder.parents) if path.exists() and not path.is_dir()), None):
+        raise InputError(f"{blocked} is not a folder", "choose another name for the project folder")
     folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):  # git and DVC would not name the folder
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder / "dvc.yaml"))
     is_new_repository = not _succeeds(["git", "rev-parse", "--is-inside-work-tree"], folder)
+    if is_new_repository:
+        _run(["git", "init", "--quiet"], folder)
+    elif _succeeds(["git", "check-ignore", "--quiet", "."], folder):
+        raise InputError(
+            f"git ignores {folder}, so DVC cannot be used there",
+            "choose a folder outside of this git repository, or remove its line from .gitignore",
+        )
+    # Before the files: after a failure, the command can be run again.
+    if not (folder / ".dvc").is_dir():
+        dvc = [sys.executable, "-m", "dvc"]  # of this environment, which need not be activated
+        _run([*dvc, "init", "--subdir"], folder)
+        _run([*dvc, "config", "core.analytics", "false"], folder)
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copyfile(_template(name), folder / name)
     for below, names in IGNORED.items():
         # DVC adds these lines itself, but removes them if a run fails.
-        path = folder / below / ".gitignore"
-        present = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        lines = [*present, *(f"/{name}" for name in names if f"/{name}" not in present)]
-        write_atomic(path, "".join(f"{line}\n" for line in lines))
-    if is_new_repository:
-        _run(["git", "init", "--quiet"], folder)
-    if not (folder / ".dvc").is_dir():
-        dvc = [sys.executable, "-m", "dvc"]  # of this environment, which need not be activated
-        _run([*dvc, "init", "--quiet", "--subdir"], folder)
-        _run([*dvc, "config", "core.analytics", "false"], folder)
+        _add_lines(folder / below / ".gitignore", [f"/{name}" for name in names])
+    _add_lines(folder / ".dvcignore", [DVC_IGNORED])
     commit = ["git", "-c", "user.useConfigOnly=true", "commit", "--quiet", "--message", "Create project"]
     return is_new_repository and _succeeds(["git", "add", *COMMITTED], folder) and _succeeds(commit, folder)
+
+
+def _add_lines(path: Path, lines: Sequence[str]) -> None:
+    """Add the lines that a file lacks; create it if it does not exist."""
+    present = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    added = [line for line in lines if line not in present]
+    write_atomic(path, "".join(f"{line}\n" for line in [*present, *added]))
 
 
 def next_commands(folder: Path, *, committed: bool) -> list[str]:

@@ -34,7 +34,7 @@ def run() -> None:
     tables = {variant: read_given_predictions(variant, corpus) for variant in variants}
     decisions = read_decisions(paths.REFINED, corpus=corpus)
     refined = read_refined_predictions(paths.predictions("refined") / "fusion.csv", corpus)
-    verdicts = read_corpus_verdicts(params.refine.verdicts, corpus).gold
+    verdicts = read_corpus_verdicts(params, corpus).gold
     folds, seed = folds_of(corpus, params.vote.folds, params.vote.seed), params.vote.seed
     evaluator = Evaluator(clips, labels, params.evaluate)
     results = evaluate(evaluator, clips, tables, refined, decisions, verdicts)

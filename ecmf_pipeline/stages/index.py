@@ -6,6 +6,7 @@ The stage runs in every `dvc repro`, so the modules that read files are imported
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.console import echo
@@ -19,7 +20,7 @@ def run() -> None:
     started_ns = time.time_ns()
     params = load_params()
     last = LastScan(
-        f"{params.corpus!r} {params.index!r} {params.needs_face_crops}",
+        f"{params.corpus!r} {params.index!r} {params.needs_face_crops} {_read_for_notes(params)!r}",
         *scanned_folders(params.corpus, face_crops=params.needs_face_crops),
     )
     summary = last.summary()
@@ -29,20 +30,30 @@ def run() -> None:
         echo(summary)
 
 
+def _read_for_notes(params: Params) -> tuple[object, ...]:
+    """Return the params that notes about languages depend on."""
+    return params.text_encoders, params.needs_llm, params.llm.model, params.llm.languages
+
+
 def _scan(params: Params, last: LastScan, started_ns: int) -> None:
-    from ecmf_pipeline.core.errors import clip_error
     from ecmf_pipeline.corpora.index import format_index_summary, index_corpus, write_index
+    from ecmf_pipeline.corpora.languages import count_languages, translation_language, with_languages
     from ecmf_pipeline.corpora.registry import read_corpus
     from ecmf_pipeline.runner.quarantine import Quarantine
+    from ecmf_pipeline.stages.shared.languages import language_notes
 
     listing = read_corpus(params.corpus, face_crops=params.needs_face_crops)
     result = index_corpus(
         listing, paths.INDEX_CACHE, workers=params.index.workers, clip_timeout=params.index.clip_timeout
     )
+    clips = with_languages(result.clips, params.corpus.language, cache_path=paths.LANGUAGE_CACHE)
+    result = replace(result, clips=clips)
     quarantine = Quarantine(paths.quarantine("index"), stage="index")
     changed = write_index(listing, result, quarantine)
-    echo(format_index_summary(result, listing.labels, read=result.hashed, changed=changed))
+    languages = count_languages([clip.language for clip in clips])
+    notes = [f"\n  {note}" for note in language_notes(params, languages, translation_language(clips))]
+    echo("".join([format_index_summary(result, listing.labels, read=result.hashed, changed=changed), *notes]))
     quarantine.check_share(sum(bool(clip.path) for clip in result.clips), params.index.max_quarantined)
-    reasons = {clip_error(measured.reason) for measured in result.quarantined.values()}
-    if not any(reason.is_transient or reason.is_version_bound for reason in reasons):  # such files may be read again
-        last.remember(format_index_summary(result, listing.labels, read=0, changed=False), started_ns=started_ns)
+    if result.is_final:
+        summary = format_index_summary(result, listing.labels, read=0, changed=False)
+        last.remember("".join([summary, *notes]), started_ns=started_ns)

@@ -53,7 +53,7 @@ def compute(params: Params) -> Refinement:
     config = params.refine
     corpus = read_labelled_corpus()
     votes = all_votes(corpus)
-    verdicts = read_corpus_verdicts(config.verdicts, corpus)
+    verdicts = read_corpus_verdicts(params, corpus)
     folds = folds_of(corpus, params.vote.folds, params.vote.seed)
     assessment = soften(
         assess(votes, corpus.given, verdicts.gold, folds=folds, seed=params.vote.seed, config=config.label_model),

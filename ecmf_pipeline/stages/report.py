@@ -13,6 +13,7 @@ from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.core.files import read_sealed_json, write_atomic
 from ecmf_pipeline.core.predictions import PredictionTable
 from ecmf_pipeline.core.tables import from_spreadsheet_text, open_table
+from ecmf_pipeline.corpora.languages import count_languages, translation_language
 from ecmf_pipeline.extraction.run import clip_limits, coverage
 from ecmf_pipeline.labels.tables import read_decisions
 from ecmf_pipeline.report.contact_sheets import face_sheets
@@ -26,6 +27,7 @@ from ecmf_pipeline.stages.shared.inputs import (
     read_needed_texts,
     read_refined_predictions,
 )
+from ecmf_pipeline.stages.shared.languages import language_notes
 
 _SHOWN_VERSIONS = (
     "torch",
@@ -64,6 +66,10 @@ def run() -> None:
         )
         for modality, store in stores.items()
     }
+    absent = [modality for modality in stores if covered[modality.value]["absent"] == len(corpus.clips)]
+    for modality in absent:
+        del stores[modality], covered[modality.value]
+    languages = count_languages([clip.language for clip in corpus.clips if clip.transcript.strip()])
     sheets: Sequence[FaceSheet] = ()
     no_sheets = ""
     if Modality.FACE in stores and params.report.contact_sheets:
@@ -87,6 +93,7 @@ def run() -> None:
         findings=read_findings(),
         quarantine=read_all(paths.QUARANTINE, params.extract.encoders),
         coverage=covered,
+        absent=[modality.value for modality in absent],
         encoders={modality.value: store.settings for modality, store in stores.items()},
         dims={modality.value: store.dim for modality, store in stores.items() if store.dim is not None},
         provenance={modality.value: store.provenance for modality, store in stores.items() if store.provenance},
@@ -98,6 +105,7 @@ def run() -> None:
         refined=refined,
         face_sheets=sheets,
         no_face_sheets=no_sheets,
+        language_notes=tuple(language_notes(params, languages, translation_language(corpus.clips))),
         params=params.model_dump(mode="json"),
         versions={"ecmf-pipeline": __version__, **{name: version(name) for name in _SHOWN_VERSIONS}},
     )

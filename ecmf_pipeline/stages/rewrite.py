@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import ClipText, write_texts
-from ecmf_pipeline.core.console import echo
+from ecmf_pipeline.core.clips import Clip, ClipText, write_texts
+from ecmf_pipeline.core.console import echo, format_count
 from ecmf_pipeline.llm.answers import write_empty_quarantine
 from ecmf_pipeline.llm.rewriting import RewriteResult, enrich_transcripts
-from ecmf_pipeline.settings.params import load_params
+from ecmf_pipeline.settings.params import Params, load_params
 from ecmf_pipeline.sharing.hints import warn_of_shared_outputs
 from ecmf_pipeline.stages.shared.inputs import read_manifest_with_transcripts
+from ecmf_pipeline.stages.shared.languages import count_llm_foreign, foreign_columns, llm_transcript
 from ecmf_pipeline.stages.shared.llm import (
     REWRITE_ANSWER_FILES,
     REWRITE_FILES,
@@ -52,11 +53,15 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
         write_empty_quarantine(answer_files)
         rewritten = RewriteResult()
     texts: dict[str, ClipText] = {
-        clip.clip_id: ClipText(clip.transcript, rewritten.texts.get(clip.clip_id, ""), clip.translation)
-        for clip in clips
+        clip.clip_id: ClipText(clip.transcript, _enriched(params, clip, rewritten), clip.translation, foreign)
+        for clip, foreign in zip(clips, foreign_columns(params, clips), strict=True)
         if clip.transcript.strip() or clip.translation.strip()
     }
     changed = write_texts(paths.REWRITES, texts)
+    if masked := sum(bool(text.foreign) for text in texts.values()):
+        echo(f"rewrite: {format_count(masked, 'text')} masked: the text encoder does not know the language")
+    if params.needs_enriched_texts and (unknown := count_llm_foreign(params, clips)):
+        echo(f"rewrite: {format_count(unknown, 'transcript')} not enriched: the LLM does not know the language")
     if not params.needs_enriched_texts:
         state = "written" if changed else "unchanged"
         echo(f"rewrite: no encoder in use reads enriched transcripts, none was enriched; table {state}")
@@ -69,3 +74,9 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
     )
     if rewritten.unquoted:
         echo(f"  {rewritten.unquoted} cues left out because the model's quotes do not occur in its input")
+
+
+def _enriched(params: Params, clip: Clip, rewritten: RewriteResult) -> str:
+    """Return the enriched transcript of a clip; the transcript itself if the LLM does not know its language."""
+    is_skipped = params.needs_enriched_texts and clip.transcript.strip() and not llm_transcript(params, clip)
+    return clip.transcript if is_skipped else rewritten.texts.get(clip.clip_id, "")

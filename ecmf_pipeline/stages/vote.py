@@ -70,12 +70,10 @@ def _external_votes(params: Params, corpus: Corpus) -> dict[str, NDArray[np.floa
     votes: dict[str, NDArray[np.float64]] = {}
     reserved = _own_sources(params)
     for path in params.vote.sources:
-        sources, unknown = read_external_votes(Path(path), corpus.labels, [clip.clip_id for clip in corpus.clips])
+        sources, _ = read_external_votes(Path(path), corpus.labels, [clip.clip_id for clip in corpus.clips])
         if duplicates := sorted((reserved | votes.keys()) & sources.keys()):
             raise InputError(f"{path}: another source has the name {duplicates[0]!r}", "rename the source in the file")
         votes.update(sources)
-        if unknown:
-            echo(f"  {unknown} votes in {path} ignored, because their clips are not in the corpus")
     return votes
 
 
@@ -97,7 +95,7 @@ def _classifier_votes(params: Params, corpus: Corpus) -> dict[str, NDArray[np.fl
     if not voters:
         return {}
     given = corpus.given
-    verdicts = read_corpus_verdicts(params.refine.verdicts, corpus).gold
+    verdicts = read_corpus_verdicts(params, corpus).gold
     by_modality = read_features(params, corpus.clips)
     features: dict[str, NDArray[np.floating]] = {**by_modality}
     if len(by_modality) > 1:

@@ -12,21 +12,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ecmf_pipeline.core.clips import Clip
-from ecmf_pipeline.core.errors import ClipTimeout, TruncatedMedia, TryAgain
+from ecmf_pipeline.core import paths
+from ecmf_pipeline.core.clips import Clip, ClipId
+from ecmf_pipeline.core.errors import ClipTimeout, NoAudioStream, SilentAudio, TruncatedMedia, TryAgain
 from ecmf_pipeline.core.files import FileState, fingerprint, indexed_content
+from ecmf_pipeline.core.weights import WHISPER, embedded_model
 from ecmf_pipeline.corpora.measuring import known_states
+from ecmf_pipeline.encoders.embedded.packages import fetch
 from ecmf_pipeline.llm.answers import AnswerCache, AnswerWriter
 from ecmf_pipeline.media.audio import read_audio
-from ecmf_pipeline.media.config import MediaConfig
+from ecmf_pipeline.media.config import SAMPLE_RATE, MediaConfig
 from ecmf_pipeline.runner import Outcome, Run, RunConfig, RunReport, Step, Target
 from ecmf_pipeline.runner.machine import as_out_of_memory, threads_per_worker
 from ecmf_pipeline.runner.quarantine import Quarantine
-from ecmf_pipeline.transcription.config import TranscribeConfig
-from ecmf_pipeline.transcription.table import Transcript, TranscriptRecord, assess_transcript, lacks_words
+from ecmf_pipeline.transcription.config import EMBEDDED, TranscribeConfig
+from ecmf_pipeline.transcription.table import Transcript, TranscriptRecord, assess_transcript, is_transcribed
 
 if TYPE_CHECKING:
-    from ecmf_pipeline.transcription.whisper import WhisperTranscriber
+    from ecmf_pipeline.transcription.recognition import Recogniser
 
 BRANCH = "words"
 PART_SIZE = 256
@@ -44,10 +47,20 @@ class TranscriptionResult:
         quarantined: Number of quarantined clips.
     """
 
-    transcripts: Mapping[str, Transcript]
+    transcripts: Mapping[ClipId, Transcript]
     transcribed: int
     reused: int
     quarantined: int
+
+
+def fetch_model(config: TranscribeConfig, clips: Sequence[Clip]) -> bool:
+    """Fetch the embedded model if it is in use and a clip has sound but no words; return whether it was fetched.
+
+    Raises:
+        ModelError: If it cannot be fetched.
+    """
+    needed = config.model == EMBEDDED and any(map(is_transcribed, clips))
+    return needed and fetch(embedded_model(WHISPER), paths.MODELS)
 
 
 def transcribe(
@@ -62,10 +75,10 @@ def transcribe(
     index_cache: Path | None = None,
     retry_quarantined: bool = False,
 ) -> TranscriptionResult:
-    """Transcribe the clips that have sound but no transcript; each file is transcribed only once.
+    """Transcribe the clips that have sound but no words; each sound is transcribed only once.
 
     Args:
-        clips: The manifest.
+        clips: The clips.
         config: The model, and the limits for transcripts that are used.
         media: How the audio is read.
         corpus_root: The folder that the paths of the clips are relative to.
@@ -77,14 +90,13 @@ def transcribe(
         retry_quarantined: Whether to retry quarantined clips although nothing changed.
 
     Raises:
-        ModelError: If the model cannot be loaded.
+        ModelError: If the model cannot be fetched or loaded.
         TooManyQuarantined: If too many clips are quarantined; finished transcripts are kept.
         TryAgain: If clips failed for transient reasons.
         Interrupted: On Ctrl-C or SIGTERM; finished batches are kept.
     """
-    keys: dict[str, str] = {
-        clip.clip_id: clip.digest for clip in clips if lacks_words(clip) and clip.has_audio and clip.digest
-    }
+    sounds = {clip.clip_id: clip.sound for clip in clips if is_transcribed(clip)}
+    keys: dict[str, str] = {clip_id: sound.digest for clip_id, sound in sounds.items() if sound}
     settings = fingerprint(config.settings())
     limits = {ClipTimeout.__name__: config.clip_timeout, TruncatedMedia.__name__: media.least_readable}
     quarantine = Quarantine(quarantine_path, stage="transcribe", fingerprint=settings, limits=limits)
@@ -96,8 +108,10 @@ def transcribe(
         quarantine.drop_outdated(missing)
         report = RunReport(reused={BRANCH: len(keys) - len(missing)})
         if items := _items(clips, missing, quarantine, corpus_root, index_cache):
+            fetch_model(config, clips)
+            threads = threads_per_worker(config.workers)
             run: Run[Recording] = Run(
-                partial(_make_step, config, media),
+                partial(_make_step, config, media, threads),
                 {BRANCH: writer},
                 {BRANCH: quarantine},
                 RunConfig(
@@ -106,7 +120,7 @@ def transcribe(
                     config.max_quarantined,
                     config.workers,
                     config.clip_timeout,
-                    threads=threads_per_worker(config.workers),
+                    threads=threads,
                 ),
                 report,
             )
@@ -118,11 +132,55 @@ def transcribe(
         reasons = ", ".join(f"{reason} {count}" for reason, count in report.transient.most_common())
         raise TryAgain(f"transcribe: some clips failed for transient reasons ({reasons})")
     return TranscriptionResult(
-        {clip_id: assess_transcript(cache[key], config) for clip_id, key in keys.items() if key in cache},
+        {ClipId(clip_id): assess_transcript(cache[key], config) for clip_id, key in keys.items() if key in cache},
         transcribed=len({key for key in missing.values() if key in cache}),
         reused=len(keys) - len(missing),
         quarantined=len(quarantine),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """The sound to transcribe: a file or a part of one.
+
+    Attributes:
+        path: The file.
+        file_digest: SHA-256 of the file.
+        bytes: Its size at the time of indexing.
+        targets: The clips with this sound.
+        start: Start of the sound in the file, in seconds.
+        end: End of the sound in the file, in seconds; 0 for the whole file.
+        extra_seconds: Time that it may take in addition to ``clip_timeout``: its duration.
+        state: State of the file with this content; None if unknown.
+    """
+
+    path: Path
+    file_digest: str
+    bytes: int
+    targets: tuple[Target, ...]
+    start: float = 0.0
+    end: float = 0.0
+    extra_seconds: float = 0.0
+    state: FileState | None = None
+
+    def alone(self) -> Sequence[Recording]:
+        """Return the recording itself: it cannot be divided."""
+        return [self]
+
+    def read(self, media: MediaConfig) -> NDArray[np.float32]:
+        """Decode the sound as mono samples at 16 kHz, (n,); none if all of it is silent.
+
+        Raises:
+            ClipError: If the file has changed or cannot be decoded.
+        """
+        with as_out_of_memory(), indexed_content(self.path, self.file_digest, self.state, self.bytes):
+            try:
+                samples = read_audio(self.path, media)
+            except (SilentAudio, NoAudioStream):  # nobody speaks; `extract` reports the missing sound
+                return np.empty(0, np.float32)
+        if not self.end:
+            return samples
+        return samples[round(self.start * SAMPLE_RATE) : round(self.end * SAMPLE_RATE)].copy()
 
 
 def _items(
@@ -132,83 +190,52 @@ def _items(
     corpus_root: Path,
     index_cache: Path | None,
 ) -> list[Recording]:
-    """Return the files to transcribe, without duplicates.
-
-    They are sorted by duration: the longest clip of a batch determines its time.
-    """
+    """Return the sounds to transcribe, without duplicates, from the shortest to the longest."""
     by_digest: dict[str, list[Clip]] = defaultdict(list)
     for clip in clips:
-        if clip.clip_id in missing and not quarantine.holds(clip.clip_id, clip.digest):
-            by_digest[clip.digest].append(clip)
-    files = sorted(by_digest.values(), key=lambda copies: (copies[0].duration, copies[0].clip_id))
-    names = [copies[0].path for copies in files]
+        if clip.clip_id in missing and not quarantine.holds(clip.clip_id, missing[clip.clip_id]):
+            by_digest[missing[clip.clip_id]].append(clip)
+    copies = sorted(by_digest.values(), key=lambda same: (same[0].duration, same[0].clip_id))
+    found = [(sound, same) for same in copies if (sound := same[0].sound)]
+    names = [sound.path for sound, _ in found]
     states = known_states(index_cache, corpus_root, names) if index_cache and names else {}
     return [
         Recording(
-            corpus_root / copies[0].path,
-            copies[0].bytes,
-            tuple(Target(clip.clip_id, BRANCH, clip.digest) for clip in copies),
-            states.get(copies[0].path),
+            corpus_root / sound.path,
+            sound.file_digest or sound.digest,
+            sound.bytes,
+            tuple(Target(clip.clip_id, BRANCH, sound.digest) for clip in same),
+            same[0].start,
+            same[0].end,
+            same[0].duration,
+            states.get(sound.path),
         )
-        for copies in files
+        for sound, same in found
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class Recording:
-    """A file to transcribe.
+def _make_step(config: TranscribeConfig, media: MediaConfig, threads: int, worker: int) -> TranscriptionStep:
+    """Load the model in a worker."""
+    from ecmf_pipeline.transcription.recognition import Recogniser
 
-    Attributes:
-        path: The file.
-        bytes: Its size at the time of indexing.
-        targets: The clips with this content.
-        state: State of the file with this content; None if unknown.
-    """
-
-    path: Path
-    bytes: int
-    targets: tuple[Target, ...]
-    state: FileState | None = None
-
-    def alone(self) -> Sequence[Recording]:
-        """Return the recording itself: it cannot be divided."""
-        return [self]
-
-
-def _make_step(config: TranscribeConfig, media: MediaConfig, worker: int) -> TranscriptionStep:
-    """Load the model in a worker; worker i uses GPU i modulo the number of GPUs."""
-    import torch
-
-    from ecmf_pipeline.transcription.whisper import WhisperTranscriber
-
-    if config.device in {"auto", "cuda"} and torch.cuda.is_available():
-        config = config.model_copy(update={"device": f"cuda:{worker % torch.cuda.device_count()}"})
-    return TranscriptionStep(WhisperTranscriber(config), media)
+    return TranscriptionStep(Recogniser(config, threads, worker), media)
 
 
 class TranscriptionStep(Step[Recording, NDArray[np.float32], TranscriptRecord]):
-    """Decode and transcribe files."""
+    """Decode and transcribe sounds."""
 
-    def __init__(self, model: WhisperTranscriber, media: MediaConfig) -> None:
+    def __init__(self, model: Recogniser, media: MediaConfig) -> None:
         self._model = model
         self._media = media
 
     def open(self, item: Recording) -> NDArray[np.float32]:
-        """Decode the sound as mono samples at 16 kHz, (n,).
-
-        Raises:
-            ClipError: If the file has changed, has no sound or cannot be decoded.
-        """
-        with as_out_of_memory(), indexed_content(item.path, item.targets[0].digest, item.state, item.bytes):
-            return read_audio(item.path, self._media)
+        """Decode the sound; see `Recording.read`."""
+        return item.read(self._media)
 
     def work(self, batch: Sequence[tuple[Recording, NDArray[np.float32]]]) -> list[Outcome[TranscriptRecord]]:
-        """Transcribe a batch of files."""
-        results = self._model.transcribe([sound for _, sound in batch])
+        """Transcribe a batch of sounds, one after the other."""
         outcomes: list[Outcome[TranscriptRecord]] = []
-        for (item, _), result in zip(batch, results, strict=True):
-            outcomes += [
-                Outcome(target, TranscriptRecord(target.digest, result.text, result.confidence, result.language))
-                for target in item.targets
-            ]
+        for item, samples in batch:
+            record = self._model.recognise(item.targets[0].digest, samples)
+            outcomes += [Outcome(target, record) for target in item.targets]
         return outcomes

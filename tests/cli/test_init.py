@@ -33,6 +33,37 @@ def project(repository, tmp_path) -> Path:
     return tmp_path / "project"
 
 
+DVC_STAGES = """
+stages:
+  fetch:
+    cmd: mkdir -p data/models/minilm && echo weights > data/models/minilm/model.bin
+    outs:
+      - data/models: {cache: false, persist: true}
+  use:
+    cmd: cat data/models/minilm/model.bin > result
+    deps: [data/models]
+    outs: [result]
+"""
+
+
+@pytest.mark.slow
+def test_weights_that_are_fetched_on_demand_run_no_stage_again(project, monkeypatch):
+    (project / "dvc.yaml").write_text(DVC_STAGES)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(project / ".cache"))
+
+    def dvc(*arguments: str) -> str:
+        command = [sys.executable, "-m", "dvc", *arguments]
+        return subprocess.run(command, cwd=project, capture_output=True, text=True, check=True).stdout
+
+    dvc("repro")
+    (folder := project / "data" / "models" / "whisper_base").mkdir()
+    (folder / "model.bin").write_text("weights")
+    assert dvc("status", "--quiet") == ""
+    assert "Running stage" not in dvc("repro")
+    (project / "data" / "models" / "other").write_text("weights")
+    assert "data/models" in dvc("status")
+
+
 def command_names() -> set[str]:
     return {command.callback.__name__ for command in app.registered_commands}
 
@@ -191,6 +222,34 @@ def test_without_git_nothing_is_written(tmp_path, monkeypatch):
         make_project(tmp_path / "project")
     assert "git" in caught.value.message
     assert not list((tmp_path / "project").iterdir())
+
+
+def test_a_folder_that_git_ignores_stays_empty(tmp_path):
+    git(tmp_path, "init", "--quiet")
+    (tmp_path / ".gitignore").write_text("/work\n")
+    with pytest.raises(InputError) as caught:
+        make_project(tmp_path / "work" / "project")
+    assert "ignores" in caught.value.message
+    assert not list((tmp_path / "work" / "project").iterdir())
+
+
+def test_a_failure_of_dvc_is_reported_and_the_command_can_be_repeated(tmp_path):
+    (tmp_path / "project").mkdir()
+    git(tmp_path, "init", "--quiet")
+    (tmp_path / ".gitignore").write_text(".dvc\n")
+    with pytest.raises(InputError) as caught:
+        make_project(tmp_path / "project")
+    assert "ignored" in caught.value.message
+    (tmp_path / ".gitignore").unlink()
+    assert not make_project(tmp_path / "project")
+    assert (tmp_path / "project" / "params.yaml").is_file()
+
+
+def test_a_file_is_no_project_folder(tmp_path):
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "project"):
+        with pytest.raises(InputError, match="is not a folder"):
+            make_project(folder)
 
 
 @pytest.mark.slow

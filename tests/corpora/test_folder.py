@@ -81,7 +81,7 @@ def test_empty_folder_is_rejected(tmp_path: Path, read: Read) -> None:
     with pytest.raises(CorpusError) as caught:
         read(tmp_path)
     assert str(tmp_path) in caught.value.message
-    assert ".mp4" in caught.value.message
+    assert "video or sound files" in caught.value.message
 
 
 def test_corpus_without_labels_is_listed(tmp_path: Path, read: Read) -> None:
@@ -166,7 +166,7 @@ def test_unusual_names_are_listed(tmp_path: Path, read: Read) -> None:
     listing = read(tmp_path)
     assert len(listing.clips) == len(names)
     assert all(clip.given_label == "joy" for clip in listing.clips)
-    assert listing.findings == ()
+    assert count_by_kind(listing.findings) == {"single_label": len(names)}
 
 
 def test_invalid_file_names_are_reported(tmp_path: Path, read: Read) -> None:
@@ -214,13 +214,29 @@ def test_duplicate_and_conflicting_rows_are_reported(tmp_path: Path, read: Read)
     assert (counts["duplicate_row"], counts["conflicting_row"]) == (2, 1)
 
 
-def test_unknown_and_conflicting_splits_are_reported(tmp_path: Path, read: Read) -> None:
+def test_conflicting_split_is_reported(tmp_path: Path, read: Read) -> None:
     touch_files(tmp_path, "a.mp4", "b.mp4")
-    (tmp_path / "labels.csv").write_text("name,label,split\na,joy,trian\nb,,Train\n")
+    (tmp_path / "labels.csv").write_text("name,label,split\na,joy,TRAIN\nb,,Train\n")
     listing = read(tmp_path)
     assert [clip.split for clip in listing.clips] == [Split.TRAIN, Split.CANDIDATE]
-    counts = count_by_kind(listing.findings)
-    assert (counts["unknown_split"], counts["conflicting_split"]) == (1, 1)
+    assert count_by_kind(listing.findings)["conflicting_split"] == 1
+
+
+def test_unknown_split_is_rejected_since_the_clip_may_be_held_out(tmp_path: Path, read: Read) -> None:
+    touch_files(tmp_path, "a.mp4", "b.mp4")
+    (tmp_path / "labels.csv").write_text("name,label,split\na,joy,train\nb,fear,tets\n")
+    with pytest.raises(CorpusError) as caught:
+        read(tmp_path)
+    assert all(part in caught.value.message for part in ("1 clip", "'tets'", "'b'"))
+    assert "did you mean 'test'" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("column", ["refined_label", "out_of_fold"])
+def test_computed_labels_are_no_given_labels(tmp_path: Path, read: Read, column: str) -> None:
+    touch_files(tmp_path, "a.mp4", "b.mp4")
+    (tmp_path / "labels.csv").write_text(f"clip_id,label,{column}\na,joy,joy\nb,fear,fear\n")
+    with pytest.raises(CorpusError):
+        read(tmp_path)
 
 
 def test_transcripts_without_clip_are_reported(tmp_path: Path, read: Read) -> None:

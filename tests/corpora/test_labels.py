@@ -35,6 +35,7 @@ def test_sound_labels_have_no_findings() -> None:
         ([("hapy", "", "cora")], ("hapy", "happy", "sad"), "rare_label", 1, ["'hapy'", "'happy' (10 clips)"]),
         ([("bored", "", "cora")], ("bored", "happy", "sad"), "rare_label", 1, ["'bored'", "once"]),
         ([("sad", "sadd", "cora")] * 2, ("happy", "sad", "sadd"), "gold_label_not_given", 2, ["'sadd'", "'sad'"]),
+        ([("N/A", "", "cora")] * 2, ("happy", "sad", "N/A"), "label_means_unknown", 2, ["'N/A'"]),
         ([], ("happy", "sad", "angry", "fear"), "empty_class", 2, ["'angry', 'fear'"]),
         ([("1", "", "cora"), ("2", "", "cora")] * 2, ("1", "2", "happy", "sad"), "numeric_label", 2, ["'1', '2'"]),
         ([("sad", "", "")] * 3, ("happy", "sad"), "clip_without_group", 3, ["3 of 23", "'c20'"]),
@@ -48,6 +49,12 @@ def test_mistake_is_reported(
     [finding] = findings([*SOUND, *rows], labels)
     assert (finding.kind, finding.count) == (kind, count)
     assert all(part in finding.message for part in parts)
+
+
+def test_a_single_label_is_reported_before_training_fails() -> None:
+    [finding] = findings([("happy", "", "")] * 3, ("happy",))
+    assert (finding.kind, finding.count) == ("single_label", 3)
+    assert "'happy'" in finding.message
 
 
 def test_clips_that_differ_only_in_case_are_reported() -> None:

@@ -98,6 +98,7 @@ CHANGES: dict[str, Callable[[], object]] = {
     "a folder is gone": lambda: shutil.rmtree("corpus/deeper"),
     "a link leads nowhere": lambda: Path("elsewhere").rename("lost"),
     "a label has changed": lambda: _same_size("corpus/labels.csv"),
+    "subtitles are new": lambda: Path("corpus/a.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nHello\n"),
     "transcripts are new": lambda: Path("corpus/transcripts.csv").write_text("name,text\na,hello\n"),
     "labels are set": lambda: Path("params.yaml").write_text(
         Path("params.yaml").read_text().replace("root: corpus", "root: corpus, labels: [joy, fear]")

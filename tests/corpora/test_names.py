@@ -35,7 +35,7 @@ def read(root: Path, kind: str = "folder") -> CorpusListing:
 @pytest.mark.parametrize(
     ("form", "ignored"),
     [
-        ("V00{}.wav", "the extension"),
+        ("V00{}.npy", "the extension"),
         ("/data/old/V00{}.mp4", "the folders"),
         ("D:\\clips\\V00{}.mp4", "the folders"),
         ("../clips/V00{}", "the folders"),
@@ -87,10 +87,10 @@ def test_rules_are_applied_only_without_doubt(names: list[str], files: list[str]
 
 def test_names_of_clip_ids_match_in_another_spelling() -> None:
     known = ("anna__1", "B", "C", "c")
-    names = ("anna/1.mp4", "b.wav", "b", "C", "c", "x")
-    matched = {"anna/1.mp4": "anna__1", "b.wav": "B", "b": "B", "C": "C", "c": "c"}
-    assert match_names(names, known) == {name: matched[name] for name in matched if name != "b.wav"}
-    assert match_names(["b.wav"], known) == {"b.wav": "B"}
+    names = ("anna/1.mp4", "b.npy", "b", "C", "c", "x")
+    matched = {"anna/1.mp4": "anna__1", "b.npy": "B", "b": "B", "C": "C", "c": "c"}
+    assert match_names(names, known) == {name: matched[name] for name in matched if name != "b.npy"}
+    assert match_names(["b.npy"], known) == {"b.npy": "B"}
 
 
 def test_mer_tables_match_by_rule(tmp_path: Path) -> None:
@@ -130,6 +130,8 @@ def test_half_of_the_names_must_match(tmp_path: Path, kind: str) -> None:
     [
         ([f"film_{number}" for number in (1, 2, 3, 4)], "'film_' in the table is 'V' in the files"),
         ([f"{folder}/V{n}" for folder in "ab" for n in (1, 2, 3, 4)], "leading zeros"),
+        (["V.001", "v-002", "V 003"], "without spaces and punctuation"),
+        ([f"film{number}_part1" for number in (1, 2, 3, 4)], "belongs to this corpus"),
         (["x", "y", "z"], "belongs to this corpus"),
     ],
 )

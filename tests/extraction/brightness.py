@@ -88,7 +88,10 @@ class Project:
         self.clips: list[Clip] = []
 
     def add(self, path: Path, *, has_audio: bool = True) -> None:
-        self.clips.append(Clip(ClipId(path.stem), path.name, sha256_file(path), has_video=True, has_audio=has_audio))
+        digest = sha256_file(path)
+        self.clips.append(
+            Clip(ClipId(path.stem), path.name, digest, has_video=True, has_audio=has_audio, file_digest=digest)
+        )
 
     def root(self, modality: Modality) -> Path:
         return self.folder / f"{modality.value}.zarr"

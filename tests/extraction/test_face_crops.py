@@ -51,7 +51,9 @@ class TestCropsOfTheCorpus:
 
     def test_a_clip_without_video_can_have_a_face_branch(self, project_with_crops, make_clip):
         path = make_clip(project_with_crops.folder / "sound.mp4", video=False, audio_seconds=0.5)
-        project_with_crops.clips.append(Clip(ClipId("sound"), path.name, sha256_file(path), has_audio=True))
+        project_with_crops.clips.append(
+            Clip(ClipId("sound"), path.name, sha256_file(path), has_audio=True, file_digest=sha256_file(path))
+        )
         crops = project_with_crops.folder / "sound.npy"
         np.save(crops, np.zeros((1, 112, 112, 3), np.uint8))
         self.set_crops(project_with_crops, "sound", crops)
@@ -74,7 +76,9 @@ class TestCropsOfTheCorpus:
 
     def test_changed_crops_are_computed_again_but_not_for_a_changed_video(self, project_with_crops, make_clip):
         project_with_crops.run(Modality.FACE)
-        project_with_crops.clips = [replace(clip, digest="other") for clip in project_with_crops.clips]
+        project_with_crops.clips = [
+            replace(clip, digest="other", file_digest="other") for clip in project_with_crops.clips
+        ]
         assert project_with_crops.plan(Modality.FACE).todo == set()
         path = project_with_crops.folder / "mute.npy"
         np.save(path, np.zeros((3, 112, 112, 3), np.uint8))

@@ -159,3 +159,24 @@ def test_score_command_reads_one_dialect(tmp_path: Path) -> None:
     score = json.loads(result.stdout)
     assert (score["clips"], score["unlabeled"]) == (3, 0)
     assert score["accuracy"] == pytest.approx(2 / 3, abs=1e-6)
+
+
+def test_a_label_file_may_have_rows_without_label(tmp_path: Path) -> None:
+    (tmp_path / "truth.csv").write_text("name,label,group\na,sad,x\nb,happy,y\nc,,y\n")
+    assert read_answers(tmp_path / "truth.csv", skip_blank=True) == {"a": "sad", "b": "happy"}
+    (tmp_path / "ours.csv").write_text("name,discrete\na,sad\nb,sad\nc,sad\n")
+    arguments = ["score", str(tmp_path / "ours.csv"), str(tmp_path / "truth.csv"), "--json"]
+    score = json.loads(CliRunner().invoke(app, arguments).stdout)
+    assert (score["clips"], score["unlabeled"]) == (2, 1)
+
+
+def test_a_submission_has_one_row_of_a_name_in_any_spelling() -> None:
+    with pytest.raises(InputError, match="several rows for 'a'"):
+        score_submission({"a": "sad", "a.mp4": "happy"}, {"a": "sad"})
+
+
+def test_both_spellings_are_shown_if_no_name_matches() -> None:
+    with pytest.raises(InputError) as caught:
+        score_submission({"other": "sad"}, {"a": "sad"})
+    assert "'a'" in caught.value.message
+    assert "'other'" in (caught.value.hint or "")

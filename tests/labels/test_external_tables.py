@@ -29,6 +29,12 @@ def test_votes_are_read_in_every_spelling(tmp_path: Path) -> None:
     assert others == 0
 
 
+def test_decimal_commas_are_read(tmp_path: Path) -> None:
+    text = "Name;Source;P_SAD;P_na;p_happy\na;x;0,5;,25;0,25\n"
+    votes, _ = read_external_votes(write_file(tmp_path, text), LABELS, CLIPS)
+    assert_array_equal(votes["x"][0], [0.25, 0.25, 0.5])
+
+
 def test_votes_may_be_labels(tmp_path: Path) -> None:
     text = "clip_id,source,label\nb,x,happy\na,x,\na,y,NA\nz,y,sad\n"
     votes, others = read_external_votes(write_file(tmp_path, text), LABELS, CLIPS)
@@ -54,7 +60,10 @@ def test_votes_may_be_probabilities(tmp_path: Path) -> None:
         ("clip_id,source,label\na,,sad\n", ["row 2", "empty source name"]),
         ("clip_id,source,p_sad,p_NA,p_happy\na,x,0.5,0.2,0.2\n", ["row 2", "distribution"]),
         ("clip_id,source,p_sad,p_NA,p_happy\na,x,0.5,0.5,\n", ["row 2", "distribution"]),
-        ("clip_id,source,p_sad\na,x,1\n", ["no column 'label'"]),
+        ("clip_id,source,p_sad\na,x,1\n", ["no p_NA, p_happy"]),
+        ("clip_id,source,label,p_sad,p_NA,p_hapy\na,x,sad,1,0,0\n", ["no p_happy"]),
+        ("clip_id,source,p_happiness\na,x,1\n", ["no column 'label'"]),
+        ("clip_id;source;p_sad;p_NA;p_happy\na;x;1,000,0;0;0\n", ["row 2", "p_sad"]),
         ("clip_id,source,label\nx,me,sad\ny,me,\n", ["'x'", "'a'"]),
         ("clip_id,source,label\na,me,sad\na,posterior_model,sad\n", ["row 3", "'posterior_model'"]),
         ("clip_id,source,label\na,posterior,sad\n", ["row 2", "'posterior'", "reserved"]),

@@ -58,7 +58,9 @@ def test_a_file_without_rows_is_valid(tmp_path: Path) -> None:
     ("text", "parts"),
     [
         ("clip_id,label\na,glad\n", ["row 2", "'glad'", "NA, happy, sad, unsure, bad clip, no emotion"]),
-        ("clip_id,label\na,\n", ["row 2", "unknown label ''"]),
+        ("clip_id,label\na,\nb,hapy\n", ["row 3", "did you mean 'happy'"]),
+        ("clip_id,given_label,refined_label,label\na,sad,sad,sad\n", ["refine", "not those of people"]),
+        ("clip_id,split,label,out_of_fold\na,train,sad,1\n", ["predict", "not those of people"]),
         ("clip_id,label\nx,sad\ny,sad\n", ["'x'", "'a'"]),
         ("clip_id,label\na,sad\na,sad\n", ["row 3", "the clip occurs twice"]),
         ("clip_id,label\n\na,sad\na.mp4,sad\n", ["row 4", "the clip occurs twice"]),
@@ -72,6 +74,24 @@ def test_invalid_files_give_one_error_with_the_row(tmp_path: Path, text: str, pa
         read_answers(write_file(tmp_path, text), LABELS, CLIPS)
     assert all(part in caught.value.message for part in parts)
     assert caught.value.hint is not None
+
+
+def test_a_table_may_be_filled_in_part(tmp_path: Path) -> None:
+    text = "clip_id,decision,gain,label\na,review,0.5,\nb,keep,0.1,sad\nc,keep,0.1, \n"
+    assert read(write_file(tmp_path, text)) == ({"b": "sad"}, 0)
+
+
+def test_rows_of_other_clips_are_named_with_the_nearest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_file(tmp_path, "clip_id,label\nanna_00,sad\nana_01,sad\n")
+    assert read(path, ("anna_00", "anna_01"))[1] == 1
+    printed = capsys.readouterr().err
+    assert all(part in printed for part in ("'ana_01'", "'anna_01'"))
+
+
+def test_a_folder_is_reported_as_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(MissingInput) as caught:
+        read_answers(tmp_path, LABELS, CLIPS)
+    assert "is a folder" in caught.value.message
 
 
 def test_a_missing_file_raises_missing_input(tmp_path: Path) -> None:

@@ -32,9 +32,10 @@ def clips(tmp_path: Path, make_clip: Callable[..., Path]) -> list[Clip]:
     make_clip(tmp_path / "b.mp4", pictures=2)
     (tmp_path / "same.mp4").write_bytes((tmp_path / "a.mp4").read_bytes())
     made = [
-        Clip(ClipId(name), path=f"{name}.mp4", digest=sha256_file(path), bytes=path.stat().st_size, has_video=True)
+        Clip(ClipId(name), f"{name}.mp4", digest, path.stat().st_size, has_video=True, file_digest=digest)
         for name in ("a", "b", "same")
         for path in [tmp_path / f"{name}.mp4"]
+        for digest in [sha256_file(path)]
     ]
     return [*made, Clip(ClipId("words"), transcript="Hello.")]
 
@@ -88,8 +89,9 @@ def test_each_file_is_sent_once(tmp_path: Path, clips: list[Clip]) -> None:
 
 def test_an_unreadable_file_is_quarantined(tmp_path: Path, clips: list[Clip]) -> None:
     (tmp_path / "broken.mp4").write_bytes(b"no clip" * 50)
+    digest = sha256_file(tmp_path / "broken.mp4")
     broken = replace(
-        clips[0], clip_id=ClipId("broken"), path="broken.mp4", digest=sha256_file(tmp_path / "broken.mp4"), bytes=350
+        clips[0], clip_id=ClipId("broken"), path="broken.mp4", digest=digest, file_digest=digest, bytes=350
     )
     with serving(lambda *_: 'content: {"label": "sad"}') as server:
         config = frames_config(server.url)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ecmf_pipeline.report.blocks import Paragraph, Table
-from ecmf_pipeline.report.corpus import origin_blocks
+from ecmf_pipeline.report.corpus import features_section, origin_blocks
 from ecmf_pipeline.report.inputs import ReportInput
 
 SHA, COMMIT = "ab12" * 16, "0123456789" * 4
@@ -25,6 +25,14 @@ def rows(**fields: Any) -> list[list[str]]:
     report = ReportInput(corpus={}, **fields)
     table = next(block for block in origin_blocks(report) if isinstance(block, Table))
     return [[str(cell).removeprefix("<bdi>").removesuffix("</bdi>") for cell in row] for row in table.rows]
+
+
+def test_modalities_that_no_clip_has_are_named_once():
+    covered = {"audio": {"done": 3, "absent": 0, "quarantined": 0, "missing": 0}}
+    blocks = features_section(ReportInput({}, coverage=covered, absent=["global", "face"])).blocks
+    texts = [block.text for block in blocks if isinstance(block, Paragraph)]
+    assert [name for name in ("global", "face") if name in texts[0]] == ["global", "face"]
+    assert "global" not in texts[1]
 
 
 def test_a_hub_model_has_id_revision_and_commit():

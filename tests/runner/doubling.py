@@ -37,6 +37,7 @@ class Number:
     work_fault: str = ""
     fault_branch: str = ""
     branches: tuple[str, ...] = BRANCHES
+    extra_seconds: float = 0.0
 
     @property
     def targets(self) -> Sequence[Target]:

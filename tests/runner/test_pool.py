@@ -76,6 +76,13 @@ def test_the_timeout_of_a_batch_is_the_sum_of_its_clips(harness):
     assert {count_attempts(harness, value) for value in (1, 2, 3)} == {1}
 
 
+def test_a_long_clip_may_take_longer(harness):
+    slow = [Number(value, work_fault="sleep 1.2", extra_seconds=extra) for value, extra in ((1, 60.0), (2, 0.0))]
+    harness.run(slow, workers=1, batch_size=1, clip_timeout=0.5)
+    assert harness.results.sealed("a") == [1]
+    assert harness.reasons("a") == {"2": "ClipTimeout"}
+
+
 def test_only_the_crashing_clip_of_a_batch_is_quarantined(harness):
     harness.run(numbers(1, 2, 3, 4, 5, n2=Number(2, work_fault="signal SIGABRT")), workers=1)
     assert harness.results.sealed("a") == [1, 3, 4, 5]

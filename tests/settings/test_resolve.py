@@ -16,6 +16,7 @@ import pytest
 from ecmf_pipeline.core import files, paths
 from ecmf_pipeline.core.clips import CorpusDescription, write_corpus_description
 from ecmf_pipeline.core.errors import MissingInput, ParamsError
+from ecmf_pipeline.core.files import write_atomic
 from ecmf_pipeline.llm import prompt
 from ecmf_pipeline.settings import resolve
 from ecmf_pipeline.stages import settings as stage
@@ -47,6 +48,8 @@ class Project:
             "clip/config.json",
             "clip/model.safetensors",
             "whisper/config.json",
+            "whisper/model.bin",
+            "whisper/tokenizer.json",
             "words/config.json",
         )
         for name in (*models, "verdicts.csv"):
@@ -103,6 +106,10 @@ CHANGES: dict[str, tuple[Callable[[], object], set[str]]] = {
     "an encoder": (lambda: _change_content_only("clip/model.safetensors"), {"extract-global"}),
     "a new file of an encoder": (lambda: Path("clip/tokenizer.json").write_text("{}"), {"extract-global"}),
     "the speech model": (lambda: _change_content_only("whisper/config.json"), {"transcribe"}),
+    "corrected transcripts": (
+        lambda: write_atomic(paths.CORRECTIONS, "name,text\n"),
+        {"transcribe"},
+    ),
     "the verdicts": (lambda: _change_content_only("verdicts.csv"), {"labels"}),
     "a missing file of votes": (lambda: Path("votes.csv").write_text("clip_id,source,label\n"), {"labels"}),
     "rounds": (lambda: _replace("params.yaml", "vote: {", "vote: {rounds: 2, "), {"rounds"}),

@@ -102,7 +102,7 @@ def test_imported_text_features_need_no_texts(capsys: pytest.CaptureFixture[str]
 
 
 def test_original_transcripts_need_no_llm(capsys: pytest.CaptureFixture[str]) -> None:
-    params = use(ORIGINAL.replace("transcribe: {model: no/whisper}\n", ""))
+    params = use(ORIGINAL.replace("no/whisper", "null"))
     rewrite.run()
     assert read_texts(paths.REWRITES) == TRANSCRIBED
     assert "none was enriched" in capsys.readouterr().out
@@ -125,10 +125,9 @@ def test_enriched_transcripts_need_the_llm_and_transcripts() -> None:
 
 @pytest.mark.parametrize("written_with", [IMPORTED, ORIGINAL])
 def test_a_table_that_lacks_needed_transcripts_is_not_used(written_with: str) -> None:
-    without_whisper = "transcribe: {model: no/whisper}\n"
-    use(written_with.replace(without_whisper, ""))
+    use(written_with.replace("no/whisper", "null"))
     rewrite.run()
-    params = use(ENRICHED.replace(without_whisper, ""))
+    params = use(ENRICHED.replace("no/whisper", "null"))
     write_features(params, {name: ClipText("Hello.", "Hello, happily.") for name in TRANSCRIBED})
     assert {name: row for name, *row in stage_rows(params)}["rewrite"][:2] == [0, 11]
     for stage in (lambda: extract.run([Modality.TEXT]), lambda: train.run("given")):

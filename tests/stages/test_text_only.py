@@ -17,6 +17,7 @@ from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import read_corpus_description, write_corpus_description
 from ecmf_pipeline.core.errors import InputError, MissingInput
 from ecmf_pipeline.core.files import read_sealed_json, sha256_file, write_sealed_json
+from tests.corpora.test_sidecars import write_sound
 
 UTTERANCES = {
     "anger": ["How dare you!", "I hate this.", "Get out of here!", "You ruined everything.", "Stop it, now!"],
@@ -262,3 +263,23 @@ def test_models_trained_on_other_feature_columns_are_rejected(project: Path, mon
     assert Path("data/submission.csv").read_bytes() == before
     runner.invoke(app, ["extract", "--modality", "text", "--workers", "0"], catch_exceptions=False)
     assert runner.invoke(app, ["predict"], catch_exceptions=False).exit_code == 0
+
+
+def test_words_of_a_single_sound_come_from_its_subtitles(
+    project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(project)
+    arguments = ["predict", "--json", "--video", str(write_sound(tmp_path / "a.wav"))]
+    with pytest.raises(InputError, match="no modality of the models is usable"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
+    (tmp_path / "a.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nANNA: I love it.\n")
+    prediction = json.loads(CliRunner().invoke(app, arguments, catch_exceptions=False).stdout)
+    assert prediction["modality_weights"] == {"text": 1.0}
+    assert prediction["enriched"].startswith('"I love it."')
+
+
+def test_report_leaves_out_modalities_that_no_clip_has(project: Path) -> None:
+    page = (project / paths.REPORT).read_text()
+    assert "No clip has an input of global, face and audio" in page
+    assert "Settings of global" not in page
+    assert "Settings of text" in page

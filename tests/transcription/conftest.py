@@ -1,56 +1,43 @@
-"""A tiny Whisper with random weights and its own tokenizer, saved in the format of published models."""
+"""Fixtures for speech recognition: a fake recogniser and the embedded model."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-SPECIAL_TOKENS = (
-    *("<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|zh|>", "<|translate|>", "<|transcribe|>"),
-    *("<|nospeech|>", "<|notimestamps|>"),
-)
+from ecmf_pipeline.core.weights import WHISPER, embedded_model
+from ecmf_pipeline.corpora.sample.plan import Prosody
+from ecmf_pipeline.corpora.sample.scene import Voice
+from ecmf_pipeline.corpora.sample.speech import Synthesizer
+from ecmf_pipeline.encoders.embedded.packages import fetch
+from ecmf_pipeline.transcription import recognition
+from tests.transcription.fakes import SENTENCE, FakeRecogniser
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> type[FakeRecogniser]:
+    """Replace the recogniser by one that needs no weights."""
+    for name, value in (("created", 0), ("recognised", []), ("interrupt_after", None)):
+        monkeypatch.setattr(FakeRecogniser, name, value)
+    monkeypatch.setattr(recognition, "Recogniser", FakeRecogniser)
+    return FakeRecogniser
 
 
 @pytest.fixture(scope="session")
-def tiny_whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import torch
-    import transformers
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+def whisper(models: Path) -> Path:
+    """The folder of the embedded Whisper, fetched if it is missing."""
+    fetch(embedded_model(WHISPER), models)
+    return models / WHISPER
 
-    folder = tmp_path_factory.mktemp("tiny-whisper")
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=300,
-        special_tokens=list(SPECIAL_TOKENS),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(["so what did she give to him", "then he wrote it again"], trainer)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": SPECIAL_TOKENS[0]})
-    )
-    sizes = {"layers": 2, "attention_heads": 2, "ffn_dim": 48}
-    layers = {f"{part}_{name}": size for part in ("encoder", "decoder") for name, size in sizes.items()}
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        config = transformers.WhisperConfig(
-            **layers,
-            vocab_size=tokenizer.get_vocab_size(),
-            d_model=32,
-            num_mel_bins=16,
-            max_source_positions=100,
-            max_target_positions=16,
-            init_std=0.4,
-            pad_token_id=0,
-            bos_token_id=0,
-            eos_token_id=0,
-            decoder_start_token_id=1,
-        )
-        transformers.WhisperForConditionalGeneration(config).save_pretrained(folder)
-    transformers.WhisperFeatureExtractor(feature_size=16, chunk_length=2).save_pretrained(folder)
-    return folder
+
+@pytest.fixture(scope="session")
+def spoken() -> NDArray[np.float32]:
+    """A sentence, spoken by eSpeak NG with half a second of silence at both ends, at 16 kHz, (n,)."""
+    voice = Voice(hertz=(100, 150), formants=(100, 100, 100), tone=90, rate=170, pitch=42, span=48, room=-60)
+    with Synthesizer() as synthesizer:
+        speech = synthesizer.speak(SENTENCE, voice, Prosody())
+    silence = np.zeros(8000, np.float32)
+    return np.concatenate([silence, speech, silence])

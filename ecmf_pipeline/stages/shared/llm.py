@@ -25,6 +25,7 @@ from ecmf_pipeline.llm.server_run import Budget
 from ecmf_pipeline.llm.votes import calibrated_votes, calibration_summary, drop_short_transcripts, transcript_scores
 from ecmf_pipeline.settings.params import Params
 from ecmf_pipeline.stages.shared.inputs import folds_of, open_modality_store
+from ecmf_pipeline.stages.shared.languages import count_llm_foreign, llm_transcript
 
 REWRITE_FILES = AnswerFiles("rewrite", paths.REWRITE_CACHE, paths.DATA / ".rewrite.spool", paths.quarantine("rewrite"))
 REWRITE_ANSWER_FILES = replace(REWRITE_FILES, cache=paths.REWRITE_ANSWERS)
@@ -65,6 +66,7 @@ def read_contexts(params: Params, clips: Sequence[Clip]) -> dict[str, Context]:
         MissingInput: If params include cues and `cues` has not run yet, or ran on other clips.
     """
     clip_ids = [clip.clip_id for clip in clips]
+    clips = [replace(clip, transcript=llm_transcript(params, clip)) for clip in clips]
     return rewrite_contexts(
         clips, params.rewrite, [read_cues(paths.cues(Modality(kind)), clip_ids) for kind in params.rewrite.cues]
     )
@@ -137,7 +139,9 @@ def llm_votes(
     )
     scores: dict[str, ScoringResult] = {}
     if "text" in inputs:
-        texts: dict[str, str] = {clip.clip_id: clip.transcript for clip in clips}
+        texts: dict[str, str] = {clip.clip_id: llm_transcript(params, clip) for clip in clips}
+        if n_foreign := count_llm_foreign(params, clips):
+            echo(f"vote: llm abstains on {format_count(n_foreign, 'transcript')} in languages that it does not know")
         scored = transcript_scores(
             config, texts, labels, given, folds, seed=params.vote.seed, answer_files=text_files, budget=budget
         )

@@ -21,6 +21,7 @@ from ecmf_pipeline.stages.shared.inputs import (
     read_labelled_corpus,
     read_manifest_with_transcripts,
 )
+from ecmf_pipeline.stages.shared.languages import llm_transcript
 from ecmf_pipeline.stages.shared.llm import (
     CUE_FILES,
     FRAME_FILES,
@@ -74,9 +75,10 @@ def questions(params: Params) -> Iterator[QuestionSet]:
         contexts = read_contexts(params, clips)
         yield rewrite_questions(config, contexts, prompt, in_use["rewrite"], REWRITE_ANSWER_FILES)
     if "llm" in in_use:
-        yield score_questions("llm", config, _transcripts(clips), labels, in_use["llm"], VOTE_FILES)
+        yield score_questions("llm", config, _transcripts(params, clips), labels, in_use["llm"], VOTE_FILES)
     for source, (fold_prompt, fold_clips) in _by_fold(params).items():
-        yield score_questions(source, config, _transcripts(fold_clips), labels, in_use[source], VOTE_FILES, fold_prompt)
+        texts = _transcripts(params, fold_clips)
+        yield score_questions(source, config, texts, labels, in_use[source], VOTE_FILES, fold_prompt)
     if "llm/cues" in in_use:
         cues = [text for text in cue_texts(params, clips).values() if text.strip()]
         yield score_questions("llm/cues", with_cues_prompt(config), cues, labels, in_use["llm/cues"], CUE_FILES)
@@ -92,7 +94,7 @@ def _by_fold(params: Params) -> dict[str, tuple[Prompt, list[Clip]]]:
     folds = folds_of(corpus, params.vote.folds, params.vote.seed)
     prompts = prompts_by_fold(
         load_prompt(params.llm.prompt),
-        [clip.transcript for clip in corpus.clips],
+        [llm_transcript(params, clip) for clip in corpus.clips],
         np.array(label_indices(corpus.clips, corpus.labels), np.int64),
         corpus.labels,
         folds,
@@ -104,5 +106,5 @@ def _by_fold(params: Params) -> dict[str, tuple[Prompt, list[Clip]]]:
     }
 
 
-def _transcripts(clips: Sequence[Clip]) -> list[str]:
-    return [clip.transcript for clip in clips if clip.transcript.strip()]
+def _transcripts(params: Params, clips: Sequence[Clip]) -> list[str]:
+    return [text for clip in clips if (text := llm_transcript(params, clip)).strip()]

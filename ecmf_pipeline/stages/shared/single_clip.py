@@ -10,22 +10,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import Clip, ClipId, ClipText, Modality, Split, read_corpus_description
+from ecmf_pipeline.core.clips import Clip, ClipId, ClipText, Modality, Split, WordsFrom, read_corpus_description
 from ecmf_pipeline.core.console import echo
-from ecmf_pipeline.core.errors import ClipError, InputError
-from ecmf_pipeline.core.files import sha256_file
+from ecmf_pipeline.core.errors import InputError
+from ecmf_pipeline.core.languages import format_language
+from ecmf_pipeline.corpora.index import index_corpus
+from ecmf_pipeline.corpora.languages import detect_languages
+from ecmf_pipeline.corpora.listing import CorpusListing
+from ecmf_pipeline.corpora.scan import is_sound_file, scan_media, strip_media_extension
+from ecmf_pipeline.corpora.sidecars import match_subtitles
 from ecmf_pipeline.encoders.config import ImportedConfig
 from ecmf_pipeline.extraction.features import FeatureOrigin, check_feature_origins, open_features, open_store
 from ecmf_pipeline.extraction.run import extract, open_writers, plan_branch
 from ecmf_pipeline.llm.answers import AnswerFiles
 from ecmf_pipeline.llm.prompt import Context
 from ecmf_pipeline.llm.rewriting import enrich_transcripts
-from ecmf_pipeline.media.containers import probe_media
 from ecmf_pipeline.runner.quarantine import read_quarantine
 from ecmf_pipeline.settings.params import Params, load_params
 from ecmf_pipeline.stages.shared.inputs import missing_models
+from ecmf_pipeline.stages.shared.languages import corpus_languages, foreign_columns, llm_transcript
+from ecmf_pipeline.transcription.run import transcribe
+from ecmf_pipeline.transcription.table import is_transcribed, with_transcripts
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from ecmf_pipeline.fusion.prediction import Ensemble
 
 CLIP_ID = ClipId("clip")
@@ -42,6 +51,8 @@ class ClipPrediction:
         modality_weights: Share of each modality; 0 if it is missing.
         missing: Reason why a modality is missing, by modality.
         enriched: Enriched transcript; "" without a transcript, or if the models do not read it.
+        transcript: The words that the models read; "" if there are none.
+        words_from: Where they come from: ``corpus`` (the given text) or ``machine``; "" if there are none.
     """
 
     label: str
@@ -49,6 +60,8 @@ class ClipPrediction:
     modality_weights: dict[str, float]
     missing: dict[str, str]
     enriched: str
+    transcript: str
+    words_from: str
 
 
 def run(video: Path | None, text: str, labels: paths.Labels | None, *, as_json: bool) -> None:
@@ -56,7 +69,7 @@ def run(video: Path | None, text: str, labels: paths.Labels | None, *, as_json: 
 
     Args:
         video: File of the clip; None: predict from the transcript only.
-        text: Transcript of the clip.
+        text: Transcript of the clip; empty: its speech is recognised if ``transcribe.model`` is set.
         labels: Use the models trained on these labels; None: on refined labels if such models exist.
         as_json: Whether to print JSON only.
 
@@ -82,6 +95,8 @@ def run(video: Path | None, text: str, labels: paths.Labels | None, *, as_json: 
     echo(f"{video or text}: {prediction.label} (models trained on {labels} labels)")
     echo("  " + ", ".join(f"{name} {prob:.3f}" for name, prob in prediction.probs.items()))
     echo("  weights: " + ", ".join(f"{name} {share:.3f}" for name, share in prediction.modality_weights.items()))
+    if prediction.words_from == WordsFrom.MACHINE:
+        echo(f"  words (machine): {prediction.transcript}")
     for name, reason in prediction.missing.items():
         echo(f"  {name} is missing: {reason}")
 
@@ -95,7 +110,8 @@ def predict_clip(
         params: Params of the project, with which the models were trained.
         ensemble: The models.
         video: File of the clip; None: predict from the transcript only.
-        text: Transcript of the clip; "" if unknown.
+        text: Transcript of the clip; "" if unknown: subtitles in the file or beside it are read, else its speech is
+            recognised.
         labels: Labels that the LLM chooses from.
 
     Raises:
@@ -103,13 +119,17 @@ def predict_clip(
             other encoders than params has.
         ModelError: If weights are missing.
     """
-    clip = Clip(CLIP_ID, transcript=" ".join(text.split()), split=Split.UNLABELED)
-    if video is not None:
-        clip = _with_media(clip, video)
+    origin = WordsFrom.CORPUS if text.strip() else WordsFrom.NOWHERE
+    clip = Clip(CLIP_ID, transcript=" ".join(text.split()), split=Split.UNLABELED, words_from=origin)
     root = Path() if video is None else video.parent
     settings = _settings(params, ensemble)
     with tempfile.TemporaryDirectory(prefix="ecmf-clip-") as name:
+        if video is not None:
+            clip = measure_clip(clip, video, Path(name))
         reads_texts = "text" in ensemble.modalities and params.text_columns
+        if reads_texts and params.transcribe.model is not None and is_transcribed(clip):
+            clip = _with_words(params, clip, root, Path(name))
+        clip = _with_language(params, clip)
         texts = _enriched(params, clip, Path(name), labels) if reads_texts else {}
         return _predicted(params, ensemble, settings, clip, texts, root, Path(name))
 
@@ -125,30 +145,64 @@ def _settings(params: Params, ensemble: Ensemble) -> dict[Modality, dict[str, An
     return {m: params.settings_of(m) for m in used}
 
 
-def _with_media(clip: Clip, video: Path) -> Clip:
+def measure_clip(clip: Clip, video: Path, folder: Path) -> Clip:
+    """Measure the file of a clip as `index` does, with the sound and the subtitles beside it.
+
+    Args:
+        clip: The clip; if it has a transcript, subtitles are ignored.
+        video: The media file.
+        folder: A temporary folder.
+
+    Raises:
+        InputError: If the file does not exist, cannot be read, or has neither pictures nor sound.
+    """
     if not video.is_file():
         raise InputError(f"{video} does not exist", "give the path of a media file as --video")
-    try:
-        probe = probe_media(video)
-    except ClipError as error:
-        message = f"{video} cannot be read ({error.reason}: {error.message})"
-        raise InputError(message, "give the path of another media file as --video") from error
-    return replace(
-        clip,
-        path=video.name,
-        digest=sha256_file(video),
-        bytes=video.stat().st_size,
-        duration=probe.duration,
-        has_video=probe.has_video,
-        has_audio=probe.has_audio,
+    beside = scan_media(video.parent, nested=False)
+    same_name = (path for path in beside.sounds if strip_media_extension(path) == strip_media_extension(video.name))
+    sound = "" if is_sound_file(video.name) else next(same_name, "")
+    subtitles, _ = match_subtitles(beside.subtitles, {clip.clip_id: video.name})
+    listed = replace(clip, path=video.name, audio_path=sound)
+    listing = CorpusListing(video.parent, (listed,), labels=(), candidate_order=(), subtitles=subtitles)
+    result = index_corpus(listing, folder / "index.json", workers=0)
+    for failed in result.quarantined.values():
+        message = f"{video} cannot be read ({failed.reason}: {failed.message})"
+        raise InputError(message, "give the path of another media file as --video")
+    [measured] = result.clips
+    if not (measured.has_video or measured.has_audio):
+        raise InputError(f"{video} has neither pictures nor sound", "give the path of another media file as --video")
+    return measured
+
+
+def _with_language(params: Params, clip: Clip) -> Clip:
+    language = params.corpus.language
+    if clip.transcript and not clip.language and language == "auto":
+        [language] = detect_languages([clip.transcript], corpus_languages())
+    return replace(clip, language=language) if clip.transcript and language != "auto" else clip
+
+
+def _with_words(params: Params, clip: Clip, root: Path, folder: Path) -> Clip:
+    """Return the clip with the words of speech recognition, if it recognises any."""
+    result = transcribe(
+        [clip],
+        config=params.transcribe.model_copy(update={"workers": 0, "max_quarantined": 1.0}),
+        media=params.media,
+        corpus_root=root,
+        cache_root=folder / "transcripts",
+        spool=folder / "transcripts.spool",
+        quarantine_path=folder / "transcribe.csv",
     )
+    return with_transcripts([clip], result.transcripts)[0]
 
 
 def _enriched(params: Params, clip: Clip, folder: Path, labels: list[str]) -> dict[str, ClipText]:
     if not clip.transcript:
         return {}
+    [foreign] = foreign_columns(params, [clip])
     if not params.needs_enriched_texts:
-        return {clip.clip_id: ClipText(clip.transcript)}
+        return {clip.clip_id: ClipText(clip.transcript, foreign=foreign)}
+    if not llm_transcript(params, clip):
+        return {clip.clip_id: ClipText(clip.transcript, clip.transcript, foreign=foreign)}
     rewritten = enrich_transcripts(
         params.llm.model_copy(update={"workers": 0, "max_quarantined": 1.0}),
         params.rewrite,
@@ -156,7 +210,7 @@ def _enriched(params: Params, clip: Clip, folder: Path, labels: list[str]) -> di
         labels,
         answer_files=AnswerFiles("rewrite", folder / "cache", folder / "spool", folder / "rewrite.csv"),
     )
-    return {clip.clip_id: ClipText(clip.transcript, rewritten.texts[clip.clip_id])}
+    return {clip.clip_id: ClipText(clip.transcript, rewritten.texts[clip.clip_id], foreign=foreign)}
 
 
 def _predicted(
@@ -192,7 +246,7 @@ def _predicted(
             )
             for modality in computed
         ]
-        extract(
+        report = extract(
             branches,
             [clip],
             texts,
@@ -202,17 +256,22 @@ def _predicted(
             faces=params.faces,
             config=params.extract.model_copy(update={"workers": 0, "max_quarantined": 1.0}),
         )
-    stored = open_features(
-        [clip],
-        texts,
-        computed,
-        open_modality=lambda modality: open_store(store(modality), settings[modality]),
-    )
-    features = stored.read([clip.clip_id], ensemble.pool or params.train.pool)
+    features: Mapping[str, NDArray[np.float32]] = {}
+    if report.done.total():
+        stored = open_features(
+            [clip],
+            texts,
+            computed,
+            open_modality=lambda modality: open_store(store(modality), settings[modality]),
+        )
+        features = stored.read([clip.clip_id], ensemble.pool or params.train.pool)
     for modality in computed:
         if modality.value not in features:
             entries = read_quarantine(quarantine_path(modality))
             missing[modality.value] = f"{entries[0].reason}: {entries[0].message}" if entries else NO_INPUT
+            if modality is Modality.TEXT and texts and texts[clip.clip_id].foreign:
+                language = format_language(clip.language)
+                missing[modality.value] = f"the text encoder does not know the language, {language}"
     padded = {name: features.get(name, np.full((1, dim), np.nan, np.float32)) for name, dim in ensemble.dims.items()}
     prediction = ensemble.predict(padded)
     if prediction.classes[0] < 0:
@@ -227,4 +286,6 @@ def _predicted(
         dict(zip(ensemble.modalities, map(float, prediction.modality_weights[0]), strict=True)),
         missing,
         texts[clip.clip_id].enriched if texts else "",
+        clip.transcript,
+        clip.words_from.value,
     )

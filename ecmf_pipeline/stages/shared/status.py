@@ -31,7 +31,7 @@ def stage_rows(params: Params) -> Iterator[Row]:
         yield "index", 0, "all", "", ""
         return
     clips = read_manifest(paths.MANIFEST)
-    if params.transcribe.model and params.needs_transcripts and paths.TRANSCRIPTS.is_file():
+    if params.needs_transcripts and paths.TRANSCRIPTS.is_file():
         clips = with_transcripts(clips, read_transcripts(paths.TRANSCRIPTS))
     quarantined = len(read_quarantine(paths.quarantine("index")))
     without_file = sum(not clip.path for clip in clips)
@@ -87,7 +87,9 @@ def _count_pending(clips: Sequence[Clip], texts: Mapping[str, ClipText], columns
     empty = ClipText("")
     expected = [ClipText(clip.transcript, enriched=clip.transcript, translation=clip.translation) for clip in clips]
     return sum(
-        bool(text.having(columns)) and not texts.get(clip.clip_id, empty).having(columns)
+        bool(text.having(columns))
+        and not (stored := texts.get(clip.clip_id, empty)).having(columns)
+        and not stored.foreign
         for clip, text in zip(clips, expected, strict=True)
     )
 
