@@ -35,6 +35,7 @@ from ecmf_pipeline.review.media import Playable, describe, encode_clip, find_pla
 from ecmf_pipeline.review.project import CACHE, Project
 from ecmf_pipeline.review.security import Access, Guard, clean_reviewer
 from ecmf_pipeline.review.transcoding import MEDIA_TYPES
+from ecmf_pipeline.review.words import find_spoken_words
 from ecmf_pipeline.review.workers import Workers
 
 _LETTERS = "acdefghijklmopqtwxy"
@@ -113,6 +114,7 @@ class ReviewApp:
             Route("/api/verdict", self._verdict, methods=["POST"]),
             Route("/api/reviewer", self._reviewer, methods=["POST"]),
             Route("/api/effect", self._estimate),
+            Route("/api/words/{name}", self._words),
             Route("/media/{name}", self._media),
             Route("/faces/{name}", self._faces),
             Route("/faces/{name}/strip.jpg", self._strip),
@@ -240,6 +242,10 @@ class ReviewApp:
 
     async def _clip(self, request: Request) -> Response:
         return JSONResponse(await run_in_threadpool(self._describe, request.path_params["name"], self._name(request)))
+
+    async def _words(self, request: Request) -> Response:
+        clip = await run_in_threadpool(self._project.clip, request.path_params["name"])
+        return JSONResponse([list(word) for word in await self._workers.run(find_spoken_words, clip)])
 
     async def _verdict(self, request: Request) -> Response:
         sent = SentAnswer.model_validate_json(await _body(request))

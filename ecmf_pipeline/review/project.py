@@ -18,7 +18,7 @@ from ecmf_pipeline.labels.verdicts import UNSURE, Answer, is_outdated, other_ans
 from ecmf_pipeline.review.catalog import Asked, Catalog, Filters, load_catalog, read_next
 from ecmf_pipeline.review.rows import RowFile
 from ecmf_pipeline.review.verdict_log import VerdictLog
-from ecmf_pipeline.review.words import spoken_words
+from ecmf_pipeline.review.words import with_transcript
 from ecmf_pipeline.review.workers import Workers
 
 CACHE = paths.DATA / ".review"
@@ -63,7 +63,8 @@ class Project:
     def _refresh(self) -> None:
         """Open the tables again if a stage has written them."""
         states = [
-            FileState.of(path) if path.is_file() else None for path in (paths.MANIFEST, paths.REFINED, paths.NEXT)
+            FileState.of(path) if path.is_file() else None
+            for path in (paths.MANIFEST, paths.REFINED, paths.NEXT, paths.TRANSCRIPTS)
         ]
         if states == self._states:
             return
@@ -76,6 +77,7 @@ class Project:
         self.labels = description.labels
         self.synthetic = description.synthetic
         self._refined, self._catalog, self.problem = None, None, ""
+        self._transcripts = RowFile(paths.TRANSCRIPTS, "ecmf-pipe transcribe") if states[-1] else None
         try:
             self._refined = RowFile(paths.REFINED, "ecmf-pipe refine")
             first = read_next()
@@ -202,16 +204,16 @@ class Project:
         return (clip for clip in clips if filters.match(clip))
 
     def clip(self, clip_id: str) -> Clip:
-        """Return a clip of the manifest.
+        """Return a clip of the manifest with its transcript.
 
         Raises:
             InputError: If there is none with this id.
         """
         with self._lock:
-            row = self._manifest.find(clip_id)
+            row, transcripts = self._manifest.find(clip_id), self._transcripts
         if row is None:
             raise InputError(f"no clip {clip_id!r} in {paths.MANIFEST}")
-        return clip_of_row(list(row.values()))
+        return with_transcript(clip_of_row(list(row.values())), transcripts)
 
     def describe(self, clip_id: str, reviewer: str, *, show_others: bool) -> dict[str, Any]:
         """Return what the page shows of a clip, as plain JSON values.
@@ -238,7 +240,6 @@ class Project:
             "translation": clip.translation,
             "words_from": clip.words_from.value,
             "language": clip.language,
-            "words": [list(word) for word in spoken_words(clip)],
             "split": clip.split.value,
             "group": clip.group,
             "given": clip.given_label,

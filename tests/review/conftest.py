@@ -44,7 +44,8 @@ def write_refined(names: Sequence[str], labels: Sequence[str]) -> None:
         ]
         rows.writerow([*row, f"reason of {name}", best, *[rest] * (len(labels) - 1), labels[0], best])
     write_sealed(paths.REFINED, table.getvalue())
-    lines = [",".join(NEXT_COLUMNS), *(f"{name},,train,,review,0.5,,," for name in names[-1:-3:-1])]
+    empty = "," * (len(NEXT_COLUMNS) - 1)
+    lines = [",".join(NEXT_COLUMNS), *(f"{name}{empty}" for name in names[-1:-3:-1])]
     paths.NEXT.write_text("\n".join(lines) + "\n")
 
 

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,18 @@ pytest.importorskip("starlette")
 from starlette.testclient import TestClient
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import Clip
+from ecmf_pipeline.core.clips import Clip, Corpus, write_corpus_tables
+from ecmf_pipeline.core.files import fingerprint, write_atomic
+from ecmf_pipeline.llm.answers import AnswerCache, AnswerWriter
 from ecmf_pipeline.review.app import Options, ReviewApp, label_keys
 from ecmf_pipeline.review.catalog import load_catalog
 from ecmf_pipeline.review.media import shrink
 from ecmf_pipeline.review.project import Project
 from ecmf_pipeline.review.security import Access, clean_reviewer, read_secret
 from ecmf_pipeline.review.workers import Workers
+from ecmf_pipeline.settings.params import load_params
+from ecmf_pipeline.transcription.table import Transcript, TranscriptRecord, Utterance, Verdict, write_transcripts
+from tests.review.conftest import LABELS
 
 ORIGIN = "http://127.0.0.1:8350"
 
@@ -153,6 +159,29 @@ def test_more_than_ten_labels_have_letters_as_keys() -> None:
     assert list(keys.values())[8:12] == ["9", "0", "a", "c"]
     assert len(set(keys.values())) == len(keys) == 29
     assert not set(keys.values()) & set("bnrsuvz")
+
+
+def test_recognised_words_are_shown_with_their_times(make_project: Callable[..., list[Clip]]) -> None:
+    clips = make_project()
+    write_corpus_tables(Corpus([replace(clip, transcript="") for clip in clips], list(LABELS), [], synthetic=False))
+    write_transcripts(paths.TRANSCRIPTS, {clips[0].clip_id: Transcript("Hello there.", Verdict.USED, language="en")})
+    words = (("Hello", 0.1, 0.3, 0.9), ("there.", 0.3, 0.6, 0.8))
+    record = TranscriptRecord(
+        clips[0].digest,
+        "en",
+        0.9,
+        (Utterance("Hello there.", words, -0.2, 0.1, 1.0, -20.0), Utterance("Not used.", (), -2.0, 0.9, 1.0, -60.0)),
+    )
+    cache = AnswerCache(
+        paths.TRANSCRIPT_CACHE, fingerprint(load_params().transcribe.settings()), TranscriptRecord.parse
+    )
+    with AnswerWriter(cache, Path("spool")) as writer:
+        writer.append([record])
+    client = sign_in(make_client())
+    shown = client.get("/api/clip/clip00").json()
+    assert (shown["transcript"], shown["words_from"], shown["language"]) == ("Hello there.", "machine", "en")
+    assert client.get("/api/words/clip00").json() == [["Hello", 0.1, 0.3], ["there.", 0.3, 0.6]]
+    assert client.get("/api/words/clip01").json() == []
 
 
 # Media
@@ -350,7 +379,7 @@ def test_a_broken_file_of_answers_is_explained_and_kept(client: TestClient, proj
 
 def test_new_refined_labels_are_used_without_a_restart(client: TestClient) -> None:
     assert names(client)[0] == "clip11"
-    paths.NEXT.write_text(paths.NEXT.read_text().replace("clip11", "clip03"))
+    write_atomic(paths.NEXT, paths.NEXT.read_text().replace("clip11", "clip03"))
     assert names(client)[0] == "clip03"
 
 

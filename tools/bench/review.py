@@ -76,7 +76,8 @@ def write_project(count: int) -> None:
         rows.writerow([*decision, 0.06, -0.29, 4.39, -4.04, reason, *probs, *[label, 0.47] * SOURCES])
     write_sealed(paths.REFINED, text.getvalue())
     listed = [clips[number * (count // LISTED)] for number in range(LISTED)]
-    lines = [",".join(NEXT_COLUMNS), *(f"{clip.clip_id},{clip.path},train,,review,0.5,,," for clip in listed)]
+    empty = "," * (len(NEXT_COLUMNS) - 1)
+    lines = [",".join(NEXT_COLUMNS), *(f"{clip.clip_id}{empty}" for clip in listed)]
     paths.NEXT.write_text("\n".join(lines) + "\n")
 
 

@@ -241,7 +241,8 @@ function show(one) {
   }
   element("stage").className = `stage ${clip.kind}`;
   for (const id of ["replay", "slower"]) element(id).disabled = !one.player;
-  showWords(clip);
+  showWords(clip, []);
+  lightWords(one);
   showFaces(one);
   showEvidence(clip);
   for (const button of document.querySelectorAll(".labels button")) {
@@ -256,11 +257,17 @@ function show(one) {
   window.scrollTo({ top: 0 });
 }
 
-function showWords(clip) {
+async function lightWords(one) {
+  if (one.clip.words_from !== "machine") return; // times are known for recognised words only
+  const words = await getJson(`/api/words/${encodeURIComponent(one.clip.name)}`).catch(() => []);
+  if (current === one && words.length) showWords(one.clip, words);
+}
+
+function showWords(clip, words) {
   const box = element("transcript");
   box.replaceChildren();
-  if (clip.words.length) {
-    for (const [text, start, end] of clip.words) {
+  if (words.length) {
+    for (const [text, start, end] of words) {
       const word = make("span", {}, text);
       word.dataset.start = start;
       word.dataset.end = end;
@@ -269,8 +276,8 @@ function showWords(clip) {
   } else {
     box.textContent = clip.transcript;
   }
-  if (!clip.transcript && !clip.words.length) box.append(make("span", { className: "quiet" }, "no transcript"));
-  if (clip.words_from === "machine") box.append(make("span", { className: "tag" }, "words by speech recognition"));
+  if (!clip.transcript) box.append(make("span", { className: "quiet" }, "no transcript"));
+  if (clip.words_from === "machine") box.append(" ", make("span", { className: "tag" }, "words by speech recognition"));
   element("translation").textContent = clip.translation;
   element("translation").hidden = !clip.translation;
 }
