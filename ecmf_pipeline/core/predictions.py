@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,25 @@ from ecmf_pipeline.core.clips import Clip, Split
 from ecmf_pipeline.core.files import write_atomic
 from ecmf_pipeline.core.tables import one_of, open_table, parse_flag, parse_number, write_sealed
 
+
+class Basis(StrEnum):
+    """What a label, a prediction or a score rests on."""
+
+    GOLD = "gold"
+    """Held-out true labels."""
+    VERDICTS = "verdicts"
+    """Labels that a person has verified, and models trained on them."""
+    GIVEN = "given"
+    """The given labels of the corpus, and models trained on them."""
+    ZERO_SHOT = "zero-shot"
+    """Models that saw no label of this corpus. Nothing has verified it."""
+
+
 NO_MODALITY = "no usable modality"
 """Flag of a clip without a usable modality: its probabilities are the prior of the training labels."""
+
+ABSTAINS = "too uncertain"
+"""Flag of a zero-shot prediction below ``refine.zero_shot_above``: its label is only the most probable one."""
 
 _TIE = 1e-5
 """Probabilities that differ by less count as tied."""
@@ -25,7 +43,8 @@ _ROUNDING = 1e-6
 """Precision of the numbers in the csv file."""
 
 _SPLITS = {split.value for split in Split}
-_FIXED_COLUMNS = ("clip_id", "split", "label", "out_of_fold", "flag")
+_BASES = {basis.value: basis for basis in Basis}
+_FIXED_COLUMNS = ("clip_id", "split", "label", "out_of_fold", "flag", "basis")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +55,12 @@ class PredictionTable:
         clip_ids: The clips, (n,).
         splits: Split of each clip, (n,).
         out_of_fold: Whether only models that were trained on neither the clip nor its group predicted it, (n,).
-        flags: Empty, or `NO_MODALITY`, (n,).
+        flags: Empty, `NO_MODALITY` or `ABSTAINS`, (n,).
         label_names: The labels, C of them.
         probs: Probability of each label, (n, C).
         modalities: Names of the modalities, M of them.
         modality_weights: Share of each modality in the decision, (n, M); NaN if the clip is flagged.
+        basis: What the predictions rest on: the labels that the model was trained on, or `Basis.ZERO_SHOT`.
     """
 
     clip_ids: tuple[str, ...]
@@ -51,6 +71,7 @@ class PredictionTable:
     probs: NDArray[np.float32]
     modalities: tuple[str, ...]
     modality_weights: NDArray[np.float32]
+    basis: Basis = Basis.GIVEN
 
     @property
     def labels(self) -> list[str]:
@@ -73,7 +94,8 @@ class PredictionTable:
         """Write the table as csv, rounded, and as npz, unrounded; equal tables give equal bytes.
 
         The npz file holds no pickled objects: ``clip_ids``, ``splits``, ``labels``, ``out_of_fold`` and ``flags``,
-        (n,), ``label_names``, (C,), ``probs``, (n, C), ``modalities``, (M,), and ``modality_weights``, (n, M).
+        (n,), ``label_names``, (C,), ``probs``, (n, C), ``modalities``, (M,), ``modality_weights``, (n, M), and
+        ``basis``.
 
         Args:
             path: The csv file; the npz file has the same name with the suffix ``.npz``.
@@ -85,7 +107,7 @@ class PredictionTable:
         )
         probs, weights = _cells(self.probs), _cells(self.modality_weights)
         writer.writerows(
-            [clip_id, split, label, "1" if is_out_of_fold else "0", flag, *p, *w]
+            [clip_id, split, label, "1" if is_out_of_fold else "0", flag, self.basis.value, *p, *w]
             for clip_id, split, label, is_out_of_fold, flag, p, w in zip(
                 self.clip_ids, self.splits, self.labels, self.out_of_fold, self.flags, probs, weights, strict=True
             )
@@ -104,6 +126,7 @@ class PredictionTable:
             probs=self.probs,
             modalities=np.array(self.modalities, dtype=np.str_),
             modality_weights=self.modality_weights,
+            basis=np.array(self.basis.value, dtype=np.str_),
         )
         write_atomic(path.with_suffix(".npz"), npz.getvalue())
 
@@ -132,8 +155,8 @@ class PredictionTable:
             raise table.damaged(f"the columns are {', '.join(header)}", 1)
         split_of = None if clips is None else {str(clip.clip_id): clip.split.value for clip in clips}
 
-        def parse(row: list[str]) -> tuple[tuple[str, str, bool, str], list[float]]:
-            clip_id, split, label, is_out_of_fold, flag = row[:fixed]
+        def parse(row: list[str]) -> tuple[tuple[str, str, bool, str, str], list[float]]:
+            clip_id, split, label, is_out_of_fold, flag, basis = row[:fixed]
             one_of(split, _SPLITS, "split")
             if split_of is not None and split_of.get(clip_id, split) != split:
                 raise ValueError(f"split {split!r}, but the manifest has {split_of[clip_id]!r}")
@@ -143,11 +166,14 @@ class PredictionTable:
             one_of(label, labels, "label")
             if probs[labels.index(label)] < max(probs) - 2 * _ROUNDING:
                 raise ValueError(f"label {label!r} is not the most probable one")
-            one_of(flag, ("", NO_MODALITY), "flag")
+            one_of(flag, ("", NO_MODALITY, ABSTAINS), "flag")
+            one_of(basis, _BASES, "basis")
             weights = [parse_number(cell, high=1.0) if cell else float("nan") for cell in row[fixed + len(labels) :]]
-            return (clip_id, split, parse_flag(is_out_of_fold), flag), probs + weights
+            return (clip_id, split, parse_flag(is_out_of_fold), flag, basis), probs + weights
 
         parsed = table.parse(parse)
+        if len({cells[4] for cells, _ in parsed}) > 1:
+            raise table.damaged("column basis has several values")
         clip_ids = tuple(cells[0] for cells, _ in parsed)
         if clips is not None:
             table.check_covers(clip_ids, [clip.clip_id for clip in clips])
@@ -161,6 +187,7 @@ class PredictionTable:
             probs=values[:, : len(labels)],
             modalities=tuple(modalities),
             modality_weights=values[:, len(labels) :],
+            basis=_BASES[parsed[0][0][4]] if parsed else Basis.GIVEN,
         )
 
 

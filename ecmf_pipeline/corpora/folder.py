@@ -16,7 +16,7 @@ from ecmf_pipeline.core.clips import Clip, ClipId, Split, validate_clip_id
 from ecmf_pipeline.core.console import format_count
 from ecmf_pipeline.core.errors import AmbiguousName, CorpusError
 from ecmf_pipeline.corpora.config import CorpusConfig
-from ecmf_pipeline.corpora.labels import distinct_labels, keep_known_labels
+from ecmf_pipeline.corpora.labels import keep_known_labels, labels_in_use
 from ecmf_pipeline.corpora.lengths import LENGTH_COLUMNS, table_lengths
 from ecmf_pipeline.corpora.listing import (
     CorpusListing,
@@ -88,7 +88,7 @@ def read_folder(config: CorpusConfig) -> CorpusListing:
             "set corpus.root in params.yaml to the folder that holds the clips",
         )
     transcripts, translations = _read_transcripts(transcripts_path, resolve, set(clip_ids), findings)
-    labels = config.labels or distinct_labels([*columns["label"].values(), *columns["gold"].values()])
+    labels = config.labels or labels_in_use([*columns["label"].values(), *columns["gold"].values()])
     given, unknown = keep_known_labels(columns["label"], labels, f"{LABELS}, column label")
     gold, unknown_gold = keep_known_labels(columns["gold"], labels, f"{LABELS}, column gold")
     split = _assign_splits(clip_ids, given, columns["split"], findings)

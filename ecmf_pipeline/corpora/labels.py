@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ecmf_pipeline.core.clips import Clip, ClipId, Split
 from ecmf_pipeline.core.console import format_count
 from ecmf_pipeline.core.errors import CorpusError
+from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.corpora.listing import CorpusListing, Finding, FindingKind, quote_names
 from ecmf_pipeline.corpora.tables import excerpt
 
@@ -68,6 +69,14 @@ def distinct_labels(values: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted({value.casefold(): value for value in sorted(values) if value}.values()))
 
 
+def labels_in_use(values: Iterable[str]) -> tuple[str, ...]:
+    """Return the distinct labels; with fewer than two, MER's six labels and a label that is not one of them."""
+    found = distinct_labels(values)
+    if len(found) > 1:
+        return found
+    return (*MER_LABELS, *(label for label in found if label.casefold() not in MER_LABELS))
+
+
 def _suggestion(value: str, spelled: Mapping[str, str]) -> str:
     near = difflib.get_close_matches(value.casefold(), list(spelled), n=1)
     return f"did you mean {spelled[near[0]]!r}?" if near else f"use one of {', '.join(spelled.values())}"
@@ -76,7 +85,14 @@ def _suggestion(value: str, spelled: Mapping[str, str]) -> str:
 def label_findings(listing: CorpusListing) -> Iterator[Finding]:
     """Yield findings about labels and groups that are probably mistakes, and about names that differ only in case."""
     given = Counter(clip.given_label for clip in listing.clips if clip.given_label)
-    if given:
+    if len(given) == 1:
+        label, count = next(iter(given.items()))
+        message = (
+            f"all {format_count(count, 'labelled clip')} have the label {label!r}: a model needs two labels of two "
+            "clips each; until then they count as verdicts, and other clips get zero-shot labels, unverified"
+        )
+        yield Finding(FindingKind.ONE_LABEL, "", message, count=count)
+    elif given:
         yield from _rare_labels(given)
         yield from _unused_labels(listing, given)
     if len(given) == 1:

@@ -31,6 +31,7 @@ class FindingKind(StrEnum):
     LABEL_MEANS_UNKNOWN = "label_means_unknown"
     GOLD_LABEL_NOT_GIVEN = "gold_label_not_given"
     EMPTY_CLASS = "empty_class"
+    ONE_LABEL = "one_label"
     NUMERIC_LABEL = "numeric_label"
     NO_MEDIA = "no_media"
     NO_LABELS = "no_labels"
@@ -76,6 +77,7 @@ MISTAKES = (
     FindingKind.LABEL_MEANS_UNKNOWN,
     FindingKind.GOLD_LABEL_NOT_GIVEN,
     FindingKind.EMPTY_CLASS,
+    FindingKind.ONE_LABEL,
     FindingKind.NUMERIC_LABEL,
     FindingKind.GROUP_WITHOUT_CLIP,
     FindingKind.CLIP_WITHOUT_GROUP,

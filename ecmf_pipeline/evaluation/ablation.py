@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ecmf_pipeline.core.arrays import bootstrap_samples, scores
 from ecmf_pipeline.core.errors import TooFewClips
 from ecmf_pipeline.core.files import write_atomic, write_sealed_json
+from ecmf_pipeline.core.predictions import Basis
 from ecmf_pipeline.evaluation.config import AblateConfig
 from ecmf_pipeline.evaluation.scoring import groups_to_draw
 from ecmf_pipeline.evaluation.variants import REFERENCE, Variant, weight_diagnostics
@@ -250,6 +251,14 @@ def write_ablation(folder: Path, metrics: Path, clip_ids: Sequence[str], judged_
         labels=np.stack(list(ablation.predictions.values())),
     )
     write_atomic(folder / "answers.npz", packed.getvalue())
+
+
+def write_no_ablation(folder: Path, metrics: Path) -> None:
+    """Write tables without rows, because there are too few labels to train on."""
+    (folder / "answers.npz").unlink(missing_ok=True)
+    write_sealed_json(metrics, {"basis": Basis.ZERO_SHOT.value})
+    _write_table(folder / "variants.csv", VARIANT_COLUMNS, [])
+    _write_table(folder / "robustness.csv", ROBUSTNESS_COLUMNS, [])
 
 
 def _write_table(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:

@@ -15,7 +15,9 @@ from ecmf_pipeline.core.predictions import PredictionTable
 from ecmf_pipeline.evaluation.scoring import Evaluator, reliability
 
 
-def summary_metrics(results: Mapping[str, Any], interval: tuple[float, float], quarantined: int) -> dict[str, float]:
+def summary_metrics(
+    results: Mapping[str, Any], interval: tuple[float, float], quarantined: int
+) -> dict[str, float | str]:
     """Select the numbers that `dvc metrics` and `dvc exp show` print; a number that is unknown is left out.
 
     The names are short and the shares rounded to four digits, so that DVC's table of one row fits 120 columns.
@@ -41,7 +43,8 @@ def summary_metrics(results: Mapping[str, Any], interval: tuple[float, float], q
         "refined": labels.get("refined", {}).get("accuracy"),
     }
     known = {name: round(share, 4) for name, share in shares.items() if share is not None}
-    return {**known, "clips": results["clips"], "quarantined": quarantined}
+    basis = results["judged_by"] if results["judged_by"] == "gold" else results["basis"]
+    return {"basis": basis, **known, "clips": results["clips"], "quarantined": quarantined}
 
 
 def write_plots(folder: Path, evaluator: Evaluator, predictions: PredictionTable, results: Mapping[str, Any]) -> None:

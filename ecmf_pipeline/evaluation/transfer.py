@@ -71,20 +71,11 @@ def evaluate_transfer(
     Raises:
         InputError: If no modality is shared, or features have another width.
     """
-    shared = [name for name in ensemble.modalities if name in modalities]
-    if not shared:
-        raise InputError(
-            f"the model was trained on {', '.join(ensemble.modalities)}; this corpus has features of "
-            f"{', '.join(modalities)}",
-            "extract a modality of the model, with the same encoder",
-        )
+    shared = shared_modalities(ensemble, modalities)
     clip_ids = [str(clip.clip_id) for clip in evaluator.clips]
     held_out = ensemble.held_out(clip_ids)
-    judgement = FoldwiseEnsemble(ensemble, held_out)
-    predictions = predict_in_blocks(
-        {"there": judgement}, clip_ids, lambda ids: _model_inputs(ensemble, read(ids), len(ids))
-    )
-    predicted_labels = _local_labels(predictions["there"].probs, ensemble.label_names, mapped)
+    probs = transfer_votes(ensemble, clip_ids, modalities=modalities, read=read)
+    predicted_labels = _local_labels(probs, ensemble.label_names, mapped)
     external_predictions = dict(zip(clip_ids, predicted_labels, strict=True))
     results = {
         "clips": len(clip_ids),
@@ -103,6 +94,48 @@ def evaluate_transfer(
         results["here_alone"] = evaluator.scores(alone)
         results["loss_alone"] = evaluator.difference(external_predictions, alone)
     return results
+
+
+def transfer_votes(
+    ensemble: Ensemble,
+    clip_ids: Sequence[str],
+    *,
+    modalities: Sequence[str],
+    read: Callable[[Sequence[str]], Mapping[str, NDArray[np.float32]]],
+) -> NDArray[np.float32]:
+    """Return the probabilities of a model from another corpus, (n, C); NaN for clips without any of its modalities.
+
+    Args:
+        ensemble: The model; a clip whose id it was trained on is predicted by the members that held out the clip.
+        clip_ids: The clips, (n,).
+        modalities: Modalities with features in this corpus; those that the model needs in addition count as missing.
+        read: Function from clip ids to the features of this corpus, by modality.
+
+    Raises:
+        InputError: If no modality is shared, or features have another width.
+    """
+    shared_modalities(ensemble, modalities)
+    foldwise = FoldwiseEnsemble(ensemble, ensemble.held_out(clip_ids))
+    predictions = predict_in_blocks(
+        {"there": foldwise}, clip_ids, lambda ids: _model_inputs(ensemble, read(ids), len(ids))
+    )
+    return predictions["there"].probs
+
+
+def shared_modalities(ensemble: Ensemble, modalities: Sequence[str]) -> list[str]:
+    """Return the modalities of a model that have features in this corpus.
+
+    Raises:
+        InputError: If there is none.
+    """
+    shared = [name for name in ensemble.modalities if name in modalities]
+    if not shared:
+        raise InputError(
+            f"the model was trained on {', '.join(ensemble.modalities)}; this corpus has features of "
+            f"{', '.join(modalities)}",
+            "extract a modality of the model, with the same encoder",
+        )
+    return shared
 
 
 def _model_inputs(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from ecmf_pipeline.core.arrays import scores
 from ecmf_pipeline.core.console import warn
 from ecmf_pipeline.core.errors import CorpusError, InputError, MissingInput
 from ecmf_pipeline.core.files import write_csv
+from ecmf_pipeline.core.predictions import Basis
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.corpora.label_npz import TEST_ENTRY, read_label_npz
 from ecmf_pipeline.corpora.listing import quote_names
@@ -50,6 +51,19 @@ def write_submission(path: Path, names: Sequence[str], predictions: Mapping[str,
             "remove control characters and surrounding whitespace from names and labels",
         )
     return changed
+
+
+def write_unverified_submission(path: Path, rows: Iterable[tuple[str, str, float, Basis]]) -> None:
+    """Write ``name,discrete,confidence,basis``, mostly of zero-shot labels; ``discrete`` is empty for an abstention.
+
+    `read_submission` refuses a file with empty labels, so that guesses are not handed in unnoticed.
+
+    Args:
+        path: The csv file.
+        rows: Name, label, confidence and basis of each candidate.
+    """
+    columns = (*COLUMNS, "confidence", "basis")
+    write_csv(path, columns, ([*row[:2], f"{row[2]:.6f}", row[3].value] for row in rows))
 
 
 def read_submission(path: Path, *, skip_blank: bool = False) -> dict[str, str]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from pathlib import Path
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Split
@@ -57,6 +58,50 @@ class LightGbmConfig(Config):
     num_threads: int = Field(default=1, gt=0)
 
 
+EXPECTED_ACCURACY: dict[str, float] = {"face/zero-shot": 0.45, "llm": 0.3, "other": 0.4}
+"""Cautious shares of right votes of the packaged models on six emotions; `tools.bench.zero_shot` measures them."""
+
+
+class ZeroShotConfig(Config):
+    """Sources that vote without labels of this corpus: used while it has too few labels to train on.
+
+    Attributes:
+        face: Whether the face network votes with its own seven emotions (source ``face/zero-shot``).
+        text_image: Whether a CLIP or SigLIP encoder of pictures votes by the similarity of pictures and texts (sources
+            ``global/zero-shot`` and ``face/text-image``); it needs ``token_pool: projection``.
+        prompt: Text that CLIP compares with the pictures; ``{label}`` is replaced by each label.
+        mapping: Labels of this corpus for emotions that models name differently, {fear: worried}; "" for none. It is
+            added to a table of synonyms, and is used for the face network and the models of ``vote.transfer``.
+        accuracy: Expected share of right votes of each source, by its name, before any verdict. It sets how far the
+            source's probabilities are trusted. Sources without an entry have the value of ``other``.
+    """
+
+    face: bool = True
+    text_image: bool = True
+    prompt: str = Field(default="a photo of a {label} person", pattern=r"\{label\}")
+    mapping: dict[str, str] = Field(default_factory=dict)
+    accuracy: dict[str, float] = Field(default_factory=lambda: dict(EXPECTED_ACCURACY))
+
+    @field_validator("accuracy")
+    @classmethod
+    def _check_accuracy(cls, accuracy: dict[str, float]) -> dict[str, float]:
+        if wrong := [name for name, share in accuracy.items() if not 0 < share < 1]:
+            raise ValueError(f"the accuracy of {wrong[0]} is not between 0 and 1")
+        return EXPECTED_ACCURACY | accuracy
+
+
+class TransferConfig(Config):
+    """A model that another project has saved, as a source of votes.
+
+    Attributes:
+        folder: Folder of the saved model, such as ``data/fusion/refined/fusion`` of the other project.
+        mapping: Labels of this corpus for labels of the model, {joy: happy}; equal names and synonyms need no entry.
+    """
+
+    folder: Path
+    mapping: dict[str, str] = Field(default_factory=dict)
+
+
 class VoteConfig(Config):
     """The `vote` stage: voters of each modality and the LLM.
 
@@ -75,6 +120,8 @@ class VoteConfig(Config):
         llm_least_words: The LLM abstains on transcripts with fewer words (Chinese: characters).
         sources: Csv files of further votes: ``clip_id,source`` and either ``label`` or ``p_<label>`` of each label.
             Votes must not be derived from the given labels of the same clips.
+        transfer: Saved models of other projects by name; each is a source ``transfer:NAME``.
+        zero_shot: Sources for a corpus with too few labels to train on.
     """
 
     folds: int = Field(default=5, ge=2)
@@ -86,6 +133,8 @@ class VoteConfig(Config):
     llm_margin: float = Field(default=0.2, ge=0, le=1)
     llm_least_words: int = Field(default=2, ge=1)
     sources: tuple[str, ...] = ()
+    transfer: dict[Annotated[str, StringConstraints(pattern=r"^[\w-]+$")], TransferConfig] = Field(default_factory=dict)
+    zero_shot: ZeroShotConfig = ZeroShotConfig()
 
     @field_validator("inputs")
     @classmethod
@@ -147,6 +196,8 @@ class RefineConfig(Config):
             the majority class from growing without limit.
         pseudo_weight: Weight of a pseudo-label of probability one; labelled clips have a mean weight of one.
         pseudo_splits: Splits whose clips may get pseudo-labels.
+        zero_shot_above: Minimum probability of a label of a corpus with too few labels to train on; below it, the clip
+            gets none. These probabilities are not calibrated before there are 30 verdicts.
         review_budget: Number of clips without a usable label listed for review, by highest entropy.
         label_next: Number of clips, labelled or not, in ``data/labels/next.csv``, the list of clips to label by hand
             next.
@@ -166,6 +217,7 @@ class RefineConfig(Config):
     pseudo_quota: float = Field(default=1.0, ge=0)
     pseudo_weight: float = Field(default=0.5, gt=0, le=1)
     pseudo_splits: tuple[Split, ...] = (Split.UNLABELED, Split.CANDIDATE)
+    zero_shot_above: float = Field(default=0.4, ge=0, le=1)
     review_budget: int = Field(default=20, ge=0)
     label_next: int = Field(default=100, ge=0)
 

@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 from ecmf_pipeline.core.arrays import Bools, Floats, Ints
 from ecmf_pipeline.core.clips import Clip, ClipId, Split, label_indices
 from ecmf_pipeline.core.console import format_count, format_share
+from ecmf_pipeline.core.predictions import Basis
 from ecmf_pipeline.labels.config import RefineConfig
 from ecmf_pipeline.labels.label_model import Assessment
 from ecmf_pipeline.labels.reasons import compare
 from ecmf_pipeline.labels.selection import can_be_judged, label_entropy
 from ecmf_pipeline.labels.thresholds import NEVER, Thresholds, find_thresholds
+from ecmf_pipeline.labels.verdicts import MIN_GOLD
 from ecmf_pipeline.labels.votes import ABSTAIN
 
 
@@ -74,6 +76,8 @@ class Decision:
         confidence: Probability that ``label`` is correct.
         agreement: Share of the voting sources that vote for ``label``; NaN if none votes.
         reason: Explanation of the decision, generated from the numbers that decided.
+        basis: What ``label`` rests on: ``verdicts`` if a person has verified it, otherwise the labels that the sources
+            were trained on: ``given``, ``verdicts``, or ``zero-shot`` if no source saw a label of this corpus.
         label: The label that ``confidence``, ``agreement`` and the log-odds are about: ``refined_label``; if it is
             empty, the most probable label.
         rival: The label that ``label`` is compared with: the given label if it differs; otherwise the most probable
@@ -101,6 +105,7 @@ class Decision:
     log_odds_prior: float = math.nan
     log_odds_given: float = math.nan
     log_odds_sources: float = math.nan
+    basis: Basis = Basis.GIVEN
     votes: Sequence[Vote] = ()
 
 
@@ -114,6 +119,7 @@ def decide(
     gold: Ints | None = None,
     shares: Floats | None = None,
     is_bad: Bools | None = None,
+    basis: Basis = Basis.GIVEN,
 ) -> list[Decision]:
     """Decide on the label of each clip.
 
@@ -128,6 +134,8 @@ def decide(
         shares: Share of reviewers for each label, (n, K), of clips on which they differ; NaN for other clips. The label
             of most reviewers is trained on with its share as probability; None if there are no such clips.
         is_bad: Clips that people call unusable, (n,): they are not trained on; None if there are none.
+        basis: What the sources were trained on. With `Basis.ZERO_SHOT` each unlabelled clip gets its most probable
+            label from ``zero_shot_above`` on, without quota; there are no given labels to keep a balance with.
 
     Returns:
         One decision per clip, in the same order.
@@ -141,20 +149,23 @@ def decide(
         )
     if missing := set(assessment.votes) - set(families):
         raise ValueError(f"sources without a family: {sorted(missing)}")
+    if basis is Basis.ZERO_SHOT:
+        config = config.model_copy(update={"pseudo_above": config.zero_shot_above, "pseudo_families": 1})
     given = np.array(label_indices(clips, labels), np.int64)
     gold = np.full(len(clips), -1) if gold is None else gold
     thresholds = find_thresholds(assessment, given, gold, config)
     supporting = supporting_families(assessment, families)
-    draft = _Draft(
-        np.full(len(clips), LabelAction.LEAVE, object), np.full(len(clips), -1), np.full(len(clips), "", object)
-    )
+    # np.full would store plain texts instead of actions.
+    leave = np.array([LabelAction.LEAVE] * len(clips), object)
+    draft = _Draft(leave, np.full(len(clips), -1), np.full(len(clips), "", object))
     is_bad = np.zeros(len(clips), bool) if is_bad is None else is_bad
     by_people = gold if shares is None else _majority(assessment, gold, shares)
     unlabelled = (given < 0) & (by_people < 0) & ~is_bad
     _decide_given(draft, assessment, given, supporting, thresholds, config)
     _apply_human_labels(draft, given, by_people)
     draft.notes[(by_people >= 0) & (gold < 0)] += "; reviewers differ, so the weight is the share of this label"
-    _assign_pseudo_labels(draft, assessment, clips, labels, unlabelled, supporting, thresholds, config)
+    quota = math.inf if basis is Basis.ZERO_SHOT else config.pseudo_quota
+    _assign_pseudo_labels(draft, assessment, clips, labels, unlabelled, supporting, thresholds, config, quota)
     _select_for_review(draft, assessment, unlabelled & can_be_judged(clips), config)
     draft.new[is_bad] = -1
     draft.set(is_bad & (given >= 0), LabelAction.DROP, "; excluded from training: a bad clip by human verdict")
@@ -179,6 +190,7 @@ def decide(
             log_odds_prior=float(comparison.log_odds.prior[i]),
             log_odds_given=float(comparison.log_odds.given[i]),
             log_odds_sources=float(comparison.log_odds.sources[i]),
+            basis=Basis.VERDICTS if by_people[i] >= 0 else basis,
         )
         for i, clip in enumerate(clips)
     ]
@@ -264,6 +276,7 @@ def _assign_pseudo_labels(
     supporting: Ints,
     thresholds: Thresholds,
     config: RefineConfig,
+    quota_share: float,
 ) -> None:
     """Assign pseudo-labels, most confident first, up to the quota of each class."""
     allowed = unlabelled & np.array([clip.split in config.pseudo_splits for clip in clips], dtype=bool)
@@ -287,7 +300,7 @@ def _assign_pseudo_labels(
             )
         eligible = np.flatnonzero(confident & supported).tolist()
         eligible.sort(key=lambda i: (-assessment.confidence[i], clips[i].clip_id))
-        quota = int(config.pseudo_quota * count)
+        quota = len(eligible) if math.isinf(quota_share) else int(quota_share * count)
         taken, over_quota = np.array(eligible[:quota], np.int64), np.array(eligible[quota:], np.int64)
         draft.set(taken, LabelAction.PSEUDO, f"; pseudo-label: {name} is at least {threshold:.2f}")
         draft.new[taken] = label
@@ -373,6 +386,35 @@ def describe_effect(decisions: Sequence[Decision], labels: Sequence[str]) -> lis
             if before[label] or after[label]
         ),
     ]
+
+
+def describe_zero_shot(decisions: Sequence[Decision], assessment: Assessment, gold: Ints) -> list[str]:
+    """Describe labels that no label of this corpus has confirmed, and how often they agree with the verdicts.
+
+    Args:
+        decisions: Decisions on n clips.
+        assessment: Result of the label model; ``probs`` predicts verified clips without their own verdict.
+        gold: Labels known to be right, (n,); -1 if unknown.
+    """
+    known = np.flatnonzero(gold >= 0)
+    zero_shot = [decision for decision in decisions if decision.basis is Basis.ZERO_SHOT]
+    n_labelled = sum(bool(decision.refined_label) for decision in zero_shot)
+    voting = sum(source.coverage > 0 for source in assessment.sources)
+    lines = [
+        f"zero-shot, unverified: {format_count(n_labelled, 'clip')} labelled by {format_count(voting, 'source')}, "
+        f"{len(zero_shot) - n_labelled} without label; the confidence is not calibrated",
+        f"{len(known)} of {MIN_GOLD} verdicts"
+        + (
+            f"; the sources agree with {int((assessment.probs[known].argmax(axis=1) == gold[known]).sum())} of them, "
+            "predicted without their own verdict"
+            if len(known)
+            else ""
+        ),
+    ]
+    shares = Counter(decision.refined_label for decision in zero_shot if decision.refined_label)
+    if shares:
+        lines.append(", ".join(f"{count} {label}" for label, count in shares.most_common()))
+    return lines
 
 
 def source_metrics(assessment: Assessment) -> dict[str, dict[str, float | None]]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ecmf_pipeline.core.arrays import Bools, Floats, Ints
 from ecmf_pipeline.core.clips import Clip
+
+_COMPONENTS = 16
+"""Maximum number of principal components of a modality for the clusters of the first clips to label."""
 
 
 def label_entropy(posterior: Floats) -> Floats:
@@ -70,3 +74,59 @@ def select_clips_to_label(gain: Floats, labels: Ints, eligible: Bools, count: in
         spread = rows[np.argsort(rank_in_class, kind="stable")][: count - len(chosen)]
         chosen += spread[np.argsort(-gain[spread], kind="stable")].tolist()
     return chosen
+
+
+def select_first_clips(
+    features: Mapping[str, NDArray[np.floating]], gain: Floats, eligible: Bools, known: Bools, *, clusters: int
+) -> list[int]:
+    """Select typical clips for the first verdicts: the central clip of each cluster without a verdict.
+
+    Before models are trained, the most uncertain clips teach little: they are often those that no source can judge, and
+    models that are trained on them alone do not learn the common cases. On the default corpus, 30 verdicts on clips of
+    the highest gain gave a lower accuracy than 30 on random clips (`tools.bench.zero_shot`).
+
+    Args:
+        features: Features by modality, (n, D) each; NaN if a clip has none.
+        gain: Expected gain, (n,); it orders clusters of equal size.
+        eligible: Clips that a person may label, (n,).
+        known: Clips with a verdict, (n,).
+        clusters: Number of clusters; they do not change with the verdicts, so the next call continues the list.
+
+    Returns:
+        At most one clip of each cluster, that of the largest cluster first.
+    """
+    from sklearn.cluster import KMeans
+
+    rows = np.flatnonzero(eligible | known)
+    points = _joint_components({name: values[rows] for name, values in features.items()}, len(rows))
+    if not len(rows) or not points.shape[1]:
+        return []
+    fitted = KMeans(min(clusters, len(np.unique(points, axis=0))), n_init=3, random_state=0).fit(points)
+    distances = ((points - fitted.cluster_centers_[fitted.labels_]) ** 2).sum(axis=1)
+    chosen: list[tuple[int, float, int]] = []
+    for cluster in range(fitted.n_clusters):
+        members = np.flatnonzero(fitted.labels_ == cluster)
+        if known[rows[members]].any():
+            continue
+        central = int(rows[members[distances[members].argmin()]])
+        chosen.append((-len(members), -float(gain[central]), central))
+    return [row for _, _, row in sorted(chosen)]
+
+
+def _joint_components(features: Mapping[str, NDArray[np.floating]], clips: int) -> Floats:
+    """Return principal components of each modality with unit mean length, side by side; 0 for missing modalities."""
+    from sklearn.decomposition import PCA
+
+    parts: list[Floats] = [np.zeros((clips, 0))]
+    for values in features.values():
+        present = np.flatnonzero(np.isfinite(values.sum(axis=1)))
+        if len(present) < 2:
+            continue
+        rows = np.asarray(values[present], np.float64)
+        rows = (rows - rows.mean(axis=0)) / (rows.std(axis=0) + 1e-6)
+        components = min(_COMPONENTS, len(present) - 1, rows.shape[1])
+        projected = PCA(components, random_state=0).fit_transform(rows)
+        part = np.zeros((clips, components))
+        part[present] = projected / (np.sqrt((projected**2).sum(axis=1).mean()) + 1e-9)
+        parts.append(part)
+    return np.concatenate(parts, axis=1)

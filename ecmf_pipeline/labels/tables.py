@@ -20,6 +20,7 @@ from ecmf_pipeline.core.clips import Clip, ClipId, Corpus, Split
 from ecmf_pipeline.core.console import format_count, warn
 from ecmf_pipeline.core.errors import InputError, MissingInput
 from ecmf_pipeline.core.files import write_atomic
+from ecmf_pipeline.core.predictions import Basis
 from ecmf_pipeline.core.tables import (
     TableFile,
     as_spreadsheet_text,
@@ -51,6 +52,7 @@ REFINED_COLUMNS = (
     "log_odds_prior",
     "log_odds_given",
     "log_odds_sources",
+    "basis",
     "reason",
 )
 """First columns of refined.csv, each an attribute of `Decision`. They are followed by ``posterior_<label>`` for each
@@ -259,6 +261,7 @@ def read_decisions(path: Path, *, votes: bool = False, corpus: Corpus | None = N
     reject(~frame["confidence"].between(0, 1), "the confidence is not a probability")
     reject((frame["weight"] > 0) & (frame["refined_label"] == ""), "weight above 0 without a label")
     reject(frame["label"] == "", "the label is empty")
+    reject(~frame["basis"].isin(list(Basis)), "unknown basis")
     parts = frame[[*LOG_ODDS_PARTS]].sum(axis=1, min_count=len(LOG_ODDS_PARTS))
     reject(parts.isna() != frame["log_odds"].isna(), "the log-odds are incomplete")
     reject((parts - frame["log_odds"]).abs() > 1e-5, "the parts of the log-odds do not add up")
@@ -291,11 +294,24 @@ def read_decisions(path: Path, *, votes: bool = False, corpus: Corpus | None = N
                 "clip_id": ClipId(row["clip_id"]),
                 "split": Split(row["split"]),
                 "decision": LabelAction(row["decision"]),
+                "basis": Basis(row["basis"]),
             },
             votes=[vote(source, row[f"{source}_vote"], row[f"{source}_prob"]) for source in loaded],
         )
         for row in frame[columns].to_dict("records")
     ]
+
+
+def read_posterior(path: Path, labels: Sequence[str]) -> Floats:
+    """Return the posterior in refined.csv, (n, K), in the order of its rows, which are sorted by clip id.
+
+    Raises:
+        MissingInput: If the file does not exist.
+        InputError: If it lacks a label.
+    """
+    columns = [f"{POSTERIOR}{label}" for label in labels]
+    _, frame = _read_table(path, ("clip_id", *columns), columns, _REFINE_AGAIN)
+    return frame[columns].to_numpy(np.float64)
 
 
 def _check_belongs_to(table: TableFile, frame: pd.DataFrame, corpus: Corpus, label_columns: Sequence[str]) -> None:

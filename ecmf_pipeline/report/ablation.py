@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from ecmf_pipeline.core.clips import MAX_CLIP_ID_BYTES
+from ecmf_pipeline.core.predictions import NO_MODALITY, Basis
 from ecmf_pipeline.report.blocks import (
     PALETTE,
     UNKNOWN,
@@ -51,9 +52,12 @@ def weights_section(report: ReportInput, ablation: Ablation | None = None) -> Se
     """Show the mean weight of each modality, and a warning if the fusion has collapsed onto one."""
     title = "Modality weights"
     weighted = [row for row in report.predictions if any(map(math.isfinite, row.modality_weights.values()))]
-    flagged = _flagged([row for row in report.predictions if row.flag])
+    flagged = _flagged([row for row in report.predictions if row.flag == NO_MODALITY])
     if not weighted:
-        return Section("weights", title, [Notice("No prediction has modality weights."), *flagged])
+        why = "No prediction has modality weights."
+        if ablation is not None and ablation.basis is Basis.ZERO_SHOT:
+            why = "No modality weights: there are too few labels to train a model on."
+        return Section("weights", title, [Notice(why), *flagged])
     modalities = list(dict.fromkeys(name for row in weighted for name in row.modality_weights))
     n_by_label = Counter(row.label for row in weighted)
     totals = _totals(weighted, modalities)
@@ -149,6 +153,8 @@ def ablation_section(ablation: Ablation | None) -> Section:
     """Show the variants of the fusion and the fusion on damaged inputs, with 95% intervals."""
     if ablation is None or ablation.reference.weighted_f1 is None:
         why = "Not available: `ecmf-pipe ablate` has not run."
+        if ablation is not None and ablation.basis is Basis.ZERO_SHOT:
+            why = "No ablation study: there are too few labels to train models on."
         return Section(ANCHOR, TITLE, [Notice(why)])
     blocks: list[Block] = [Paragraph(_introduction(ablation))]
     blocks += [Paragraph(sentence) for sentence in _findings(ablation.variants)]

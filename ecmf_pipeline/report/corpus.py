@@ -13,6 +13,7 @@ import yaml
 
 from ecmf_pipeline.core.clips import MAX_CLIP_ID_BYTES, Clip, Split, WordsFrom
 from ecmf_pipeline.core.files import fingerprint
+from ecmf_pipeline.core.predictions import Basis
 from ecmf_pipeline.report.blocks import (
     UNKNOWN,
     Bar,
@@ -125,6 +126,8 @@ def _label_distribution(report: ReportInput) -> list[Block]:
     rows = [[corpus_text(label), *(count(tally[label]) for tally in shown.values())] for label in labels]
     numbers = Table("Clips by label", ["Label", *(f"#{name}" for name in shown)], rows)
     caption = "Label distribution: share of each label within its set."
+    if report.corpus.get("basis") == Basis.ZERO_SHOT:
+        caption += " Refined labels and predictions are zero-shot, unverified."
     return [Heading("Labels"), Paragraph(sentence), Figure(drawing, caption, numbers)]
 
 

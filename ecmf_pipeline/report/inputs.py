@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ecmf_pipeline.core.clips import Clip
 from ecmf_pipeline.core.errors import InputError
+from ecmf_pipeline.core.predictions import Basis
 from ecmf_pipeline.labels.refine import Decision
 from ecmf_pipeline.runner.quarantine import QuarantineEntry
 
@@ -22,7 +23,7 @@ class PredictedClip:
     """Prediction of the fusion model for one clip.
 
     Attributes:
-        label: The predicted label; empty if there is no prediction.
+        label: The predicted label; empty if there is no prediction, or a zero-shot one is too uncertain.
         probability: Probability of this label; None if there is no prediction.
         modality_weights: Weight of each modality, 0 to 1; NaN or no entry if the clip has no usable modality.
         flag: Reason why there is no prediction, such as ``no usable modality``; empty if there is one.
@@ -61,7 +62,8 @@ class ReportInput:
     """Results of a run. Absent results are empty or None, and the report states their absence.
 
     Attributes:
-        corpus: ``kind``, ``root``, ``labels`` (in the order of the model's outputs), ``synthetic``.
+        corpus: ``kind``, ``root``, ``labels`` (in the order of the model's outputs), ``synthetic``, ``basis`` (what
+            models are trained on; see `Basis`) and ``verdicts`` (their number).
         index: Metrics of the `index` stage, of which only ``findings`` (count by kind) is used.
         findings: Findings about the corpus: ``kind``, ``clip_id``, ``message``.
         coverage: Number of clips that are ``done``, ``absent``, ``quarantined``, ``missing``, by modality.
@@ -188,14 +190,39 @@ class Confusion(MetricsPart):
     counts: list[list[int]] = []
 
 
+class ZeroShotSource(MetricsPart):
+    """A source of votes that saw no label of the corpus."""
+
+    votes: int = 0
+    weight: float | None = None
+
+
+class ZeroShot(MetricsPart):
+    """Labels that nothing has verified; see `evaluation.zero_shot.describe`."""
+
+    clips: int = 0
+    labelled: int = 0
+    abstained: int = 0
+    verdicts: int = 0
+    verdicts_needed: int = 0
+    verdicts_agreed: int = 0
+    agreement: float | None = None
+    confidence: float | None = None
+    labels: dict[str, int] = {}
+    sources: dict[str, ZeroShotSource] = {}
+
+
 class Evaluation(MetricsPart):
     """Content of the metrics file of `evaluate`."""
+
+    basis: Basis = Basis.GIVEN
+    zero_shot: ZeroShot | None = None
 
     weighted_f1: float | None = None
     accuracy: float | None = None
     clips: int = 0
     judged_by: Literal["gold", "given"] | None = None
-    model: Literal["refined", "given"] | None = None
+    model: Literal["refined", "given", "zero-shot"] | None = None
     fusion: TwoModels | None = None
     modalities: dict[str, Scores | None] = {}
     by_split: dict[str, TwoModels | None] = {}
@@ -210,7 +237,7 @@ class Evaluation(MetricsPart):
         """Scores of the fusion model that the headline reports."""
         if self.fusion is None:
             return None
-        return self.fusion.refined if self.model == "refined" else self.fusion.given
+        return self.fusion.refined if self.model in {"refined", "zero-shot"} else self.fusion.given
 
 
 class Reference(MetricsPart):
@@ -274,6 +301,7 @@ class Optimistic(MetricsPart):
 class Ablation(MetricsPart):
     """Content of the metrics file of `ablate`."""
 
+    basis: Basis = Basis.GIVEN
     judged_by: Literal["gold", "given"] | None = None
     reference: Reference = Reference()
     variants: tuple[VariantRow, ...] = ()

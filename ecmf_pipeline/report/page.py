@@ -22,7 +22,6 @@ from ecmf_pipeline.report.corpus import (
 from ecmf_pipeline.report.inputs import Ablation, Evaluation, ReportInput, read_ablation, read_evaluation
 from ecmf_pipeline.report.refinement import refinement_section
 from ecmf_pipeline.report.scores import (
-    Conclusion,
     bounds,
     confusion_section,
     fusion_conclusion,
@@ -31,6 +30,12 @@ from ecmf_pipeline.report.scores import (
     majority_f1,
     scores_section,
     training_conclusion,
+)
+from ecmf_pipeline.report.zero_shot import UNVERIFIED, Conclusion, zero_shot_conclusions, zero_shot_tiles
+
+UNVERIFIED_NOTICE = (
+    "Zero-shot, unverified: all labels on this page come from models that saw no label of this corpus. "
+    "Their confidence is not calibrated, and agreement between sources is no accuracy."
 )
 
 SYNTHETIC_NOTICE = (
@@ -58,6 +63,7 @@ def render(report: ReportInput, config: ReportConfig) -> str:
         quarantine_section(report, config),
         provenance_section(report),
     ]
+    unverified = evaluation.zero_shot is not None
     environment = Environment(
         loader=PackageLoader("ecmf_pipeline.report"),
         autoescape=True,
@@ -68,8 +74,9 @@ def render(report: ReportInput, config: ReportConfig) -> str:
     )
     return environment.get_template("page.html.j2").render(
         title="Emotion recognition report",
-        subtitle=f"Corpus: {shorten(str(report.corpus.get('kind') or 'not named'), 60)}",
-        warning=SYNTHETIC_NOTICE if report.synthetic else "",
+        subtitle=f"Corpus: {shorten(str(report.corpus.get('kind') or 'not named'), 60)}"
+        + (f"; labels: {UNVERIFIED}" if unverified else ""),
+        warnings=[*([UNVERIFIED_NOTICE] if unverified else []), *([SYNTHETIC_NOTICE] if report.synthetic else [])],
         tiles=tiles(report, evaluation),
         conclusions=conclusions(report, evaluation, ablation),
         sections=sections,
@@ -87,13 +94,19 @@ def tiles(report: ReportInput, evaluation: Evaluation) -> list[Tile]:
     if best and best.best:
         comparison = f"against {best.best}, {f'95% interval {bounds(best)}' if bounds(best) else 'no interval'}"
     n_quarantined = len({entry.clip_id for entry in report.quarantine})
-    return [
+    corpus = [
         Tile(
             "Corpus",
             shorten(str(report.corpus.get("kind") or "not named"), 40),
             "synthetic: generated clips" if report.synthetic else "not synthetic",
         ),
         Tile("Clips", count(len(report.clips)), ", ".join(by_split) or "none"),
+    ]
+    quarantined = Tile("Quarantined", count(n_quarantined, "clip"), count(len(report.quarantine), "entry", "entries"))
+    if evaluation.zero_shot is not None:
+        return [*corpus, *zero_shot_tiles(evaluation, evaluation.zero_shot), quarantined]
+    return [
+        *corpus,
         Tile("Weighted F1", value, basis),
         Tile("Fusion compared with best single modality", fusion.short, comparison, fusion.state),
         Tile(
@@ -102,7 +115,7 @@ def tiles(report: ReportInput, evaluation: Evaluation) -> list[Tile]:
             _accuracies(evaluation),
             refinement.state,
         ),
-        Tile("Quarantined", count(n_quarantined, "clip"), count(len(report.quarantine), "entry", "entries")),
+        quarantined,
     ]
 
 
@@ -112,6 +125,8 @@ def conclusions(report: ReportInput, evaluation: Evaluation, ablation: Ablation 
     They cover the score of the fusion, fusion compared with single modalities, the accuracy of the training labels, and
     the effect of refined labels on training. A fusion that has collapsed onto one modality is added.
     """
+    if evaluation.zero_shot is not None:
+        return zero_shot_conclusions(evaluation, evaluation.zero_shot)
     conclusions = [_score_conclusion(evaluation), fusion_conclusion(evaluation)]
     conclusions.append(labels_conclusion(evaluation, refined=bool(report.refined)))
     if report.refined or evaluation.refined_over_given:

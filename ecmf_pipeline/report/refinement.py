@@ -9,6 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from ecmf_pipeline.core.clips import MAX_CLIP_ID_BYTES, Clip, marked_transcript
+from ecmf_pipeline.core.predictions import Basis
 from ecmf_pipeline.labels.refine import Decision, LabelAction, Vote
 from ecmf_pipeline.report.blocks import (
     UNKNOWN,
@@ -33,6 +34,7 @@ from ecmf_pipeline.report.blocks import (
 from ecmf_pipeline.report.config import ReportConfig
 from ecmf_pipeline.report.inputs import Evaluation, LabelAccuracy, ReportInput
 from ecmf_pipeline.report.scores import labels_conclusion
+from ecmf_pipeline.report.zero_shot import UNVERIFIED, next_step
 
 DECISIONS: dict[LabelAction, tuple[Colour, str, str]] = {
     LabelAction.KEEP: ("blue", "kept", "the given label is kept"),
@@ -57,6 +59,12 @@ def refinement_section(report: ReportInput, evaluation: Evaluation, config: Repo
     conclusion = labels_conclusion(evaluation, refined=bool(report.refined))
     if not report.refined:
         return Section("refinement", title, [Notice(conclusion.sentence)])
+    if evaluation.zero_shot is not None:
+        return Section(
+            "refinement",
+            f"Labels: {UNVERIFIED}",
+            [Paragraph(next_step(evaluation.zero_shot)), *_sources(report), *_changes(report, config)],
+        )
     blocks: list[Block] = [Paragraph(conclusion.sentence), *_accuracy(evaluation)]
     blocks += [*evidence_blocks(report.evaluate), *_decisions(report)]
     blocks += [*_matrix(report), *_sources(report), *vote_source_blocks(report.vote_sources)]
@@ -202,7 +210,7 @@ def _change(row: Decision, clip: Clip | None, config: ReportConfig) -> list[str 
     )
     if gold:
         label += Markup('<span class="under">gold: {}{}</span>').format(corpus_text(gold, 40), _outcome(row, gold))
-    details = [f"weight {row.weight:.2f}"]
+    details = [UNVERIFIED if row.basis is Basis.ZERO_SHOT else f"weight {row.weight:.2f}"]
     if voting := [vote for vote in row.votes if vote.label]:
         agreeing = sum(vote.label == row.label for vote in voting)
         details.append(f"{agreeing} of {count(len(voting), 'source')} for {shorten(row.label, 40)}")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ecmf_pipeline.core.console import format_share
+from ecmf_pipeline.core.predictions import Basis
 from ecmf_pipeline.report.blocks import (
     UNKNOWN,
     Bar,
@@ -17,7 +16,6 @@ from ecmf_pipeline.report.blocks import (
     Notice,
     Paragraph,
     Section,
-    State,
     Table,
     bars,
     corpus_text,
@@ -30,22 +28,16 @@ from ecmf_pipeline.report.blocks import (
     signed,
 )
 from ecmf_pipeline.report.inputs import Confusion, Difference, Evaluation, LabelScores, ReportInput, Scores
+from ecmf_pipeline.report.zero_shot import UNVERIFIED, Conclusion, zero_shot_blocks
 
 GIVEN_CAVEAT = "The evaluation uses given labels, some of which may be wrong."
-
-
-@dataclass(frozen=True, slots=True)
-class Conclusion:
-    """A conclusion in a few words and as a sentence with its figures; ``state`` is None if it is not a comparison."""
-
-    state: State | None
-    short: str
-    sentence: str
 
 
 def scores_section(report: ReportInput, evaluation: Evaluation) -> Section:
     """Show the scores of single modalities and fusion, by split and by label."""
     title = "Scores"
+    if evaluation.zero_shot is not None:
+        return Section("scores", f"{title}: {UNVERIFIED}", zero_shot_blocks(report, evaluation, evaluation.zero_shot))
     if evaluation.weighted_f1 is None and evaluation.fusion is None and not evaluation.modalities:
         why = "No scores: there are neither gold labels nor given labels to evaluate predictions on."
         return Section("scores", title, [Notice(why)])
@@ -355,6 +347,8 @@ def evaluation_basis(evaluation: Evaluation) -> str:
     """Describe the labels that the scores were computed on."""
     if evaluation.judged_by == "gold":
         return "evaluated on gold labels"
+    if evaluation.judged_by == "given" and evaluation.basis is Basis.VERDICTS:
+        return "evaluated on verdicts, whose clips were chosen and not drawn at random"
     if evaluation.judged_by == "given":
         return "evaluated on given labels, not gold labels"
     return "evaluation labels not recorded"

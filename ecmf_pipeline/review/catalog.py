@@ -14,6 +14,7 @@ from typing import NamedTuple
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import read_corpus_tables
 from ecmf_pipeline.core.errors import EcmfError, InputError
+from ecmf_pipeline.core.predictions import Basis
 from ecmf_pipeline.core.tables import from_spreadsheet_text, open_table
 
 _REFINE = "ecmf-pipe refine"
@@ -34,6 +35,7 @@ class Asked(NamedTuple):
         group: Speaker or dialogue.
         is_labelled: Whether the clip has a given label.
         is_disputed: Whether at most half of the sources vote for `label`.
+        is_zero_shot: Whether the label comes from models that saw no label of this corpus.
         gain: Probability that a verdict changes the label; 0 if unknown.
     """
 
@@ -44,6 +46,7 @@ class Asked(NamedTuple):
     group: str
     is_labelled: bool
     is_disputed: bool
+    is_zero_shot: bool
     gain: float
 
 
@@ -55,7 +58,8 @@ class Filters(NamedTuple):
         decision: Decision of `refine`.
         group: Speaker or dialogue.
         kind: ``disagreement``: at most half of the sources vote for the label; ``unlabelled``: the clip has no given
-            label, so its label comes from models alone; ``reviewers``: reviewers differ.
+            label, so its label comes from models alone; ``zero-shot``: these models saw no label of the corpus;
+            ``reviewers``: reviewers differ.
     """
 
     label: str = ""
@@ -71,6 +75,7 @@ class Filters(NamedTuple):
             and (not self.group or clip.group == self.group)
             and (self.kind != "disagreement" or clip.is_disputed)
             and (self.kind != "unlabelled" or not clip.is_labelled)
+            and (self.kind != "zero-shot" or clip.is_zero_shot)
         )
 
 
@@ -123,22 +128,24 @@ def load_catalog() -> Catalog:
     """
     corpus = read_corpus_tables()
     problem = ""
-    refined: dict[str, tuple[str, str, bool, float]] = {}
+    refined: dict[str, tuple[str, str, bool, bool, float]] = {}
     first: dict[str, int] = {}
     try:
         refined = _read_refined()
         first = {clip_id: rank for rank, clip_id in enumerate(read_next())}
     except EcmfError as error:
         problem = f"The clips are in no particular order, because {error}"
-    unknown = ("", "", False, 0.0)
+    unknown = ("", "", False, False, 0.0)
     clips = []
     for clip in corpus.clips:
         if not (clip.has_video or clip.has_audio or clip.transcript.strip() or clip.translation.strip()):
             continue
-        label, decision, is_disputed, gain = refined.get(clip.clip_id, unknown)
+        label, decision, is_disputed, is_zero_shot, gain = refined.get(clip.clip_id, unknown)
         label, group = sys.intern(label or clip.given_label), sys.intern(clip.group)
         has_label = bool(clip.given_label)
-        clips.append(Asked(clip.clip_id, clip.digest, label, decision, group, has_label, is_disputed, gain))
+        clips.append(
+            Asked(clip.clip_id, clip.digest, label, decision, group, has_label, is_disputed, is_zero_shot, gain)
+        )
     last = len(first)
     clips.sort(key=lambda clip: (first.get(clip.clip_id, last), -clip.gain, bool(clip.label)))
     decisions: dict[str, int] = {}
@@ -151,8 +158,8 @@ def load_catalog() -> Catalog:
     return Catalog(clips, [clip.clip_id for clip in corpus.clips], decisions, groups, problem)
 
 
-def _read_refined() -> dict[str, tuple[str, str, bool, float]]:
-    """Return label, decision, whether the sources disagree, and the gain of a verdict, by clip."""
+def _read_refined() -> dict[str, tuple[str, str, bool, bool, float]]:
+    """Return label, decision, whether the sources disagree and are zero-shot, and the gain of a verdict, by clip."""
     table = open_table(paths.REFINED, command=_REFINE)
     rows = csv.reader(table.text.splitlines())
     header = next(rows, [])
@@ -160,12 +167,13 @@ def _read_refined() -> dict[str, tuple[str, str, bool, float]]:
     try:
         refined, given, best = column["refined_label"], column["given_label"], column["label"]
         decision, agreement = column["decision"], column["agreement"]
-        found: dict[str, tuple[str, str, bool, float]] = {}
+        basis = column["basis"]
+        found: dict[str, tuple[str, str, bool, bool, float]] = {}
         for row in rows:
             label = row[refined] or row[given] or row[best]
             disputed = bool(row[agreement]) and float(row[agreement]) <= DISAGREEMENT
             gain = round(1.0 - float(row[column[_POSTERIOR + label]]), 6)
-            found[row[0]] = (label, sys.intern(row[decision]), disputed, gain)
+            found[row[0]] = (label, sys.intern(row[decision]), disputed, row[basis] == Basis.ZERO_SHOT, gain)
     except (KeyError, IndexError, ValueError) as error:
         raise InputError(f"{paths.REFINED} is damaged ({error})", "write it again", command=_REFINE) from error
     table.check_seal()

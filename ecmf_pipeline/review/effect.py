@@ -37,8 +37,8 @@ def estimate_effect() -> dict[str, Any]:
 
     with contextlib.redirect_stdout(io.StringIO()):
         new = compute(load_params())
-    old = read_decisions(paths.REFINED, corpus=new.corpus)
-    verdicts = new.verdicts
+    old = read_decisions(paths.REFINED, corpus=new.labelled.corpus)
+    verdicts = new.labelled.verdicts
     answered = ((verdicts.gold >= 0) | verdicts.is_bad | ~np.isnan(verdicts.shares).all(axis=1)).tolist()
     changed = [
         (before, after, is_answered)

@@ -14,6 +14,7 @@ from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import MANIFEST_COLUMNS, Clip, Modality, clip_of_row, read_corpus_description
 from ecmf_pipeline.core.errors import CorpusError, EcmfError, InputError
 from ecmf_pipeline.core.files import FileState
+from ecmf_pipeline.core.predictions import Basis
 from ecmf_pipeline.labels.verdicts import UNSURE, Answer, is_outdated, other_answers
 from ecmf_pipeline.review.catalog import Asked, Catalog, Filters, load_catalog, read_next
 from ecmf_pipeline.review.rows import RowFile
@@ -102,6 +103,7 @@ class Project:
             row["group"],
             bool(row["given_label"]),
             is_disputed=False,
+            is_zero_shot=refined is not None and refined.get("basis") == Basis.ZERO_SHOT,
             gain=0.0,
         )
 
@@ -261,6 +263,7 @@ class Project:
         }
 
 
+_UNVERIFIED = ", as far as zero-shot, unverified models know"
 _DECISIONS = {
     "keep": "The given label is probably right.",
     "down_weight": "The given label is doubtful.",
@@ -280,7 +283,7 @@ def _why(refined: Mapping[str, str]) -> str:
     probability = float(refined.get(f"posterior_{label}") or 0)
     return (
         f"{_DECISIONS.get(refined['decision'], '')} Your answer changes its label with a probability of "
-        f"{1 - probability:.0%}."
+        f"{1 - probability:.0%}{_UNVERIFIED if refined.get('basis') == Basis.ZERO_SHOT else ''}."
     ).strip()
 
 

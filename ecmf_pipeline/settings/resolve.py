@@ -14,9 +14,10 @@ from typing import Any
 
 from ecmf_pipeline import __version__
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import Modality
+from ecmf_pipeline.core.clips import Modality, read_corpus_tables
 from ecmf_pipeline.core.errors import ModelError
 from ecmf_pipeline.core.files import cached_sha256, fingerprint, write_atomic
+from ecmf_pipeline.core.predictions import Basis
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.llm.prompt import load_prompt, load_rewrite_prompt
 from ecmf_pipeline.settings.params import Params
@@ -60,6 +61,7 @@ def resolve(params: Params, labels: Sequence[str]) -> Mapping[str, Callable[[], 
         "vote": partial(_voting, params),
         "labels": partial(_label_files, params),
         "rounds": partial(_rounds, params),
+        "basis": partial(_basis, params),
         "package": partial(dict, version=__version__),
     }
 
@@ -102,7 +104,8 @@ def _voting(params: Params) -> _Settings:
 def _label_files(params: Params) -> _Settings:
     """Return the digest of each file of votes and verdicts in params; None if the file does not exist."""
     verdicts = params.refine.verdicts
-    files = map(Path, (*params.vote.sources, *([verdicts] if verdicts else [])))
+    saved = [str(model.folder / "config.json") for model in params.vote.transfer.values()]  # it has digests of weights
+    files = map(Path, (*params.vote.sources, *saved, *([verdicts] if verdicts else [])))
     return {str(path): cached_sha256(path) if path.is_file() else None for path in files}
 
 
@@ -111,3 +114,22 @@ def _rounds(params: Params) -> _Settings:
     if params.vote.rounds == 1:
         return {"rounds": 1}
     return {"rounds": params.vote.rounds, "train": params.train.model_dump(mode="json")}
+
+
+def _basis(params: Params) -> _Settings:
+    """Return the digest of the verdicts that replace given labels in training; None if models are not trained on them.
+
+    Given labels are in the manifest, on which the stages depend too.
+    """
+    verdicts = params.refine.verdicts
+    if verdicts is None or not Path(verdicts).is_file():
+        return {"verdicts": None}
+    from ecmf_pipeline.labels.basis import known_labels, training_basis  # SciPy, which most runs do not need
+    from ecmf_pipeline.labels.verdicts import combine_answers, read_answers
+
+    corpus = read_corpus_tables()
+    answers, _ = read_answers(Path(verdicts), corpus.labels, [clip.clip_id for clip in corpus.clips])
+    human_labels = combine_answers(answers, corpus.clips, corpus.labels).gold
+    if training_basis(corpus.given, human_labels) is not Basis.VERDICTS:
+        return {"verdicts": None}
+    return {"verdicts": fingerprint({"labels": known_labels(corpus.given, human_labels).tolist()})}

@@ -8,11 +8,17 @@ from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import label_indices
 from ecmf_pipeline.core.config import PoolOrFrames
 from ecmf_pipeline.core.console import echo, progress_bar
-from ecmf_pipeline.evaluation.ablation import Study, ablate, summary, write_ablation
+from ecmf_pipeline.evaluation.ablation import Study, ablate, summary, write_ablation, write_no_ablation
 from ecmf_pipeline.evaluation.scoring import Evaluator
 from ecmf_pipeline.evaluation.variants import variants
 from ecmf_pipeline.settings.params import load_params
-from ecmf_pipeline.stages.shared.inputs import folds_of, open_stored, read_labelled_corpus, text_halves
+from ecmf_pipeline.stages.shared.inputs import (
+    echo_nothing_to_train,
+    folds_of,
+    open_stored,
+    read_project_corpus,
+    text_halves,
+)
 
 _POOL_NAMES = {"mean": "pooled by their mean", "frames": "frame by frame"}
 
@@ -20,7 +26,12 @@ _POOL_NAMES = {"mean": "pooled by their mean", "frames": "frame by frame"}
 def run() -> None:
     """Train the variants on given labels and score them as `evaluate` does."""
     params = load_params()
-    corpus = read_labelled_corpus()
+    labelled = read_project_corpus(params)
+    corpus = labelled.corpus
+    if labelled.is_zero_shot:
+        write_no_ablation(paths.ABLATION, paths.ABLATE)
+        echo_nothing_to_train("ablate", labelled)
+        return
     training, pool = params.train.training, params.train.pool
     folds = folds_of(corpus, training.folds, training.seed)
     evaluator = Evaluator(corpus.clips, corpus.labels, params.evaluate)

@@ -10,34 +10,48 @@ from ecmf_pipeline.evaluation.controls import compare_controls, fusion_predictio
 from ecmf_pipeline.evaluation.label_quality import LabelEvidence, compare_methods, measure_calibration, measure_sources
 from ecmf_pipeline.evaluation.scoring import Evaluator, evaluate
 from ecmf_pipeline.evaluation.summary import summary, summary_metrics, write_plots
+from ecmf_pipeline.evaluation.zero_shot import (
+    describe,
+    evaluate_zero_shot,
+    gold_clips,
+    zero_shot_metrics,
+    zero_shot_summary,
+)
 from ecmf_pipeline.labels.tables import read_decisions
+from ecmf_pipeline.labels.verdicts import MIN_GOLD
 from ecmf_pipeline.labels.voters import join_modalities
 from ecmf_pipeline.runner.quarantine import read_all
-from ecmf_pipeline.settings.params import load_params
+from ecmf_pipeline.settings.params import Params, load_params
 from ecmf_pipeline.stages.shared.inputs import (
+    LabelledCorpus,
     all_votes,
+    assess_project,
     folds_of,
-    read_corpus_verdicts,
     read_features,
     read_given_predictions,
-    read_labelled_corpus,
+    read_project_corpus,
     read_refined_predictions,
+    votes_of_sources,
 )
 
 
 def run() -> None:
     """Score the models against gold labels, or against given labels if there are no gold labels."""
     params = load_params()
-    corpus = read_labelled_corpus()
+    labelled = read_project_corpus(params)
+    corpus = labelled.corpus
+    if labelled.is_zero_shot:
+        _evaluate_zero_shot(params, labelled)
+        return
     clips, labels, training = corpus.clips, corpus.labels, params.train.training
     variants = [path.stem for path in sorted(paths.predictions("given").glob("*.csv"))]
     tables = {variant: read_given_predictions(variant, corpus) for variant in variants}
     decisions = read_decisions(paths.REFINED, corpus=corpus)
     refined = read_refined_predictions(paths.predictions("refined") / "fusion.csv", corpus)
-    verdicts = read_corpus_verdicts(params, corpus).gold
+    verdicts = labelled.known
     folds, seed = folds_of(corpus, params.vote.folds, params.vote.seed), params.vote.seed
     evaluator = Evaluator(clips, labels, params.evaluate)
-    results = evaluate(evaluator, clips, tables, refined, decisions, verdicts)
+    results = {"basis": labelled.basis.value, **evaluate(evaluator, clips, tables, refined, decisions, verdicts)}
     sets = training_sets(corpus.given, decisions, labels, verdicts)
     features = read_features(params, clips)
     rows, clip_ids = join_modalities(features), [clip.clip_id for clip in clips]
@@ -70,3 +84,30 @@ def run() -> None:
     write_json(paths.SUMMARY, summary_metrics(results, evaluator.interval(refined.by_clip()), len(quarantined)))
     write_plots(paths.PLOTS, evaluator, refined, results)
     echo(summary(results))
+
+
+def _evaluate_zero_shot(params: Params, labelled: LabelledCorpus) -> None:
+    """Describe the labels of sources that saw no label; score them only if there are gold labels."""
+    corpus, known = labelled.corpus, labelled.known
+    decisions = read_decisions(paths.REFINED, corpus=corpus)
+    predictions = read_refined_predictions(paths.predictions("refined") / "fusion.csv", corpus)
+    votes = votes_of_sources(labelled)
+    description = describe(decisions, assess_project(params, labelled, votes), votes, known)
+    evaluator = Evaluator(gold_clips(corpus.clips, known), corpus.labels, params.evaluate)
+    results = evaluate_zero_shot(evaluator, predictions.by_clip(), description)
+    # Agreement with the combined votes would look like reliability: a single source always agrees with itself.
+    write_sealed_json(
+        paths.SOURCES,
+        {
+            "judged_by": "votes",
+            "known": description["verdicts"],
+            "needed": MIN_GOLD,
+            "labels": corpus.labels,
+            "sources": {},
+        },
+    )
+    write_sealed_json(paths.METRICS / "evaluate.json", results)
+    quarantined = {entry.clip_id for entry in read_all(paths.QUARANTINE, params.extract.encoders)}
+    write_json(paths.SUMMARY, zero_shot_metrics(results, len(quarantined)))
+    write_plots(paths.PLOTS, evaluator, predictions, {"modalities": {}, "fusion": {}, **results})
+    echo(zero_shot_summary(results))

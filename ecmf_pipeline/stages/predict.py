@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
 from ecmf_pipeline.core import paths
+from ecmf_pipeline.core.clips import Corpus
 from ecmf_pipeline.core.console import echo, format_count
 from ecmf_pipeline.core.files import write_sealed_json
+from ecmf_pipeline.core.predictions import ABSTAINS, NO_MODALITY, Basis, PredictionTable
 from ecmf_pipeline.extraction.features import check_feature_origins
 from ecmf_pipeline.fusion.prediction import Ensemble
 from ecmf_pipeline.fusion.tables import deployed, out_of_fold, predict_tables
-from ecmf_pipeline.interop.mertools import write_submission
+from ecmf_pipeline.interop.mertools import write_submission, write_unverified_submission
+from ecmf_pipeline.labels.tables import read_decisions, read_posterior
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.stages.shared.inputs import (
     check_trained_on_current_labels,
+    echo_nothing_to_train,
     feature_origins,
     missing_models,
     open_stored,
-    read_labelled_corpus,
+    read_project_corpus,
+    refined_sha256,
 )
 
 _DEPLOYED = "deployed/fusion"
@@ -28,7 +39,15 @@ def run(labels: paths.Labels) -> None:
     different: there the whole ensemble predicts each clip that was not trained on.
     """
     params = load_params()
-    corpus = read_labelled_corpus()
+    labelled = read_project_corpus(params)
+    corpus = labelled.corpus
+    if labelled.is_zero_shot:
+        if labels == "given":
+            _write_no_predictions(corpus)
+            echo_nothing_to_train(f"predict ({labels} labels)", labelled)
+        else:
+            _write_refined_labels(corpus)
+        return
     folders = sorted(path for path in paths.models_trained_on(labels).glob("*") if path.is_dir())
     if not folders:
         raise missing_models(labels)
@@ -57,12 +76,13 @@ def run(labels: paths.Labels) -> None:
     foldwise_ensembles[_DEPLOYED] = deployed(fusion, corpus.clips)
     tables = predict_tables(foldwise_ensembles, corpus.clips, lambda some: stored.read(some, params.train.pool))
     submitted = tables.pop(_DEPLOYED)
+    basis = labelled.basis
     for name, table in tables.items():
-        table.write(paths.predictions(labels) / f"{name}.csv")
+        replace(table, basis=basis).write(paths.predictions(labels) / f"{name}.csv")
     for path in paths.predictions(labels).glob("*.*"):
         if path.name.partition(".")[0] not in tables and path != paths.trained_on(labels):
             path.unlink()  # belongs to a removed model or to the labels of an earlier training
-    submitted.write(paths.deployed_predictions(labels))
+    replace(submitted, basis=basis).write(paths.deployed_predictions(labels))
     if fusion.labels_sha256:
         write_sealed_json(paths.trained_on(labels), {"labels_sha256": fusion.labels_sha256})
     else:
@@ -72,4 +92,50 @@ def run(labels: paths.Labels) -> None:
         f"predict ({labels} labels): {len(corpus.clips)} clips by {', '.join(tables)}; "
         f"{len(corpus.candidates)} candidates in {paths.submission(labels)}; "
         f"{format_count(sum(map(bool, submitted.flags)), 'clip')} without a usable modality (set to the label prior)"
+    )
+
+
+def _write_no_predictions(corpus: Corpus) -> None:
+    """Write tables without rows, which DVC expects."""
+    folder = paths.predictions("given")
+    shutil.rmtree(folder, ignore_errors=True)
+    _table(corpus, [], np.zeros((0, len(corpus.labels)), np.float32)).write(folder / "fusion.csv")
+    write_unverified_submission(paths.submission("given"), [])
+
+
+def _write_refined_labels(corpus: Corpus) -> None:
+    """Write the labels of `refine` as predictions: there are too few labels to train a model on."""
+    labels_sha256 = refined_sha256()
+    decisions = read_decisions(paths.REFINED, corpus=corpus)
+    posterior = read_posterior(paths.REFINED, corpus.labels).astype(np.float32)
+    flags = ["" if one.refined_label else NO_MODALITY if np.isnan(one.agreement) else ABSTAINS for one in decisions]
+    table = _table(corpus, flags, posterior)
+    folder = paths.predictions("refined")
+    shutil.rmtree(folder, ignore_errors=True)
+    table.write(folder / "fusion.csv")
+    table.write(paths.deployed_predictions("refined"))
+    write_sealed_json(paths.trained_on("refined"), {"labels_sha256": labels_sha256})
+    by_clip = {str(one.clip_id): (one.refined_label, one.confidence, one.basis) for one in decisions}
+    write_unverified_submission(paths.submission("refined"), ((name, *by_clip[name]) for name in corpus.candidates))
+    n_verdicts = sum(one.basis is Basis.VERDICTS for one in decisions)
+    n_labelled = flags.count("") - n_verdicts
+    echo(
+        f"predict (refined labels): zero-shot, unverified: {n_labelled} of {len(decisions)} clips labelled by refine, "
+        f"{format_count(n_verdicts, 'verdict')}; "
+        f"{len(corpus.candidates)} candidates in {paths.submission('refined')}, without a label if it is too uncertain"
+    )
+
+
+def _table(corpus: Corpus, flags: list[str], probs: NDArray[np.float32]) -> PredictionTable:
+    clips = corpus.clips[: len(flags)]
+    return PredictionTable(
+        clip_ids=tuple(clip.clip_id for clip in clips),
+        splits=tuple(clip.split.value for clip in clips),
+        out_of_fold=np.ones(len(flags), np.bool_),  # no model saw a label of any clip
+        flags=tuple(flags),
+        label_names=tuple(corpus.labels),
+        probs=probs,
+        modalities=(),
+        modality_weights=np.zeros((len(flags), 0), np.float32),
+        basis=Basis.ZERO_SHOT,
     )

@@ -8,10 +8,10 @@ from importlib.metadata import version
 
 from ecmf_pipeline import __version__
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import Modality, read_corpus_tables
+from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.core.files import read_sealed_json, write_atomic
-from ecmf_pipeline.core.predictions import PredictionTable
+from ecmf_pipeline.core.predictions import ABSTAINS, PredictionTable
 from ecmf_pipeline.core.tables import from_spreadsheet_text, open_table
 from ecmf_pipeline.corpora.languages import count_languages, translation_language
 from ecmf_pipeline.extraction.run import clip_limits, coverage
@@ -25,6 +25,7 @@ from ecmf_pipeline.stages.shared.inputs import (
     add_transcripts,
     open_modality_store,
     read_needed_texts,
+    read_project_corpus,
     read_refined_predictions,
 )
 from ecmf_pipeline.stages.shared.languages import language_notes
@@ -47,7 +48,8 @@ _SHOWN_VERSIONS = (
 def run() -> None:
     """Load the results of all stages and write the page."""
     params = load_params()
-    corpus = add_transcripts(params, read_corpus_tables())
+    labelled = read_project_corpus(params)
+    corpus = add_transcripts(params, labelled.corpus)
     refined = read_decisions(paths.REFINED, votes=True, corpus=corpus)
     predictions = read_refined_predictions(paths.deployed_predictions("refined"), corpus)
     texts = read_needed_texts(params, corpus.clips)
@@ -87,6 +89,8 @@ def run() -> None:
             "root": str(params.corpus.root),
             "labels": corpus.labels,
             "synthetic": corpus.synthetic,
+            "basis": labelled.basis.value,
+            "verdicts": int((labelled.known >= 0).sum()),
         },
         clips=corpus.clips,
         index=read_sealed_json(paths.INDEX_METRICS, made_by="index"),
@@ -127,7 +131,7 @@ def _predicted_clips(table: PredictionTable) -> Iterable[PredictedClip]:
         yield PredictedClip(
             clip_id=clip_id,
             split=table.splits[row],
-            label=labels[row],
+            label="" if table.flags[row] == ABSTAINS else labels[row],
             probability=float(table.probs[row].max()),
             modality_weights=dict(zip(table.modalities, weights, strict=True)),
             flag=table.flags[row],

@@ -6,27 +6,36 @@ import shutil
 from dataclasses import replace
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.console import echo
+from ecmf_pipeline.core.console import echo, format_count
 from ecmf_pipeline.core.errors import TooFewClips
-from ecmf_pipeline.core.files import write_csv
+from ecmf_pipeline.core.files import write_csv, write_json
+from ecmf_pipeline.core.predictions import Basis
 from ecmf_pipeline.fusion.tables import training_curve
 from ecmf_pipeline.fusion.training import fit
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.stages.shared.inputs import (
+    echo_nothing_to_train,
     feature_origins,
     folds_of,
     given_labels,
     open_stored,
-    read_labelled_corpus,
+    read_project_corpus,
     refined_labels,
     refined_sha256,
 )
+
+_CURVE_COLUMNS = ["epoch", "loss", "weighted_f1", "models"]
 
 
 def run(labels: paths.Labels) -> None:
     """Train on the given or the refined labels and save the models."""
     params = load_params()
-    corpus = read_labelled_corpus()
+    labelled = read_project_corpus(params)
+    corpus = labelled.corpus
+    if labelled.is_zero_shot:
+        _write_nothing(labels)
+        echo_nothing_to_train(f"train ({labels} labels)", labelled)
+        return
     # The digest is taken before the labels are read: if the file changes in between, the models count as stale.
     labels_sha256 = refined_sha256() if labels == "refined" else ""
     training_set = given_labels(corpus) if labels == "given" else refined_labels(corpus)
@@ -68,11 +77,22 @@ def run(labels: paths.Labels) -> None:
         )
         ensemble.save(folder / variant)
         if variant == "fusion":
-            curve = training_curve(ensemble.members)
-            write_csv(paths.training_curve(labels), ["epoch", "loss", "weighted_f1", "models"], curve)
+            write_csv(paths.training_curve(labels), _CURVE_COLUMNS, training_curve(ensemble.members))
         echo(f"  {variant}: {len(ensemble.members)} models")
     # Models of modalities that are no longer in use must not be loaded by `predict`.
     for path in folder.iterdir():
-        if path.name not in variants:
+        if path.is_file():
+            path.unlink()
+        elif path.name not in variants:
             shutil.rmtree(path)
-    echo(f"train ({labels} labels): {int((training_set.weights > 0).sum())} clips")
+    n_clips = format_count(int((training_set.weights > 0).sum()), "clip")
+    of_verdicts = "; the given labels are verdicts" if labelled.basis is Basis.VERDICTS else ""
+    echo(f"train ({labels} labels): {n_clips}{of_verdicts}")
+
+
+def _write_nothing(labels: paths.Labels) -> None:
+    """Write a folder without models and an empty training curve, which DVC expects."""
+    folder = paths.models_trained_on(labels)
+    shutil.rmtree(folder, ignore_errors=True)
+    write_json(folder / "no_models.json", {"reason": "too few labels to train on"})
+    write_csv(paths.training_curve(labels), _CURVE_COLUMNS, [])

@@ -12,6 +12,7 @@ from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Corpus
 from ecmf_pipeline.core.console import echo, format_count
 from ecmf_pipeline.core.errors import InputError
+from ecmf_pipeline.core.predictions import Basis
 from ecmf_pipeline.labels.label_model import GIVEN
 from ecmf_pipeline.labels.tables import read_external_votes, write_votes
 from ecmf_pipeline.labels.voters import (
@@ -29,11 +30,11 @@ from ecmf_pipeline.stages.shared.inputs import (
     FUSION,
     add_transcripts,
     folds_of,
-    read_corpus_verdicts,
     read_features,
-    read_labelled_corpus,
+    read_project_corpus,
 )
 from ecmf_pipeline.stages.shared.llm import LLM_SOURCES, llm_votes
+from ecmf_pipeline.stages.shared.zero_shot import FACE_SOURCE, saved_model_votes, zero_shot_votes
 
 
 def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
@@ -46,14 +47,23 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
     params = load_params()
     if not paths.VOTES.is_file():
         warn_of_shared_outputs([paths.VOTES.parent])
-    corpus = read_labelled_corpus()
+    labelled = read_project_corpus(params)
+    corpus = labelled.corpus
     if params.votes_on_transcripts:
         corpus = add_transcripts(params, corpus)
     external = _external_votes(params, corpus)  # first, so that a wrong file is reported before hours of voting
-    votes = _classifier_votes(params, corpus)
+    votes = {} if labelled.is_zero_shot else _classifier_votes(params, corpus, labelled.known)
+    if labelled.basis is not Basis.GIVEN:
+        votes.update(zero_shot_votes(params, corpus))
+    votes.update(saved_model_votes(params, corpus))
     of_llm, scored = llm_votes(params, corpus, workers=workers, retry_quarantined=retry_quarantined)
     votes.update(of_llm)
     votes.update(external)
+    if not votes:
+        raise InputError(
+            "no source votes on the labels: there are too few labels to train on, and no source needs none",
+            "set vote.inputs: [text], use the encoder mini_xception or a CLIP encoder, or add vote.sources",
+        )
     write_votes(paths.VOTES, [clip.clip_id for clip in corpus.clips], votes, corpus.labels)
     echo(f"vote: {len(corpus.clips)} clips, {len(votes)} sources")
     for name, probs in votes.items():
@@ -84,18 +94,19 @@ def _own_sources(params: Params) -> set[str]:
     return (
         {FUSION, GIVEN}
         | of_llm
+        | {FACE_SOURCE, "global/text-image", "face/text-image"}
+        | {f"transfer:{name}" for name in params.vote.transfer}
         | {f"{name}/{kind}" for name in (*modalities, ALL) for kind in configured_voters(params.vote)}
     )
 
 
-def _classifier_votes(params: Params, corpus: Corpus) -> dict[str, NDArray[np.float64]]:
+def _classifier_votes(params: Params, corpus: Corpus, verdicts: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
     """Train the classifiers out of fold and return their votes, by source."""
     config = params.vote
     voters = configured_voters(config)
     if not voters:
         return {}
     given = corpus.given
-    verdicts = read_corpus_verdicts(params, corpus).gold
     by_modality = read_features(params, corpus.clips)
     features: dict[str, NDArray[np.floating]] = {**by_modality}
     if len(by_modality) > 1:

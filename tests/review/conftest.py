@@ -22,13 +22,14 @@ COUNT = 12
 def write_refined(names: Sequence[str], labels: Sequence[str]) -> None:
     """Write refined.csv, in which later clips gain more by a verdict, and next.csv with the last two clips."""
     header = ["clip_id", "split", "given_label", "refined_label", "decision", "weight", "confidence", "agreement"]
-    header += ["label", "rival", "reason"]
+    header += ["label", "rival", "reason", "basis"]
     table = io.StringIO()
     rows = csv.writer(table, lineterminator="\n")
     rows.writerow([*header, *(f"posterior_{label}" for label in labels), "fusion_vote", "fusion_prob"])
     for position, name in enumerate(names):
         best = round(0.9 - 0.5 * position / len(names), 6)
         rest = round((1 - best) / (len(labels) - 1), 6)
+        basis = "zero-shot" if position == 7 else "given"
         decision = "keep" if position % 2 else "review"
         row = [
             name,
@@ -42,7 +43,7 @@ def write_refined(names: Sequence[str], labels: Sequence[str]) -> None:
             labels[0],
             labels[1],
         ]
-        rows.writerow([*row, f"reason of {name}", best, *[rest] * (len(labels) - 1), labels[0], best])
+        rows.writerow([*row, f"reason of {name}", basis, best, *[rest] * (len(labels) - 1), labels[0], best])
     write_sealed(paths.REFINED, table.getvalue())
     empty = "," * (len(NEXT_COLUMNS) - 1)
     lines = [",".join(NEXT_COLUMNS), *(f"{name}{empty}" for name in names[-1:-3:-1])]

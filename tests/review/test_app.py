@@ -89,6 +89,8 @@ def test_filters_select_clips(client: TestClient) -> None:
     assert names(client, group="speaker0", kind="disagreement") == ["clip10", "clip08", "clip04", "clip02"]
     assert names(client, label="sad") == []
     assert names(client, kind="unlabelled") == []
+    assert names(client, kind="zero-shot") == ["clip07"]
+    assert "zero-shot, unverified" in client.get("/api/clip/clip07").json()["why"]
 
 
 def test_an_answer_is_stored_and_the_clip_is_not_asked_again(client: TestClient, project: list[Clip]) -> None:

@@ -99,7 +99,12 @@ _PREDICTIONS: dict[str, Column] = {
     "split": ("`train` or `candidate` or `unlabeled`", "The split of the clip."),
     "label": ("text", "The most probable label."),
     "out_of_fold": ("0 or 1", "Whether only models predicted the clip that saw neither it nor its group in training."),
-    "flag": ("text", "Empty, or `no usable modality`: the clip then gets the shares of the given labels."),
+    "flag": (
+        "text",
+        "Empty; `no usable modality`: the clip gets the shares of the given labels; or `too uncertain`: a zero-shot "
+        "label below `refine.zero_shot_above`, which counts as an abstention.",
+    ),
+    "basis": ("text", "What the model was trained on: `given`, `verdicts`, or `zero-shot` for nothing of this corpus."),
     "p_<label>": ("number", "Probability of the label, from 0 to 1."),
     "w_<modality>": ("number", "Share of the modality in the decision. Empty if the clip is flagged."),
 }

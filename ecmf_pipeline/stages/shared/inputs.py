@@ -21,14 +21,17 @@ from ecmf_pipeline.core.clips import (
     read_manifest,
     read_texts,
 )
-from ecmf_pipeline.core.console import format_count, warn
+from ecmf_pipeline.core.console import echo, format_count, warn
 from ecmf_pipeline.core.errors import CorpusError, MissingInput
 from ecmf_pipeline.core.files import read_sealed_json, sha256_file
-from ecmf_pipeline.core.predictions import PredictionTable
+from ecmf_pipeline.core.predictions import Basis, PredictionTable
 from ecmf_pipeline.encoders.config import E5Config, TextConfig
 from ecmf_pipeline.extraction.features import FeatureOrigin, StoredFeatures, open_features, open_store
+from ecmf_pipeline.labels.basis import can_train, known_labels, training_basis
+from ecmf_pipeline.labels.label_model import Assessment, assess
 from ecmf_pipeline.labels.tables import read_decisions, read_votes
-from ecmf_pipeline.labels.verdicts import Verdicts, combine_answers, read_answers, verdicts_path
+from ecmf_pipeline.labels.verdicts import MIN_GOLD, Verdicts, combine_answers, read_answers, verdicts_path
+from ecmf_pipeline.labels.zero_shot import assess_without_labels
 from ecmf_pipeline.settings.params import Params
 from ecmf_pipeline.sharing.versions import keep_version
 from ecmf_pipeline.store import FeatureStore
@@ -75,6 +78,60 @@ def _add_transcripts_to(params: Params, clips: list[Clip]) -> list[Clip]:
     return with_transcripts(clips, read_transcripts(paths.TRANSCRIPTS))
 
 
+@dataclass(frozen=True, slots=True)
+class LabelledCorpus:
+    """The corpus and the labels that its models are trained on.
+
+    Attributes:
+        corpus: The corpus. With the basis ``verdicts``, the verdicts are its given labels.
+        basis: What models are trained on; with ``zero-shot`` there are too few labels, and nothing is trained.
+        known: Labels known to be right, (n,), -1 if unknown: the verdicts. If there are too few given labels to train
+            on, these count as verdicts too.
+        verdicts: The answers of people, with clips on which they differ and clips that they call bad.
+    """
+
+    corpus: Corpus
+    basis: Basis
+    known: NDArray[np.int64]
+    verdicts: Verdicts
+
+    @property
+    def is_zero_shot(self) -> bool:
+        """Whether there are too few labels to train on."""
+        return self.basis is Basis.ZERO_SHOT
+
+
+def read_project_corpus(params: Params) -> LabelledCorpus:
+    """Read the corpus and the verdicts, and decide which labels models are trained on; see `labels.basis`.
+
+    Raises:
+        MissingInput: If `index` has not run yet, or the verdicts that params name do not exist.
+        InputError: If a file is damaged.
+    """
+    corpus = read_corpus_tables()
+    verdicts = read_corpus_verdicts(params, corpus)
+    basis = training_basis(corpus.given, verdicts.gold)
+    if basis is Basis.GIVEN:
+        return LabelledCorpus(corpus, basis, verdicts.gold, verdicts)
+    known = known_labels(corpus.given, verdicts.gold)
+    if basis is Basis.VERDICTS:
+        names = [*corpus.labels, ""]
+        clips = [
+            replace(clip, given_label=names[label]) for clip, label in zip(corpus.clips, known.tolist(), strict=True)
+        ]
+        corpus = replace(corpus, clips=clips)
+    return LabelledCorpus(corpus, basis, known, verdicts)
+
+
+def echo_nothing_to_train(stage: str, labelled: LabelledCorpus) -> None:
+    """Print that a stage has nothing to do, because there are too few labels to train on."""
+    n_known = int((labelled.known >= 0).sum())
+    echo(
+        f"{stage}: {'too few' if n_known else 'no'} labels: nothing to train; {n_known} of {MIN_GOLD} verdicts, the "
+        "labels of `refine` are zero-shot, unverified"
+    )
+
+
 def read_labelled_corpus() -> Corpus:
     """Read the corpus and check that it can be trained on.
 
@@ -96,8 +153,11 @@ def folds_of(corpus: Corpus, folds: int, seed: int) -> NDArray[np.int64]:
     """Return the fold of each clip, (n,), labelled or not; no known group is split across folds.
 
     The folds depend on the given labels only. Models trained on given and on refined labels are therefore evaluated
-    on equal folds: a clip is predicted by models that were trained on neither it nor its group.
+    on equal folds: a clip is predicted by models that were trained on neither it nor its group. Without labels to train
+    on, all clips are in one fold.
     """
+    if not can_train(corpus.given):
+        return np.zeros(len(corpus.clips), np.int64)
     groups = [clip.group for clip in corpus.clips]
     return assign_folds(corpus.given, groups, folds, rng=np.random.default_rng(seed))
 
@@ -205,6 +265,28 @@ def all_votes(corpus: Corpus) -> dict[str, NDArray[np.float64]]:
     table = read_votes(paths.VOTES, corpus.labels, [clip.clip_id for clip in corpus.clips])
     fusion = read_given_predictions("fusion", corpus)
     return table.votes if FUSION in table.votes else {**table.votes, FUSION: fusion.votes()}
+
+
+def votes_of_sources(labelled: LabelledCorpus) -> dict[str, NDArray[np.float64]]:
+    """Read the votes of all sources; the fusion model is one only if there are labels to train it on.
+
+    Raises:
+        MissingInput: If `vote` or `predict` has not run yet, or ran on other clips than the manifest lists.
+    """
+    if not labelled.is_zero_shot:
+        return all_votes(labelled.corpus)
+    corpus = labelled.corpus
+    return read_votes(paths.VOTES, corpus.labels, [clip.clip_id for clip in corpus.clips]).votes
+
+
+def assess_project(params: Params, labelled: LabelledCorpus, votes: Mapping[str, NDArray[np.float64]]) -> Assessment:
+    """Estimate the label of each clip with the label model that fits to the basis of the labels."""
+    if labelled.is_zero_shot:
+        accuracy = params.vote.zero_shot.accuracy
+        return assess_without_labels(votes, labelled.known, accuracy, other=accuracy["other"])
+    folds = folds_of(labelled.corpus, params.vote.folds, params.vote.seed)
+    config = params.refine.label_model
+    return assess(votes, labelled.corpus.given, labelled.known, folds=folds, seed=params.vote.seed, config=config)
 
 
 def read_given_predictions(variant: str, corpus: Corpus) -> PredictionTable:
