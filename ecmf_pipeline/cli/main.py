@@ -89,6 +89,14 @@ def sample() -> None:
     stage.run()
 
 
+@app.command(epilog="Example: ecmf-pipe segment")
+def segment(workers: WorkersOption = None, *, retry_quarantined: RetryOption = False) -> None:
+    """Cut long recordings into clips by subtitles or speech (only if segment.by is set); no media are written."""
+    from ecmf_pipeline.stages import segment as stage
+
+    stage.run(workers=workers, retry_quarantined=retry_quarantined)
+
+
 @app.command(epilog="Example: ecmf-pipe index")
 def index() -> None:
     """Scan the corpus and write data/manifest.csv; only new and changed files are read."""
@@ -172,8 +180,21 @@ def predict(
         str | None, typer.Option(help="Transcript of the single clip; without --video, predict from text only.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the prediction of the single clip as JSON.")] = False,
+    timeline: Annotated[
+        Path | None,
+        typer.Option(
+            help="Cut the file of --video into clips, and write their predictions to this .csv or .json file."
+        ),
+    ] = None,
 ) -> None:
-    """Predict all clips (training clips out of fold) and write the submission, or predict one new clip."""
+    """Predict all clips (training clips out of fold) and write the submission, or predict one new clip or recording."""
+    if timeline is not None:
+        if video is None or text is not None or as_json:
+            raise InputError("--timeline needs --video, and neither --text nor --json", "add --video FILE")
+        from ecmf_pipeline.stages.shared import single_clip
+
+        single_clip.run_recording(video, timeline, labels.value if labels else None)
+        return
     if video is None and text is None and as_json:
         raise InputError("--json needs a single clip", "add --video FILE or --text TRANSCRIPT")
     if video is None and text is not None and not text.strip():

@@ -25,12 +25,16 @@ INDEX_CACHE = DATA / ".index-cache.json"
 LANGUAGE_CACHE = DATA / ".languages.npz"
 TRANSLATION_LANGUAGE_CACHE = DATA / ".translation-languages.npz"
 LAST_SCAN = DATA / ".last-scan.json"
+LAST_SEGMENTATION = DATA / ".last-segmentation.json"
 DIGESTS = DATA / ".digests.json"
 MANIFEST = DATA / "manifest.csv"
 CORPUS = DATA / "corpus.json"
 QUARANTINE = DATA / "quarantine"
 SETTINGS = DATA / "settings"
 FINDINGS = DATA / "index" / "findings.csv"
+SEGMENTS = DATA / "segments" / "segments.csv"
+SEGMENT_FINDINGS = DATA / "segments" / "findings.csv"
+SEGMENT_CACHE = DATA / "segments" / "cache"
 TRANSCRIPTS = DATA / "transcripts" / "transcripts.csv"
 TRANSCRIPT_CACHE = DATA / "transcripts" / "cache"
 CUES = DATA / "cues"
@@ -93,6 +97,11 @@ def predictions(labels: Labels) -> Path:
 def deployed_predictions(labels: Labels) -> Path:
     """Return the predictions of the whole fusion ensemble, which the submission contains."""
     return predictions(labels) / "deployed" / "fusion.csv"
+
+
+def timeline(labels: Labels, extension: str) -> Path:
+    """Return the timeline of recordings that were cut into clips, as csv or json; it is written only for these."""
+    return predictions(labels) / "deployed" / f"timeline.{extension}"
 
 
 def trained_on(labels: Labels) -> Path:

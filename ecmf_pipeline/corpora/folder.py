@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from ecmf_pipeline.core.clips import Clip, ClipId, Split, validate_clip_id
+from ecmf_pipeline.core.clips import Clip, ClipId, Split, WordsFrom, validate_clip_id
 from ecmf_pipeline.core.console import format_count
 from ecmf_pipeline.core.errors import AmbiguousName, CorpusError
 from ecmf_pipeline.corpora.config import CorpusConfig
@@ -22,18 +23,21 @@ from ecmf_pipeline.corpora.listing import (
     CorpusListing,
     Finding,
     FindingKind,
+    SubtitleFile,
     first_finding_suffix,
     quote_names,
     require_folder,
 )
 from ecmf_pipeline.corpora.names import ID_SEPARATOR, require_matches, resolve_names
 from ecmf_pipeline.corpora.scan import (
+    Scan,
     name_files,
     scan_media,
     strip_media_extension,
     unread_by_name,
     unread_findings,
 )
+from ecmf_pipeline.corpora.segments import WHOLE_FILE, Segment, Segments, segment_id
 from ecmf_pipeline.corpora.sidecars import match_subtitles, split_sounds
 from ecmf_pipeline.corpora.tables import (
     Table,
@@ -55,7 +59,43 @@ SPLITS = {"train": Split.TRAIN, "unlabeled": Split.UNLABELED, "unlabelled": Spli
 """The split of each value of column ``split``. Held-out clips are candidates: predicted, never trained on."""
 
 
-def read_folder(config: CorpusConfig) -> CorpusListing:
+def read_files(config: CorpusConfig) -> CorpusListing:
+    """List the files of a folder, each as a clip, without its tables.
+
+    Raises:
+        CorpusError: If the folder does not exist.
+    """
+    files = _list_files(config.root)
+    clips = tuple(
+        Clip(clip_id, path=path, audio_path=files.sounds.get(clip_id, "")) for clip_id, path in files.media.items()
+    )
+    return CorpusListing(files.root, clips, (), (), tuple(files.findings), subtitles=files.subtitles)
+
+
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """The scanned files: that of each clip, its sound file, its subtitle file, and findings."""
+
+    root: Path
+    scan: Scan
+    media: dict[ClipId, str]
+    sounds: dict[ClipId, str]
+    subtitles: dict[ClipId, SubtitleFile]
+    findings: list[Finding]
+
+
+def _list_files(root: Path) -> _Files:
+    require_folder(root, "set corpus.root in params.yaml to the folder that holds the clips")
+    scan = scan_media(root, nested=True)
+    videos, file_findings = name_files(scan.media, _id_of)
+    sound_files, sound_findings = name_files(scan.sounds, _id_of)
+    files, sounds = split_sounds(videos, sound_files)
+    subtitles, subtitle_findings = match_subtitles(scan.subtitles, files)
+    findings = [*scan.findings, *file_findings, *sound_findings, *subtitle_findings]
+    return _Files(root, scan, files, sounds, subtitles, findings)
+
+
+def read_folder(config: CorpusConfig, segments: Segments | None = None) -> CorpusListing:
     """List the clips of a folder and its subfolders: video files, and sound files, which have no pictures.
 
     A sound file beside a video file of the same name is no clip; it serves if the video file has no sound. So do
@@ -66,18 +106,18 @@ def read_folder(config: CorpusConfig) -> CorpusListing:
     labelled clip is in the training split and any other clip is a candidate. The label of a clip outside the training
     split counts as gold. A clip that only ``labels.csv`` names has no path.
 
+    Each recording among ``segments`` is replaced by its clips, which are one group unless ``labels.csv`` has groups.
+
     Raises:
         CorpusError: If the folder does not exist or has no clips, or a csv file is unusable.
     """
-    root = require_folder(config.root, "set corpus.root in params.yaml to the folder that holds the clips")
-    scan = scan_media(root, nested=True)
-    videos, file_findings = name_files(scan.media, _id_of)
-    sound_files, sound_findings = name_files(scan.sounds, _id_of)
-    files, sounds = split_sounds(videos, sound_files)
-    subtitles, subtitle_findings = match_subtitles(scan.subtitles, files)
+    listed = _list_files(config.root)
+    root, scan = listed.root, listed.scan
+    parts = _parts(listed.media, segments or {})
+    files = {clip_id: part.path for clip_id, part in parts.items()}
     labels_path, transcripts_path = find_table(root / LABELS), find_table(root / TRANSCRIPTS)
     tables = (labels_path.name, transcripts_path.name)
-    findings = [*scan.findings, *file_findings, *sound_findings, *subtitle_findings, *unread_findings(scan, tables)]
+    findings = [*listed.findings, *unread_findings(scan, tables)]
     unread = unread_by_name(scan, _joined)
     resolve = _NameResolver(files)
     columns, expected = _read_labels(labels_path, resolve, unread, findings)
@@ -96,21 +136,55 @@ def read_folder(config: CorpusConfig) -> CorpusListing:
     clips = tuple(
         Clip(
             clip_id,
-            path=files.get(clip_id, ""),
-            audio_path=sounds.get(clip_id, ""),
-            transcript=transcripts.get(clip_id, ""),
+            path=part.path,
+            audio_path=listed.sounds.get(part.recording, ""),
+            start=part.segment.start,
+            end=part.segment.end,
+            language=part.segment.language,
+            transcript=transcripts.get(clip_id) or part.segment.text,
+            words_from=WordsFrom.SUBTITLES if part.segment.text and not transcripts.get(clip_id) else WordsFrom.NOWHERE,
             translation=translations.get(clip_id, ""),
             given_label=given.get(clip_id, "") if split[clip_id] is Split.TRAIN else "",
             gold_label=gold.get(clip_id, "") or ("" if split[clip_id] is Split.TRAIN else given.get(clip_id, "")),
             split=split[clip_id],
-            group=columns["group"].get(clip_id, ""),
+            group=columns["group"].get(clip_id) or (part.recording if part.segment.end else ""),
         )
         for clip_id in clip_ids
+        for part in [parts.get(clip_id, _Part(clip_id, ""))]
     )
     candidates = tuple(clip.clip_id for clip in clips if clip.split is Split.CANDIDATE)
     return CorpusListing(
-        root, clips, labels, candidates, tuple(findings), expected_seconds=expected, subtitles=subtitles
+        root,
+        clips,
+        labels,
+        candidates,
+        tuple(findings),
+        expected_seconds={name: seconds for name, seconds in expected.items() if not parts[name].segment.end}
+        if segments
+        else expected,
+        subtitles=listed.subtitles,
+        cut_digests={path: recording.digest for path, recording in (segments or {}).items()},
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The recording of a clip: its id and path, and the segment of it; a segment without end is the whole file."""
+
+    recording: ClipId
+    path: str
+    segment: Segment = WHOLE_FILE
+
+
+def _parts(files: Mapping[ClipId, str], segments: Segments) -> dict[ClipId, _Part]:
+    """Return the recording of each clip id."""
+    parts: dict[ClipId, _Part] = {}
+    for clip_id, path in files.items():
+        if path in segments:
+            parts |= {segment_id(clip_id, one): _Part(clip_id, path, one) for one in segments[path].segments}
+        else:
+            parts[clip_id] = _Part(clip_id, path)
+    return parts
 
 
 def _id_of(path: str) -> str:
@@ -248,7 +322,10 @@ def _missing_findings(
             if clip_id not in files
         ]
     if not given:
-        message = f"{LABELS}: no clip has a usable label; list labels in columns name,label to train a model"
+        message = (
+            f"{LABELS}: no clip has a usable label: labels are zero-shot, unverified; list labels in columns "
+            "name,label to train a model"
+        )
         findings.append(Finding(FindingKind.NO_LABELS, "", message, count=len(files)))
     elif unlabelled := [clip_id for clip_id in files if clip_id not in given]:
         message = (

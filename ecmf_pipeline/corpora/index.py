@@ -100,6 +100,7 @@ def index_corpus(
     findings = (
         *listing.findings,
         *found,
+        *_outdated_segments(listing, measured),
         *_stream_findings(clips, measured),
         *_sound_findings(listing.clips, measured),
         *subtitle_findings(listing, measured),
@@ -282,15 +283,19 @@ def _measured_clip(clip: Clip, sizes: Mapping[str, int], measured: Mapping[str, 
         digest=content_digest(media.digest, clip.start, clip.end),
         file_digest=media.digest,
         bytes=sizes.get(clip.path, 0),
-        duration=media.duration or sound.duration,
+        duration=round(clip.end - clip.start, 3) if clip.end else media.duration or sound.duration,
         has_video=media.has_video,
         has_audio=media.has_audio or sound.has_audio,
     )
 
 
 def _stream_findings(clips: Sequence[Clip], measured: Mapping[str, Measurement]) -> Iterator[Finding]:
+    seen: set[str] = set()
     pictures = any(clip.has_video for clip in clips)  # a corpus of sounds may keep them in any container
     for clip in clips:
+        if clip.end and clip.path in seen:  # all clips of a recording have the same problem
+            continue
+        seen.add(clip.path)
         if clip.path and (file := measured[clip.path]).readable < file.duration and not file.reason:
             message = (
                 f"{clip.path!r} is cut off: {file.readable:.2f} of {file.duration:.2f} s can be read; copy the file "
@@ -311,6 +316,13 @@ def _stream_findings(clips: Sequence[Clip], measured: Mapping[str, Measurement])
                 "replace the file"
             )
             yield Finding(FindingKind.UNREADABLE, clip.clip_id, message)
+
+
+def _outdated_segments(listing: CorpusListing, measured: Mapping[str, Measurement]) -> Iterator[Finding]:
+    for path, digest in listing.cut_digests.items():
+        if path in measured and measured[path].digest not in {"", digest}:
+            message = f"recording {path!r} has changed since it was cut into clips; run ecmf-pipe segment"
+            yield Finding(FindingKind.OUTDATED_SEGMENTS, "", message)
 
 
 def _sound_findings(clips: Sequence[Clip], measured: Mapping[str, Measurement]) -> Iterator[Finding]:

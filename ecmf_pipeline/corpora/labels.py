@@ -85,21 +85,14 @@ def _suggestion(value: str, spelled: Mapping[str, str]) -> str:
 def label_findings(listing: CorpusListing) -> Iterator[Finding]:
     """Yield findings about labels and groups that are probably mistakes, and about names that differ only in case."""
     given = Counter(clip.given_label for clip in listing.clips if clip.given_label)
-    if len(given) == 1:
-        label, count = next(iter(given.items()))
-        message = (
-            f"all {format_count(count, 'labelled clip')} have the label {label!r}: a model needs two labels of two "
-            "clips each; until then they count as verdicts, and other clips get zero-shot labels, unverified"
-        )
-        yield Finding(FindingKind.ONE_LABEL, "", message, count=count)
-    elif given:
+    if len(given) > 1:
         yield from _rare_labels(given)
         yield from _unused_labels(listing, given)
     if len(given) == 1:
         [(label, count)] = given.items()
         message = (
-            f"the only label of the {format_count(count, 'training clip')} is {label!r}: training needs at least two "
-            "labels; label other clips, or correct the table"
+            f"the only label of the {format_count(count, 'training clip')} is {label!r}: training needs two labels of "
+            "two clips each; until then they count as verdicts, and other clips get zero-shot labels, unverified"
         )
         yield Finding(FindingKind.SINGLE_LABEL, "", message, count=count)
     yield from _labels_that_mean_unknown(listing.clips)

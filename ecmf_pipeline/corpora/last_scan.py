@@ -1,4 +1,4 @@
-"""Detect whether a corpus and the outputs of `index` are unchanged since the last complete run of `index`.
+"""Detect whether a corpus and the outputs of `index` or `segment` are unchanged since its last complete run.
 
 `index` runs in every `dvc repro`, usually without any change. Listing 132,000 clips, looking up each in the cache and
 formatting the manifest takes several seconds; comparing names, sizes and times of the files takes less than one.
@@ -40,23 +40,25 @@ _State = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class LastScan:
-    """A record of the last complete run of `index`: a signature of its inputs and outputs, and its summary.
+    """A record of the last complete run of `index` or `segment`: a signature of inputs and outputs, and the summary.
 
     Attributes:
-        settings: All params that `index` reads, as text.
+        settings: All params that the command reads, as text.
         folders: Folders scanned flat: their files and the names of their subfolders.
         trees: Folders scanned recursively, without hidden folders. Links are followed. A missing folder is recorded
             as missing.
         record: The file of the record. It can be deleted at any time.
+        outputs: The files that the command writes.
     """
 
     settings: str
     folders: Sequence[Path]
     trees: Sequence[Path]
     record: Path = paths.LAST_SCAN
+    outputs: Sequence[Path] = OUTPUTS
 
     def summary(self) -> str | None:
-        """Return the remembered summary, or None if an input or output of `index` has changed since."""
+        """Return the remembered summary, or None if an input or output has changed since."""
         try:
             record = parse_json(self.record.read_bytes())
             summary = record["summary"]
@@ -108,7 +110,7 @@ class LastScan:
                     return None
                 lines.append(line)
             signature.update("\n".join(lines).encode("utf-8", "surrogateescape"))
-        for path in OUTPUTS:  # by content: DVC may restore them with other times
+        for path in self.outputs:  # by content: DVC may restore them with other times
             signature.update(f"{path}\0{sha256_file(path)}\n".encode())
         return signature.hexdigest()
 

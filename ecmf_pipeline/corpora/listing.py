@@ -31,7 +31,6 @@ class FindingKind(StrEnum):
     LABEL_MEANS_UNKNOWN = "label_means_unknown"
     GOLD_LABEL_NOT_GIVEN = "gold_label_not_given"
     EMPTY_CLASS = "empty_class"
-    ONE_LABEL = "one_label"
     NUMERIC_LABEL = "numeric_label"
     NO_MEDIA = "no_media"
     NO_LABELS = "no_labels"
@@ -61,6 +60,10 @@ class FindingKind(StrEnum):
     SUBTITLES_WITHOUT_CLIP = "subtitles_without_clip"
     SEVERAL_SUBTITLES = "several_subtitles"
     TWO_TRANSCRIPTS = "two_transcripts"
+    NO_SPEECH = "no_speech"
+    NO_SUBTITLES = "no_subtitles"
+    CUES_CHANGED = "cues_changed"
+    OUTDATED_SEGMENTS = "outdated_segments"
     OVERLAPPING_SUBTITLES = "overlapping_subtitles"
     SUBTITLES_BEYOND_END = "subtitles_beyond_end"
 
@@ -77,7 +80,6 @@ MISTAKES = (
     FindingKind.LABEL_MEANS_UNKNOWN,
     FindingKind.GOLD_LABEL_NOT_GIVEN,
     FindingKind.EMPTY_CLASS,
-    FindingKind.ONE_LABEL,
     FindingKind.NUMERIC_LABEL,
     FindingKind.GROUP_WITHOUT_CLIP,
     FindingKind.CLIP_WITHOUT_GROUP,
@@ -130,6 +132,7 @@ class CorpusListing:
         expected_seconds: The length of clips in the tables, if they have it.
         quarantines_wrong_length: Whether a file of another length is quarantined.
         subtitles: The subtitle file of each clip that has one.
+        cut_digests: SHA-256 of each file at the time when it was cut into clips, by path.
     """
 
     root: Path
@@ -141,6 +144,7 @@ class CorpusListing:
     expected_seconds: Mapping[ClipId, float] = field(default_factory=dict)
     quarantines_wrong_length: bool = False
     subtitles: Mapping[ClipId, SubtitleFile] = field(default_factory=dict)
+    cut_digests: Mapping[str, str] = field(default_factory=dict)
 
 
 def count_by_kind(findings: Iterable[Finding]) -> dict[str, int]:

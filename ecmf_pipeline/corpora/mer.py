@@ -341,7 +341,10 @@ def _label_findings(
         if given.get(clip_id)
     ]
     if not any(given.values()):
-        message = f"{train_table}: no clip has a label; list labels in columns name,discrete to train a model"
+        message = (
+            f"{train_table}: no clip has a label: labels are zero-shot, unverified; list labels in columns "
+            "name,discrete to train a model"
+        )
         return [*findings, Finding(FindingKind.NO_LABELS, "", message, count=len(clip_ids))]
     if unlabelled := [clip_id for clip_id in clip_ids if not given.get(clip_id) and clip_id not in candidates]:
         message = (

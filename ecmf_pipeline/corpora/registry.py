@@ -13,8 +13,10 @@ from ecmf_pipeline.corpora.labels import label_findings
 from ecmf_pipeline.corpora.listing import CorpusListing, require_folder
 from ecmf_pipeline.corpora.meld import read_meld
 from ecmf_pipeline.corpora.mer import FACE_CROPS_FOLDER, MEDIA_FOLDER, SOUND_FOLDER, add_face_crops, read_mer
+from ecmf_pipeline.corpora.segments import Segments
 
 Reader = Callable[[CorpusConfig], CorpusListing]
+NOT_CUT: Segments = MappingProxyType({})
 
 
 def read_sample(config: CorpusConfig) -> CorpusListing:
@@ -29,18 +31,19 @@ READERS: Mapping[str, Reader] = MappingProxyType(
 """The reader of each `CorpusConfig.kind`."""
 
 
-def read_corpus(config: CorpusConfig, *, face_crops: bool = False) -> CorpusListing:
+def read_corpus(config: CorpusConfig, *, face_crops: bool = False, segments: Segments = NOT_CUT) -> CorpusListing:
     """List a corpus.
 
     Args:
         config: The corpus and its layout.
         face_crops: Whether to add the paths of the face crops that the corpus provides.
+        segments: The clips of the recordings that `segment` has cut; only in corpora of kind folder.
 
     Raises:
         CorpusError: If the corpus is missing or empty, or one of its csv files is unusable.
         ParamsError: If ``corpus.mapping`` names an emotion that the corpus does not have.
     """
-    listing = READERS[config.kind](config)
+    listing = read_folder(config, segments) if segments else READERS[config.kind](config)
     findings = (*listing.findings, *label_findings(listing))
     listing = replace(listing, findings=findings, quarantines_wrong_length=config.wrong_length == "quarantine")
     return add_face_crops(listing) if face_crops else listing

@@ -39,6 +39,8 @@ def add_words(clip: Clip, measured: Mapping[str, Measurement], subtitles: Mappin
 def subtitle_findings(listing: CorpusListing, measured: Mapping[str, Measurement]) -> Iterator[Finding]:
     """Yield findings about subtitles: damaged files, their times, and clips with two transcripts."""
     for clip in listing.clips:
+        if clip.end:  # `segment` reports the subtitles of recordings
+            continue
         file, media = listing.subtitles.get(clip.clip_id), measured[clip.path]
         if file:
             yield from _file_findings(clip, file.path, measured[file.path])

@@ -15,7 +15,8 @@ from ecmf_pipeline.corpora.index import index_corpus
 from ecmf_pipeline.corpora.languages import count_languages, translation_language, with_languages
 from ecmf_pipeline.corpora.listing import MISTAKES, CorpusListing, count_by_kind
 from ecmf_pipeline.corpora.measuring import Measurement
-from ecmf_pipeline.corpora.registry import read_corpus
+from ecmf_pipeline.corpora.registry import NOT_CUT, read_corpus
+from ecmf_pipeline.corpora.segments import read_segments
 from ecmf_pipeline.doctor.checks import Check, State
 from ecmf_pipeline.doctor.trial import TRIAL_CLIPS, sample_evenly
 from ecmf_pipeline.extraction.run import BranchInputs, coverage
@@ -79,8 +80,9 @@ def read_state(params: Params) -> CorpusState:
         CorpusError: If the corpus cannot be read.
         InputError: If a table of an earlier run is damaged.
     """
+    segments = read_segments(paths.SEGMENTS) if params.segment.by and paths.SEGMENTS.is_file() else NOT_CUT
     return CorpusState(
-        read_corpus(params.corpus, face_crops=params.needs_face_crops),
+        read_corpus(params.corpus, face_crops=params.needs_face_crops, segments=segments),
         read_manifest(paths.MANIFEST) if paths.MANIFEST.is_file() else None,
         read_texts(paths.REWRITES) if paths.REWRITES.is_file() else None,
     )

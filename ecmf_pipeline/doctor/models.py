@@ -27,6 +27,7 @@ from ecmf_pipeline.encoders.registry import build_encoder
 from ecmf_pipeline.runner.machine import usable_cores, visible_gpus
 from ecmf_pipeline.settings.params import Params
 from ecmf_pipeline.store.state import encoder_name
+from ecmf_pipeline.transcription.config import EMBEDDED
 
 
 def check_weights(params: Params) -> Check:
@@ -76,7 +77,7 @@ def _hub_models(params: Params) -> Iterator[tuple[str, str, str]]:
     llm, speech = params.llm, params.transcribe
     if params.needs_llm and llm.backend == "transformers" and is_hub_id(llm.model):
         yield "llm.revision", llm.model, llm.revision or "main"
-    if params.needs_transcripts and speech.model is not None and is_hub_id(speech.model):
+    if params.needs_transcripts and speech.model not in {None, EMBEDDED} and is_hub_id(str(speech.model)):
         yield "transcribe.revision", speech.model, speech.revision
 
 

@@ -33,9 +33,10 @@ from ecmf_pipeline.encoders.registry import build_encoder, build_preparer
 from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.faces.detector import FaceFinder, FaceTrack
 from ecmf_pipeline.faces.openface import read_openface
-from ecmf_pipeline.media.audio import read_audio
+from ecmf_pipeline.media.clip_reader import ClipReader, span_of
 from ecmf_pipeline.media.config import MediaConfig
-from ecmf_pipeline.media.sampling import Sampling, read_samplings
+from ecmf_pipeline.media.sampling import Sampling
+from ecmf_pipeline.media.timeline import Span
 from ecmf_pipeline.runner import Opener, Outcome, Step, Target
 from ecmf_pipeline.runner.machine import as_out_of_memory, hide_gpus, select_gpu
 from ecmf_pipeline.store import FeatureRow, can_hold, create_settings_group
@@ -115,7 +116,8 @@ class ExtractOpener(Opener[ClipToExtract, OpenedClip]):
     """
 
     def __init__(self, plan: ExtractStepFactory, preparers: Mapping[Modality, Preparer[View]] | None = None) -> None:
-        self._corpus_root, self._media, self._faces = plan.corpus_root, plan.media, plan.faces
+        self._corpus_root, self._faces = plan.corpus_root, plan.faces
+        self._reader = ClipReader(plan.media)
         self._frames = {m: configured_frames(branch.encoder, plan.media.frames) for m, branch in plan.branches.items()}
         self._exits = ExitStack()
         if preparers is None:
@@ -144,9 +146,11 @@ class ExtractOpener(Opener[ClipToExtract, OpenedClip]):
             if clip.audio_path and Modality.AUDIO in item.digests:
                 handled.add(Modality.AUDIO)
                 sound = (clip.audio_path, clip.audio_digest, item.sound_state, clip.audio_bytes)
-                self._open_media(*sound, {Modality.AUDIO}, opened)
+                self._open_media(*sound, span_of(clip), {Modality.AUDIO}, opened)
             if media := item.digests.keys() - handled:
-                self._open_media(clip.path, clip.file_digest, item.media_state, clip.bytes, media, opened)
+                self._open_media(
+                    clip.path, clip.file_digest, item.media_state, clip.bytes, span_of(clip), media, opened
+                )
         return opened
 
     def _face_crops(self, item: ClipToExtract) -> tuple[FaceTrack, _SideArrays]:
@@ -161,27 +165,28 @@ class ExtractOpener(Opener[ClipToExtract, OpenedClip]):
         digest: str,
         state: FileState | None,
         size: int,
+        span: Span,
         modalities: set[Modality],
         opened: OpenedClip,
     ) -> None:
-        """Open a file for some branches, unless its content is no longer that of the manifest."""
+        """Open a span of a file for some branches, unless its content is no longer that of the manifest."""
         file = self._corpus_root / path
         try:
             # Features of another content would be stored under the digest of the indexed one.
             with indexed_content(file, digest, state, size):
-                self._read_media(file, modalities, opened)
+                self._read_media(file, span, modalities, opened)
         except (ChangedSinceIndex, FileUnreachable) as error:
             opened.update(dict.fromkeys(modalities, error))
 
-    def _read_media(self, path: Path, modalities: set[Modality], opened: OpenedClip) -> None:
+    def _read_media(self, path: Path, span: Span, modalities: set[Modality], opened: OpenedClip) -> None:
         if Modality.AUDIO in modalities:
-            self._prepare(Modality.AUDIO, lambda: (read_audio(path, self._media), {}), opened)
+            self._prepare(Modality.AUDIO, lambda: (self._reader.sound(path, span), {}), opened)
         visual = [modality for modality in (Modality.GLOBAL, Modality.FACE) if modality in modalities]
         if not visual:
             return
         counts = list(dict.fromkeys(self._frames[modality] for modality in visual))
         try:
-            sampled = dict(zip(counts, read_samplings(path, self._media, counts), strict=True))
+            sampled = dict(zip(counts, self._reader.samplings(path, span, counts), strict=True))
         except ClipError as error:
             opened.update(dict.fromkeys(visual, error))
             return

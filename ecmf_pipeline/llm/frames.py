@@ -25,8 +25,8 @@ from ecmf_pipeline.llm.prompt import Message, PictureMessage, Prompt, Turn, json
 from ecmf_pipeline.llm.requests import LabelScorer, ServerStep
 from ecmf_pipeline.llm.scoring import ScoringResult, collect_scores
 from ecmf_pipeline.llm.server_run import Budget, Drafts
+from ecmf_pipeline.media.clip_reader import ClipReader, span_of
 from ecmf_pipeline.media.config import MediaConfig
-from ecmf_pipeline.media.sampling import read_samplings
 
 PICTURE_VERSION = 1
 """Increased with every change of code that changes the pictures."""
@@ -164,7 +164,7 @@ class FrameScoringStep(ServerStep[Question[Clip], list[bytes], TextScores]):
         self._prompt = prompt
         self._labels = labels
         self._root = corpus_root
-        self._media = media
+        self._reader = ClipReader(media)
         self._faces = faces
         self._states = states
         self._scorer = LabelScorer(self._server, config.server, prompt.words(labels), drafts)
@@ -200,7 +200,7 @@ class FrameScoringStep(ServerStep[Question[Clip], list[bytes], TextScores]):
                 return read_openface(path, count=shown.count, size=faces.crop_size).crops
         path = self._root / clip.path
         with indexed_content(path, clip.file_digest, self._states.get(clip.path), clip.bytes):
-            (sampling,) = read_samplings(path, self._media, [shown.count])
+            (sampling,) = self._reader.samplings(path, span_of(clip), [shown.count])
         if not shown.crops:
             return sampling.frames
         self._finder = self._finder or FaceFinder(faces)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import math
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +18,7 @@ from numpy.typing import NDArray
 from ecmf_pipeline.core.errors import NoAudioStream, SilentAudio, TruncatedMedia, UnreadableMedia
 from ecmf_pipeline.media.config import SAMPLE_RATE, MediaConfig
 from ecmf_pipeline.media.containers import Extent, PacketReader, by_preference, declared_length, open_container
+from ecmf_pipeline.media.timeline import Span
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -43,7 +47,59 @@ _FULL_SCALE = {
 """The type and the full scale of each sample format of FFmpeg."""
 
 
+_MAX_DRIFT = 0.05
+"""Seconds by which the time of a frame may differ from the samples before it; by more, there is a gap in the sound."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedSound:
+    """The sound of a file.
+
+    Attributes:
+        samples: Mono samples at 16 kHz, float32 (n,) in [-1, 1].
+        anchors: Pairs of a time of the file in seconds, and the seconds of samples before it: the first sample, and the
+            first sample after each gap. Both increase.
+    """
+
+    samples: NDArray[np.float32]
+    anchors: tuple[tuple[float, float], ...] = ((0.0, 0.0),)
+
+    def part(self, span: Span) -> NDArray[np.float32]:
+        """Return the samples of a span of the file, a view, (m,); players are silent in gaps, which have none.
+
+        Raises:
+            NoAudioStream: If the sound has no samples there.
+            SilentAudio: If all of them are zero.
+        """
+        if span.is_whole:
+            return self.samples
+        samples = self.samples[self._position(span.start) : self._position(span.end)]
+        where = f"from {span.start:.2f} to {span.end:.2f} s"
+        if len(samples) == 0:
+            raise NoAudioStream(f"the sound has no samples {where}")
+        if not samples.any():
+            raise SilentAudio(f"all samples {where} are zero")
+        return samples
+
+    def time_of(self, seconds: float) -> float:
+        """Return the time of the file at which a sample is played; ``seconds`` is its place among the samples."""
+        anchor, before = self.anchors[max(bisect_right(self.anchors, seconds, key=itemgetter(1)) - 1, 0)]
+        return max(0.0, anchor + seconds - before)
+
+    def _position(self, time: float) -> int:
+        """Return the index of the first sample that is played at a time or later."""
+        number = bisect_right(self.anchors, time, key=itemgetter(0)) - 1
+        anchor, before = self.anchors[max(number, 0)]
+        end = self.anchors[number + 1][1] if number + 1 < len(self.anchors) else math.inf
+        return max(0, round(min(before + time - anchor, end) * SAMPLE_RATE))
+
+
 def read_audio(path: Path, config: MediaConfig) -> NDArray[np.float32]:
+    """Read the sound of a file; see `read_sound`. Returns mono samples at 16 kHz, float32 (n,) in [-1, 1]."""
+    return read_sound(path, config).samples
+
+
+def read_sound(path: Path, config: MediaConfig) -> DecodedSound:
     """Read the audio stream that players choose; if it is empty or silent, the next one.
 
     The channels are averaged. If they cancel each other, so that the mean has 12 dB less power than the loudest
@@ -52,9 +108,6 @@ def read_audio(path: Path, config: MediaConfig) -> NDArray[np.float32]:
     Args:
         path: The file.
         config: How to read it.
-
-    Returns:
-        Mono samples at 16 kHz, float32 (n,) in [-1, 1].
 
     Raises:
         NoAudioStream: If there is none, or it has no samples.
@@ -77,7 +130,7 @@ def read_audio(path: Path, config: MediaConfig) -> NDArray[np.float32]:
     raise problems[0] if problems else NoAudioStream("the file has no audio stream")
 
 
-def _read_stream(path: Path, container: InputContainer, stream: Any, config: MediaConfig) -> NDArray[np.float32]:
+def _read_stream(path: Path, container: InputContainer, stream: Any, config: MediaConfig) -> DecodedSound:
     reader = PacketReader(container)
     mixer = _Mixer({})
     samples = _resample(mixer.mix(_decode(reader.packets(stream))))
@@ -100,7 +153,9 @@ def _read_stream(path: Path, container: InputContainer, stream: Any, config: Med
             samples = _resample(_Mixer(channels).mix(_decode(packets)))
     if not samples.any():
         raise SilentAudio(f"all samples in {seconds:.2f} s of audio are zero")
-    return samples.clip(-1, 1, out=samples)
+    start = float(container.start_time or 0) / 1e6
+    anchors = tuple((time - start, before) for time, before in mixer.anchors) or ((0.0, 0.0),)
+    return DecodedSound(samples.clip(-1, 1, out=samples), anchors)
 
 
 def _decode(packets: Iterable[Any]) -> Iterator[Any]:
@@ -128,10 +183,15 @@ class _Mixer:
 
     Args:
         channels: The index of the channel to return for some layouts; for others it is the mean of the channels.
+
+    Attributes:
+        anchors: Time of the first frame and of each frame after a gap in seconds, with the seconds of sound before it.
     """
 
     def __init__(self, channels: Mapping[str, int]) -> None:
         self._channels = channels
+        self.anchors: list[tuple[float, float]] = []
+        self._seconds = 0.0
         # For each layout: the names of its channels, and (3, C + 1): the number, the sum and the sum of squares of the
         # samples of each channel and of the mean.
         self._sums: dict[str, tuple[list[str], NDArray[np.float64]]] = {}
@@ -147,7 +207,15 @@ class _Mixer:
                 mono = samples.mean(axis=0)
                 if len(samples) > 1:
                     self._add(frame.layout, np.vstack([samples, mono]))
+            self._note_time(frame)
             yield frame.sample_rate, mono
+
+    def _note_time(self, frame: Any) -> None:
+        if frame.time is not None:
+            time, before = self.anchors[-1] if self.anchors else (-math.inf, 0.0)
+            if frame.time - time - (self._seconds - before) > _MAX_DRIFT:
+                self.anchors.append((frame.time, self._seconds))
+        self._seconds += frame.samples / (frame.sample_rate or math.inf)
 
     def _add(self, layout: Any, rows: NDArray[np.float32]) -> None:
         if layout.name not in self._sums:

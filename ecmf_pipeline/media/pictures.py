@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain, groupby
@@ -63,19 +63,23 @@ class PictureBuffer:
     """
 
     def __init__(self, size: tuple[int, int], capacity: int) -> None:
-        needed = 3 * size[0] * size[1] * capacity
+        self._size = size
+        self._orientation: Orientation | None = None
+        self.is_damaged = False
+        self.restart(capacity)
+
+    def restart(self, capacity: int) -> None:
+        """Expect other pictures of the same decoder, whose state is kept; stored pictures are removed."""
+        needed = 3 * self._size[0] * self._size[1] * capacity
         if needed > _MAX_DECODED_BYTES:
             raise TooManyPictures(
-                f"{capacity} frames of {size[0]} x {size[1]} need {needed / 2**30:.1f} GB, the limit is "
+                f"{capacity} frames of {self._size[0]} x {self._size[1]} need {needed / 2**30:.1f} GB, the limit is "
                 f"{_MAX_DECODED_BYTES / 2**30:.0f} GB: reduce frames or media.max_side"
             )
-        self._size = size
         self._capacity = capacity
         self._pictures: NDArray[np.uint8] | None = None
-        self._orientation: Orientation | None = None
         self._first_damaged: float | None = None  # time of the first sampled picture that is damaged
         self._count = 0
-        self.is_damaged = False
 
     @property
     def is_full(self) -> bool:
@@ -119,7 +123,9 @@ class PictureBuffer:
         return self._pictures
 
 
-def decode(context: Any, packets: Iterable[Any], buffer: PictureBuffer, sampled: set[int] | None) -> Iterator[Any]:
+def decode(
+    context: Any, packets: Iterable[Any], buffer: PictureBuffer, sampled: Container[int] | None
+) -> Iterator[Any]:
     """Yield the decoded frames of packets; errors of the decoder are noted in ``buffer``.
 
     Args:

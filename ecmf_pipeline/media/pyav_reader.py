@@ -31,6 +31,7 @@ from ecmf_pipeline.media.pictures import (
     read_orientation,
     shown_size,
 )
+from ecmf_pipeline.media.seeking import EntryPoints
 from ecmf_pipeline.media.timeline import KnownPacket, StreamClock, Timeline
 
 if TYPE_CHECKING:
@@ -69,8 +70,12 @@ class PyAvVideo:
         path: The file.
         container: The opened file, at its start; it must stay open during use.
         max_side: Pictures with a longer side are scaled down to this number of pixels.
+        keeps_packets: Whether to keep the packets in memory if they are few, to decode them without reading them again.
 
     Attributes:
+        path: The file.
+        stream_index: Index of the stream in the container.
+        known: The times of its packets, in the order of the file.
         size: Width and height in pixels after scaling, with square pixels, before they are turned upright.
         extent: The declared length of the file, or of this stream if less of it can be read.
 
@@ -79,20 +84,20 @@ class PyAvVideo:
         UnreadableMedia: If its pictures have no size, or no decoder exists.
     """
 
-    def __init__(self, path: Path, container: InputContainer, max_side: int) -> None:
+    def __init__(self, path: Path, container: InputContainer, max_side: int, *, keeps_packets: bool = True) -> None:
         streams = video_streams(container)
         if not streams:
             raise NoVideoStream("the file has no video stream")
         reader = PacketReader(container)
-        packets = _read_packets(reader, streams)
+        packets = _read_packets(reader, streams, _MAX_KEPT_BYTES if keeps_packets else 0)
         # A stream without packets hides no other.
         stream = next((stream for stream in streams if packets[stream.index].known), streams[0])
-        self._path, self._stream = path, stream
+        self.path, self._stream, self.stream_index = path, stream, stream.index
         self._format = container.format.name
         self._has_one_stream = len(container.streams.video) == 1
-        self._context = _single_threaded_decoder(stream)
-        self._packets, self._known = packets[stream.index].kept, packets[stream.index].known
-        self._clock = _clock(container, stream, self._known)
+        self._context = single_threaded_decoder(stream)
+        self._packets, self.known = packets[stream.index].kept, packets[stream.index].known
+        self._clock = _clock(container, stream, self.known)
         self.extent = min(reader.extent(), self._own_extent(), key=lambda extent: extent.share)
         stored_size = (self._context.width, self._context.height)
         if not all(stored_size):
@@ -102,10 +107,10 @@ class PyAvVideo:
 
     def _own_extent(self) -> Extent:
         """Compare the packets with the length that the stream declares."""
-        if not self._stream.duration or not self._known:
+        if not self._stream.duration or not self.known:
             return Extent(0.0, 0.0)
-        ends = [packet.time + packet.length for packet in self._known]
-        begin = min(0, *(packet.time for packet in self._known))
+        ends = [packet.time + packet.length for packet in self.known]
+        begin = min(0, *(packet.time for packet in self.known))
         return Extent((max(ends) - begin) * self._clock.time_base, self._stream.duration * self._clock.time_base)
 
     @cached_property
@@ -116,17 +121,24 @@ class PyAvVideo:
     @cached_property
     def is_plain_h264(self) -> bool:
         """Whether packets and pictures correspond one to one, with known times: progressive H.264."""
-        known = self._known
+        return (
+            self._context.name == "h264"
+            and self._context.field_order == _PROGRESSIVE
+            and self.has_own_times
+            and all(a.dts is not None and b.dts is not None and a.dts < b.dts for a, b in pairwise(self.known))
+        )
+
+    @cached_property
+    def has_own_times(self) -> bool:
+        """Whether each packet has a time of its own, from a key picture on."""
+        known = self.known
         times = [packet.pts for packet in known if packet.pts is not None]
         return bool(
             known
-            and self._context.name == "h264"
-            and self._context.field_order == _PROGRESSIVE
             and self._clock.stores_times
             and known[0].is_key
             and len(set(times)) == len(known)
             and min(times) == times[0]
-            and all(a.dts is not None and b.dts is not None and a.dts < b.dts for a, b in pairwise(known))
             and not any(packet.is_discarded for packet in known)
         )
 
@@ -145,7 +157,7 @@ class PyAvVideo:
 
     def _first_orientation(self) -> Orientation | None:
         """Return the orientation of the first picture, which PyAV has only with decoded pictures; None if damaged."""
-        frame = next(self._decoded(PictureBuffer(self.size, 0)), None)
+        frame = next(self.decoded(PictureBuffer(self.size, 0)), None)
         return read_orientation(frame) if frame is not None else None
 
     def sample(self, choose: ChoosePictures) -> Pictures:
@@ -164,20 +176,20 @@ class PyAvVideo:
             rgb = self._read_selected(indices)
             if rgb is not None:
                 return Pictures(timeline, indices, rgb)
-        timeline, buffer = self._read_all(indices)
+        timeline, buffer = self.read_all(indices)
         actual = choose(timeline)
         if not np.array_equal(actual, indices):
-            timeline, buffer = self._read_all(actual)
+            timeline, buffer = self.read_all(actual)
             if not np.array_equal(choose(timeline), actual):
                 raise UnreadableMedia("damaged media file: two decodes of it give different pictures")
         return Pictures(timeline, actual, buffer.pictures())
 
     def _read_selected(self, indices: NDArray[np.int64]) -> NDArray[np.uint8] | None:
         """Return the chosen pictures, decoding others only if these reference them; None if one is missing."""
-        times = sorted(packet.time for packet in self._known)
+        times = sorted(packet.time for packet in self.known)
         sampled = {times[index] for index in indices}
         buffer = PictureBuffer(self.size, len(sampled))
-        for frame in self._decoded(buffer, sampled):
+        for frame in self.decoded(buffer, sampled):
             if frame.interlaced_frame:  # only some pictures of the film are; their neighbours are needed
                 return None
             buffer.add_frame(frame, frame, is_sampled=frame.pts in sampled)
@@ -185,13 +197,13 @@ class PyAvVideo:
                 return buffer.pictures()
         return None
 
-    def _read_all(self, indices: NDArray[np.int64]) -> tuple[Timeline, PictureBuffer]:
+    def read_all(self, indices: NDArray[np.int64]) -> tuple[Timeline, PictureBuffer]:
         """Decode all pictures in sequence; keep those at the given positions."""
         sampled = set(indices.tolist())
         buffer = PictureBuffer(self.size, len(sampled))
         times: list[int | None] = []
         length = delay = 0
-        for decoded, shown in deinterlaced(self._decoded(buffer)):
+        for decoded, shown in deinterlaced(self.decoded(buffer)):
             buffer.add_frame(decoded, shown, is_sampled=len(times) in sampled)
             times.append(decoded.pts)
             length = decoded.duration
@@ -200,17 +212,15 @@ class PyAvVideo:
             raise UnreadableMedia("no frames can be decoded")
         return self._clock.timeline(times, length, delay), buffer
 
-    def _decoded(self, buffer: PictureBuffer, sampled: set[int] | None = None) -> Iterator[Any]:
+    def decoded(self, buffer: PictureBuffer, sampled: set[int] | None = None) -> Iterator[Any]:
         """Yield the decoded pictures from the start; ``sampled`` times allow others to be skipped."""
         if self._packets:
             self._context.flush_buffers()
             yield from decode(self._context, self._packets, buffer, sampled)
             return
-        with open_container(self._path) as container:
-            stream = container.streams[self._stream.index]
-            yield from decode(
-                _single_threaded_decoder(stream), PacketReader(container).packets(stream), buffer, sampled
-            )
+        with open_container(self.path) as container:
+            stream = container.streams[self.stream_index]
+            yield from decode(single_threaded_decoder(stream), PacketReader(container).packets(stream), buffer, sampled)
 
 
 @dataclass(slots=True)
@@ -226,18 +236,19 @@ class _StreamPackets:
     kept: list[Any] = field(default_factory=list)
 
 
-def _read_packets(reader: PacketReader, streams: Sequence[Any]) -> dict[int, _StreamPackets]:
-    """Read the packets of some streams, by stream index."""
+def _read_packets(reader: PacketReader, streams: Sequence[Any], most_kept: int) -> dict[int, _StreamPackets]:
+    """Read the packets of some streams, by stream index, and keep them if they have at most ``most_kept`` bytes."""
     read = {stream.index: _StreamPackets() for stream in streams}
+    entries = {stream.index: EntryPoints(stream.codec_context) for stream in streams}
     size = 0
     for packet in reader.packets(*streams):
         one = read[packet.stream.index]
         size += packet.size
         if packet.size:
-            one.known.append(KnownPacket.of(packet))
-        if size <= _MAX_KEPT_BYTES:
+            one.known.append(KnownPacket.of(packet, is_entry=entries[packet.stream.index].has(packet)))
+        if size <= most_kept:
             one.kept.append(packet)
-    if size > _MAX_KEPT_BYTES:
+    if size > most_kept:
         for one in read.values():
             one.kept.clear()
     return read
@@ -256,7 +267,7 @@ def _clock(container: InputContainer, stream: Any, packets: Sequence[KnownPacket
     )
 
 
-def _single_threaded_decoder(stream: Any) -> Any:
+def single_threaded_decoder(stream: Any) -> Any:
     """Return the decoder of a stream, limited to one thread; other cores read other clips."""
     stream.codec_context.thread_count = 1
     return stream.codec_context

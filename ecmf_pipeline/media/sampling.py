@@ -6,8 +6,9 @@ same pixels there; the tests check this. In most other codecs its random access 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.media.containers import open_container
 from ecmf_pipeline.media.decord_reader import read_with_decord
 from ecmf_pipeline.media.pyav_reader import ChoosePictures, Pictures, PyAvVideo
-from ecmf_pipeline.media.timeline import Timeline
+from ecmf_pipeline.media.timeline import WHOLE, Span, Timeline
 
 
 def _read_pictures(path: Path, config: MediaConfig, choose: ChoosePictures) -> Pictures:
@@ -39,6 +40,9 @@ def _read_pictures(path: Path, config: MediaConfig, choose: ChoosePictures) -> P
             return read_with_decord(path, video, choose)
         return video.sample(choose)
 
+
+_ROUNDING = 5e-4
+"""Half a millisecond: the frame at an edge must not depend on the rounding of times by the container."""
 
 _TIME_TOLERANCE = 2e-3
 """Tolerance of frame times in seconds. Times are stored as float32, with an error of 1/500,000 s at one minute."""
@@ -68,7 +72,7 @@ def read_frames(path: Path, config: MediaConfig) -> tuple[NDArray[np.uint8], NDA
 
 
 def read_samplings(path: Path, config: MediaConfig, counts: Sequence[Frames]) -> list[Sampling]:
-    """Read the frames of several samplings of a clip in one decoding pass.
+    """Read the frames of several samplings of a clip that is a file in one decoding pass.
 
     Args:
         path: The file.
@@ -83,29 +87,43 @@ def read_samplings(path: Path, config: MediaConfig, counts: Sequence[Frames]) ->
         UnreadableMedia: If they cannot be decoded, or the file is truncated.
         TooManyPictures: If the decoded frames would take more than 1 GB.
     """
+    return sample_pictures(partial(_read_pictures, path, config), counts)
+
+
+def sample_pictures(
+    read: Callable[[ChoosePictures], Pictures], counts: Sequence[Frames], span: Span = WHOLE
+) -> list[Sampling]:
+    """Sample a span of a film as `read_samplings` does; ``read`` reads the chosen pictures of the film."""
 
     def choose_for_all(timeline: Timeline) -> NDArray[np.int64]:
-        return np.unique(np.concatenate([_choose(timeline, count) for count in counts]))
+        return np.unique(np.concatenate([_choose(timeline, count, span) for count in counts]))
 
-    pictures = _read_pictures(path, config, choose_for_all)
+    pictures = read(choose_for_all)
     samplings = []
     for count in counts:
-        indices = _choose(pictures.timeline, count)
+        indices = _choose(pictures.timeline, count, span)
         is_union = len(indices) == len(pictures.indices)
         frames = pictures.rgb if is_union else pictures.rgb[np.searchsorted(pictures.indices, indices)]
-        samplings.append(Sampling(frames, pictures.timeline.starts[indices].astype(np.float32)))
+        times = pictures.timeline.starts[indices] - span.start
+        samplings.append(Sampling(frames, times.astype(np.float32)))
     return samplings
 
 
-def _choose(timeline: Timeline, count: Frames) -> NDArray[np.int64]:
-    return np.arange(len(timeline)) if count == "all" else sample_indices(timeline, count)
+def _choose(timeline: Timeline, count: Frames, span: Span) -> NDArray[np.int64]:
+    if count != "all":
+        return sample_indices(timeline, count, span)
+    if span.is_whole:
+        return np.arange(len(timeline))
+    begin, end = span.within(timeline)
+    first, last = _shown_at(timeline, np.array([begin + _ROUNDING, end - _ROUNDING]))
+    return np.arange(first, last + 1)
 
 
 def read_frames_at(path: Path, config: MediaConfig, times: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Read the frames of a clip at given times, as returned by `read_frames`, uint8 (T, H, W, 3).
+    """Read the frames of a clip that is a file at given times, as returned by `read_frames`, uint8 (T, H, W, 3).
 
     Args:
-        path: The clip.
+        path: The file.
         config: The settings of the earlier read.
         times: Increasing seconds, (T,).
 
@@ -113,32 +131,48 @@ def read_frames_at(path: Path, config: MediaConfig, times: NDArray[np.float32]) 
         NoVideoStream: If there are no frames.
         UnreadableMedia: If they cannot be decoded, or no frames have these times.
     """
+    return pictures_at(partial(_read_pictures, path, config), times)
+
+
+def pictures_at(
+    read: Callable[[ChoosePictures], Pictures], times: NDArray[np.float32], span: Span = WHOLE
+) -> NDArray[np.uint8]:
+    """Read pictures of a span of a film as `read_frames_at` does; ``read`` reads the chosen pictures of the film."""
+    shown_at = times.astype(np.float64) + span.start
 
     def choose_nearest(timeline: Timeline) -> NDArray[np.int64]:
-        distances = np.abs(timeline.starts[None, :] - times[:, None].astype(np.float64))
-        return np.unique(distances.argmin(axis=1)).astype(np.int64)
+        after = np.searchsorted(timeline.starts, shown_at).clip(1, max(len(timeline) - 1, 1))
+        near = np.stack([after - 1, after.clip(0, len(timeline) - 1)])
+        distances = np.abs(timeline.starts[near] - shown_at)
+        return np.unique(np.where(distances[0] <= distances[1], near[0], near[1])).astype(np.int64)
 
-    pictures = _read_pictures(path, config, choose_nearest)
-    starts = pictures.timeline.starts[pictures.indices]
+    pictures = read(choose_nearest)
+    starts = pictures.timeline.starts[pictures.indices] - span.start
     if len(starts) != len(times) or np.abs(starts - times).max(initial=0.0) > _TIME_TOLERANCE:
         raise UnreadableMedia("the times of the frames have changed since they were read")
     return pictures.rgb
 
 
-def sample_indices(timeline: Timeline, count: int) -> NDArray[np.int64]:
-    """Return the frames that are shown at the middles of ``count`` equal spans of time.
+def sample_indices(timeline: Timeline, count: int, span: Span = WHOLE) -> NDArray[np.int64]:
+    """Return the frames that are shown at the middles of ``count`` equal parts of a span of time.
 
     Equidistant indices would be wrong with a variable frame rate: a second with many frames is still one second.
 
     Args:
         timeline: When the frames are shown.
-        count: Number of spans.
+        count: Number of parts.
+        span: The span.
 
     Returns:
         Increasing indices without repeats, at most ``count``.
+
+    Raises:
+        UnreadableMedia: If no frame is shown in the span.
     """
-    begin, end = timeline.starts[0], timeline.end
-    # Add half a millisecond: the frame at an edge must not depend on the rounding of times by the container.
-    moments = begin + (np.arange(count) + 0.5) * (end - begin) / count + 5e-4
+    begin, end = span.within(timeline)
+    return np.unique(_shown_at(timeline, begin + (np.arange(count) + 0.5) * (end - begin) / count + _ROUNDING))
+
+
+def _shown_at(timeline: Timeline, moments: NDArray[np.float64]) -> NDArray[np.int64]:
     shown = np.searchsorted(timeline.starts, moments, side="right") - 1
-    return np.unique(shown.clip(0, len(timeline) - 1)).astype(np.int64)
+    return shown.clip(0, len(timeline) - 1).astype(np.int64)

@@ -41,8 +41,45 @@ class Timeline:
 
 
 @dataclass(frozen=True, slots=True)
+class Span:
+    """A span of time of a file.
+
+    Attributes:
+        start: Start in seconds from the start of the file.
+        end: End in seconds; 0 for the whole file.
+    """
+
+    start: float = 0.0
+    end: float = 0.0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is the whole file."""
+        return not self.end
+
+    def within(self, timeline: Timeline) -> tuple[float, float]:
+        """Return start and end of the part in which pictures are shown.
+
+        Raises:
+            UnreadableMedia: If there is none.
+        """
+        begin, end = float(timeline.starts[0]), timeline.end
+        if self.is_whole:
+            return begin, end
+        if min(end, self.end) <= max(begin, self.start):
+            raise UnreadableMedia(f"no pictures from {self.start:.2f} to {self.end:.2f} s: they end at {end:.2f} s")
+        return max(begin, self.start), min(end, self.end)
+
+
+WHOLE = Span()
+
+
+@dataclass(frozen=True, slots=True)
 class KnownPacket:
-    """Times of a packet in time base units; ``time`` is when it is shown, or when it is decoded if that is unknown."""
+    """Times of a packet in time base units; ``time`` is when it is shown, or when it is decoded if that is unknown.
+
+    ``is_entry`` is whether a decoder that starts here returns all pictures from here on as a sequential decode does.
+    """
 
     time: int
     pts: int | None
@@ -50,12 +87,23 @@ class KnownPacket:
     length: int
     is_key: bool
     is_discarded: bool
+    size: int = 0
+    is_entry: bool = False
 
     @classmethod
-    def of(cls, packet: Any) -> KnownPacket:
+    def of(cls, packet: Any, *, is_entry: bool = False) -> KnownPacket:
         """Read the times of a packet."""
         time = packet.pts if packet.pts is not None else packet.dts or 0
-        return cls(time, packet.pts, packet.dts, packet.duration or 0, packet.is_keyframe, packet.is_discard)
+        return cls(
+            time,
+            packet.pts,
+            packet.dts,
+            packet.duration or 0,
+            packet.is_keyframe,
+            packet.is_discard,
+            packet.size,
+            is_entry,
+        )
 
 
 @dataclass(frozen=True, slots=True)

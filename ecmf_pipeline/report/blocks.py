@@ -86,7 +86,7 @@ class Figure:
     """A chart with its caption and, collapsed, its numbers.
 
     Attributes:
-        drawing: SVG element from `bars`, `stacked` or `intervals`.
+        drawing: SVG element from `bars`, `stacked`, `intervals` or `strips`.
         numbers: The same data as a table, for screen readers.
     """
 
@@ -250,6 +250,16 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
+class Stretch:
+    """A coloured part of a strip, with the text of its tooltip."""
+
+    start: float
+    end: float
+    colour: Colour
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Interval:
     """A difference with its interval, which may be unknown."""
 
@@ -361,6 +371,38 @@ def intervals(rows: Sequence[Interval], *, alt: str) -> Markup:
         )
         parts.append(_text(right + 14, y, row.text, "value"))
     return _svg(bottom + 24, parts, alt)
+
+
+def strips(
+    rows: Sequence[tuple[str, Sequence[Stretch]]], *, length: float, alt: str, legend: Mapping[str, Colour]
+) -> Markup:
+    """Draw named strips of the same length with coloured stretches, and a tooltip on each stretch.
+
+    Args:
+        rows: Name and stretches of each strip.
+        length: Length of a strip, in the unit of the stretches.
+        alt: Description of the chart in a sentence.
+        legend: Meaning of the colours.
+    """
+    left = _label_width([name for name, _ in rows])
+    scale = (WIDTH - left - 10) / length
+    parts = []
+    for position, (name, stretches) in enumerate(rows):
+        y = 4 + position * (BAR + 10)
+        parts.append(_name(name, left - 10, y + BAR / 2))
+        parts.append(_line(left, y + BAR + 2, left + length * scale, y + BAR + 2, "grid"))
+        parts += [
+            Markup('<rect class="bar {}" x="{}" y="{}" width="{}" height="{}"><title>{}</title></rect>').format(
+                one.colour,
+                _number(left + one.start * scale),
+                _number(y),
+                f"{max((one.end - one.start) * scale - 0.5, 0.5):.2f}",
+                _number(BAR),
+                shorten(one.text, 200),
+            )
+            for one in stretches
+        ]
+    return _legend(legend) + _svg(4 + len(rows) * (BAR + 10), parts, alt)
 
 
 def display_width(text: str) -> int:

@@ -20,8 +20,8 @@ from ecmf_pipeline.extraction.run import BranchInputs, current_digests
 from ecmf_pipeline.faces.contact_sheet import FaceShot, Picture, draw_sheet, jpeg, mark_face
 from ecmf_pipeline.faces.openface import read_openface_rows
 from ecmf_pipeline.faces.tracking import KEYPOINTS, crop_aligned, crop_square, eye_angle
+from ecmf_pipeline.media.clip_reader import ClipReader, span_of
 from ecmf_pipeline.media.config import MediaConfig
-from ecmf_pipeline.media.sampling import read_frames, read_frames_at
 from ecmf_pipeline.report.inputs import FaceSheet
 from ecmf_pipeline.runner.quarantine import QuarantineEntry
 from ecmf_pipeline.store import FeatureRow, FeatureStore
@@ -102,7 +102,8 @@ def face_shots(
     if "boxes" not in row.side:
         return [], []
     media = MediaConfig(frames=_FRAMES_WITHOUT_FACE, max_side=store.settings["media"]["max_side"], reader=media.reader)
-    return _video_shots(row, read_frames_at(path, media, row.side["times"]), store.settings), row.side["times"].tolist()
+    frames = ClipReader(media).frames_at(path, span_of(clip), row.side["times"])
+    return _video_shots(row, frames, store.settings), row.side["times"].tolist()
 
 
 def _choose(
@@ -192,13 +193,15 @@ def _draw(chosen: _Choice, path: Path, settings: Mapping[str, Any], media: Media
             raise FileUnreachable("the clip has no face crops")
         return _draw_crops(row, path)
     media = MediaConfig(frames=_FRAMES_WITHOUT_FACE, max_side=settings["media"]["max_side"], reader=media.reader)
+    reader, span = ClipReader(media), span_of(chosen.clip)
     if row is None:
-        frames, times = read_frames(path, media)
+        (sampling,) = reader.samplings(path, span, [media.frames])
+        frames, times = sampling.frames, sampling.times
         shots = [
             FaceShot(_pad_to_square(frame), f"{time:.2f} s") for frame, time in zip(frames, times.tolist(), strict=True)
         ]
         return draw_sheet(shots), f"{len(shots)} frames without a detected face."
-    frames = read_frames_at(path, media, row.side["times"])
+    frames = reader.frames_at(path, span, row.side["times"])
     return _draw_video(row, frames, settings)
 
 

@@ -31,6 +31,7 @@ from ecmf_pipeline.report.scores import (
     scores_section,
     training_conclusion,
 )
+from ecmf_pipeline.report.timeline import timeline_section
 from ecmf_pipeline.report.zero_shot import UNVERIFIED, Conclusion, zero_shot_conclusions, zero_shot_tiles
 
 UNVERIFIED_NOTICE = (
@@ -56,6 +57,7 @@ def render(report: ReportInput, config: ReportConfig) -> str:
         features_section(report),
         *faces_section(report),
         scores_section(report, evaluation),
+        *timeline_section(report),
         confusion_section(evaluation),
         weights_section(report, ablation),
         ablation_section(ablation),

@@ -42,6 +42,7 @@ from ecmf_pipeline.labels.config import RefineConfig, VoteConfig
 from ecmf_pipeline.llm.config import LlmConfig, RewriteConfig
 from ecmf_pipeline.media.config import SAMPLE_RATE, MediaConfig
 from ecmf_pipeline.report.config import ReportConfig
+from ecmf_pipeline.segmentation.config import SegmentConfig
 from ecmf_pipeline.settings.presets import DEFAULT_PRESET, merge_over_preset, preset_document, preset_names
 from ecmf_pipeline.transcription.config import TranscribeConfig
 
@@ -106,6 +107,7 @@ class Params(Config):
     corpus: CorpusConfig = CorpusConfig()
     models: ModelsConfig = ModelsConfig()
     sample: SampleConfig = SampleConfig()
+    segment: SegmentConfig = SegmentConfig()
     index: IndexConfig = IndexConfig()
     media: MediaConfig = MediaConfig()
     faces: FaceConfig = FaceConfig()
@@ -136,6 +138,12 @@ class Params(Config):
                 "corpus.root",
                 f"not set for a corpus of kind {self.corpus.kind}",
                 "set corpus.root to the folder of the corpus",
+            )
+        if self.segment.by and self.corpus.kind != "folder":
+            raise _inconsistent(
+                "segment.by",
+                f"only recordings of a corpus of kind folder are cut, not of kind {self.corpus.kind}",
+                "set corpus.kind to folder, or segment.by to null",
             )
         if self.faces.source == "openface" and self.corpus.kind != "mer":
             raise _inconsistent(

@@ -17,7 +17,6 @@ from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Modality, read_corpus_tables
 from ecmf_pipeline.core.errors import ModelError
 from ecmf_pipeline.core.files import cached_sha256, fingerprint, write_atomic
-from ecmf_pipeline.core.predictions import Basis
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.llm.prompt import load_prompt, load_rewrite_prompt
 from ecmf_pipeline.settings.params import Params
@@ -122,9 +121,11 @@ def _basis(params: Params) -> _Settings:
     Given labels are in the manifest, on which the stages depend too.
     """
     verdicts = params.refine.verdicts
-    if verdicts is None or not Path(verdicts).is_file():
+    if verdicts is None or not Path(verdicts).is_file() or not paths.MANIFEST.is_file():
         return {"verdicts": None}
-    from ecmf_pipeline.labels.basis import known_labels, training_basis  # SciPy, which most runs do not need
+    # SciPy and pandas, which most runs do not need
+    from ecmf_pipeline.core.predictions import Basis
+    from ecmf_pipeline.labels.basis import known_labels, training_basis
     from ecmf_pipeline.labels.verdicts import combine_answers, read_answers
 
     corpus = read_corpus_tables()

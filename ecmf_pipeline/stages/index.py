@@ -7,20 +7,24 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from pathlib import Path
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.console import echo
+from ecmf_pipeline.core.files import sha256_file
 from ecmf_pipeline.corpora.last_scan import LastScan
 from ecmf_pipeline.corpora.registry import scanned_folders
 from ecmf_pipeline.settings.params import Params, load_params
+from ecmf_pipeline.stages.shared.segments import read_segments_in_use
 
 
 def run() -> None:
     """Print the summary of the last run if nothing has changed since; otherwise scan the corpus."""
     started_ns = time.time_ns()
     params = load_params()
+    segments = f"{params.segment.by} {_digest_of(paths.SEGMENTS)} {_digest_of(paths.SEGMENT_FINDINGS)}"
     last = LastScan(
-        f"{params.corpus!r} {params.index!r} {params.needs_face_crops} {_read_for_notes(params)!r}",
+        f"{params.corpus!r} {params.index!r} {params.needs_face_crops} {_read_for_notes(params)!r} {segments}",
         *scanned_folders(params.corpus, face_crops=params.needs_face_crops),
     )
     summary = last.summary()
@@ -28,6 +32,10 @@ def run() -> None:
         _scan(params, last, started_ns)
     else:
         echo(summary)
+
+
+def _digest_of(path: Path) -> str:
+    return sha256_file(path) if path.is_file() else ""
 
 
 def _read_for_notes(params: Params) -> tuple[object, ...]:
@@ -39,10 +47,13 @@ def _scan(params: Params, last: LastScan, started_ns: int) -> None:
     from ecmf_pipeline.corpora.index import format_index_summary, index_corpus, write_index
     from ecmf_pipeline.corpora.languages import count_languages, translation_language, with_languages
     from ecmf_pipeline.corpora.registry import read_corpus
+    from ecmf_pipeline.corpora.segments import read_segment_findings
     from ecmf_pipeline.runner.quarantine import Quarantine
     from ecmf_pipeline.stages.shared.languages import language_notes
 
-    listing = read_corpus(params.corpus, face_crops=params.needs_face_crops)
+    listing = read_corpus(params.corpus, face_crops=params.needs_face_crops, segments=read_segments_in_use(params))
+    if params.segment.by:
+        listing = replace(listing, findings=(*listing.findings, *read_segment_findings(paths.SEGMENT_FINDINGS)))
     result = index_corpus(
         listing, paths.INDEX_CACHE, workers=params.index.workers, clip_timeout=params.index.clip_timeout
     )

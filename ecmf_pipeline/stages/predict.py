@@ -28,6 +28,7 @@ from ecmf_pipeline.stages.shared.inputs import (
     read_project_corpus,
     refined_sha256,
 )
+from ecmf_pipeline.stages.shared.timeline import write_timelines
 
 _DEPLOYED = "deployed/fusion"
 
@@ -82,7 +83,9 @@ def run(labels: paths.Labels) -> None:
     for path in paths.predictions(labels).glob("*.*"):
         if path.name.partition(".")[0] not in tables and path != paths.trained_on(labels):
             path.unlink()  # belongs to a removed model or to the labels of an earlier training
-    replace(submitted, basis=basis).write(paths.deployed_predictions(labels))
+    submitted = replace(submitted, basis=basis)
+    submitted.write(paths.deployed_predictions(labels))
+    write_timelines(labels, corpus.clips, submitted)
     if fusion.labels_sha256:
         write_sealed_json(paths.trained_on(labels), {"labels_sha256": fusion.labels_sha256})
     else:
@@ -114,6 +117,7 @@ def _write_refined_labels(corpus: Corpus) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     table.write(folder / "fusion.csv")
     table.write(paths.deployed_predictions("refined"))
+    write_timelines("refined", corpus.clips, table)
     write_sealed_json(paths.trained_on("refined"), {"labels_sha256": labels_sha256})
     by_clip = {str(one.clip_id): (one.refined_label, one.confidence, one.basis) for one in decisions}
     write_unverified_submission(paths.submission("refined"), ((name, *by_clip[name]) for name in corpus.candidates))

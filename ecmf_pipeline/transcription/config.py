@@ -19,7 +19,6 @@ from ecmf_pipeline.encoders.base_config import (
     read_model_config,
     settings_without_weights,
 )
-from ecmf_pipeline.runner.machine import visible_gpus
 
 RECIPE = 2
 """Incremented with every code change that changes transcripts."""
@@ -48,7 +47,8 @@ class TranscribeConfig(Config):
         language: Code of the spoken language (en, zh). null: the model detects it for each clip.
         beam_size: Number of hypotheses of the beam search; 1 is greedy decoding, which is faster.
         min_confidence: Lower limit of the mean log-probability of the tokens.
-        max_no_speech: Upper limit of the probability of the model that there is no speech.
+        max_no_speech: Upper limit of the probability of the model that there is no speech. With Whisper base it is
+            below 0.2 for speech, also in noise, and above 0.6 for words that it invents on sound without speech.
         max_repetition: Upper limit of the compression ratio of the text. Above it, the model has repeated itself.
         min_loudness: Lower limit of the level of the speech, in dBFS (RMS). Quieter sound is noise to a listener.
         corrections: Csv or Excel file of transcripts that people have corrected, ``name,text``. They replace all other
@@ -71,7 +71,7 @@ class TranscribeConfig(Config):
     language: str | None = Field(default=None, pattern=r"^[a-z]{2,3}$")
     beam_size: int = Field(default=5, gt=0, le=20)
     min_confidence: float = Field(default=-1.0, le=0)
-    max_no_speech: float = Field(default=0.6, gt=0, le=1)
+    max_no_speech: float = Field(default=0.4, gt=0, le=1)
     max_repetition: float = Field(default=2.4, gt=1)
     min_loudness: float = Field(default=-60.0, le=0)
     corrections: str | None = paths.CORRECTIONS.as_posix()
@@ -85,6 +85,8 @@ class TranscribeConfig(Config):
     @property
     def runs_on_cuda(self) -> bool:
         """Whether the model runs on a GPU."""
+        from ecmf_pipeline.runner.machine import visible_gpus  # imported here because `index` must start fast
+
         return self.device.startswith("cuda") or (self.device == "auto" and bool(visible_gpus("auto")))
 
     @property

@@ -78,7 +78,7 @@ class Recogniser:
         special = self._model.hf_tokenizer.token_to_id
         languages = self._model.supported_languages  # of all multilingual models; older ones have no token for some
         supported = [code for code in languages if len(languages) == 1 or special(f"<|{code}|>") is not None]
-        _check_language(config, supported)
+        check_language(config, supported)
 
     def recognise(self, key: str, samples: Samples) -> TranscriptRecord:
         """Recognise the speech of one clip.
@@ -185,7 +185,16 @@ def on_one_line(text: str) -> str:
     return " ".join(plain.replace("\ufffd", "").split())
 
 
-def _check_language(config: TranscribeConfig, supported: Sequence[str]) -> None:
+def check_language(config: TranscribeConfig, supported: Sequence[str]) -> None:
+    """Check that a model supports ``transcribe.language``.
+
+    Args:
+        config: The settings.
+        supported: The language codes of the model.
+
+    Raises:
+        ModelError: If it does not.
+    """
     if config.language is None or config.language in supported:
         return
     if list(supported) == ["en"]:

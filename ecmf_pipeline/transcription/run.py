@@ -20,8 +20,9 @@ from ecmf_pipeline.core.weights import WHISPER, embedded_model
 from ecmf_pipeline.corpora.measuring import known_states
 from ecmf_pipeline.encoders.embedded.packages import fetch
 from ecmf_pipeline.llm.answers import AnswerCache, AnswerWriter
-from ecmf_pipeline.media.audio import read_audio
-from ecmf_pipeline.media.config import SAMPLE_RATE, MediaConfig
+from ecmf_pipeline.media.clip_reader import ClipReader, span_of
+from ecmf_pipeline.media.config import MediaConfig
+from ecmf_pipeline.media.timeline import WHOLE, Span
 from ecmf_pipeline.runner import Outcome, Run, RunConfig, RunReport, Step, Target
 from ecmf_pipeline.runner.machine import as_out_of_memory, threads_per_worker
 from ecmf_pipeline.runner.quarantine import Quarantine
@@ -148,8 +149,7 @@ class Recording:
         file_digest: SHA-256 of the file.
         bytes: Its size at the time of indexing.
         targets: The clips with this sound.
-        start: Start of the sound in the file, in seconds.
-        end: End of the sound in the file, in seconds; 0 for the whole file.
+        span: The part of the file.
         extra_seconds: Time that it may take in addition to ``clip_timeout``: its duration.
         state: State of the file with this content; None if unknown.
     """
@@ -158,8 +158,7 @@ class Recording:
     file_digest: str
     bytes: int
     targets: tuple[Target, ...]
-    start: float = 0.0
-    end: float = 0.0
+    span: Span = WHOLE
     extra_seconds: float = 0.0
     state: FileState | None = None
 
@@ -167,7 +166,7 @@ class Recording:
         """Return the recording itself: it cannot be divided."""
         return [self]
 
-    def read(self, media: MediaConfig) -> NDArray[np.float32]:
+    def read(self, reader: ClipReader) -> NDArray[np.float32]:
         """Decode the sound as mono samples at 16 kHz, (n,); none if all of it is silent.
 
         Raises:
@@ -175,12 +174,9 @@ class Recording:
         """
         with as_out_of_memory(), indexed_content(self.path, self.file_digest, self.state, self.bytes):
             try:
-                samples = read_audio(self.path, media)
+                return reader.sound(self.path, self.span)
             except (SilentAudio, NoAudioStream):  # nobody speaks; `extract` reports the missing sound
                 return np.empty(0, np.float32)
-        if not self.end:
-            return samples
-        return samples[round(self.start * SAMPLE_RATE) : round(self.end * SAMPLE_RATE)].copy()
 
 
 def _items(
@@ -190,12 +186,15 @@ def _items(
     corpus_root: Path,
     index_cache: Path | None,
 ) -> list[Recording]:
-    """Return the sounds to transcribe, without duplicates, from the shortest to the longest."""
+    """Return the sounds to transcribe, without duplicates, from the shortest to the longest.
+
+    The parts of a recording follow each other: the reader keeps the sound of one recording.
+    """
     by_digest: dict[str, list[Clip]] = defaultdict(list)
     for clip in clips:
         if clip.clip_id in missing and not quarantine.holds(clip.clip_id, missing[clip.clip_id]):
             by_digest[missing[clip.clip_id]].append(clip)
-    copies = sorted(by_digest.values(), key=lambda same: (same[0].duration, same[0].clip_id))
+    copies = sorted(by_digest.values(), key=lambda same: _order(same[0]))
     found = [(sound, same) for same in copies if (sound := same[0].sound)]
     names = [sound.path for sound, _ in found]
     states = known_states(index_cache, corpus_root, names) if index_cache and names else {}
@@ -205,13 +204,16 @@ def _items(
             sound.file_digest or sound.digest,
             sound.bytes,
             tuple(Target(clip.clip_id, BRANCH, sound.digest) for clip in same),
-            same[0].start,
-            same[0].end,
+            span_of(same[0]),
             same[0].duration,
             states.get(sound.path),
         )
         for sound, same in found
     ]
+
+
+def _order(clip: Clip) -> tuple[bool, str | float, float, str]:
+    return clip.end > 0, clip.path if clip.end else clip.duration, clip.start, clip.clip_id
 
 
 def _make_step(config: TranscribeConfig, media: MediaConfig, threads: int, worker: int) -> TranscriptionStep:
@@ -226,11 +228,11 @@ class TranscriptionStep(Step[Recording, NDArray[np.float32], TranscriptRecord]):
 
     def __init__(self, model: Recogniser, media: MediaConfig) -> None:
         self._model = model
-        self._media = media
+        self._reader = ClipReader(media)
 
     def open(self, item: Recording) -> NDArray[np.float32]:
         """Decode the sound; see `Recording.read`."""
-        return item.read(self._media)
+        return item.read(self._reader)
 
     def work(self, batch: Sequence[tuple[Recording, NDArray[np.float32]]]) -> list[Outcome[TranscriptRecord]]:
         """Transcribe a batch of sounds, one after the other."""

@@ -104,7 +104,7 @@ def test_examples_in_help_are_valid_commands():
 
 def test_outputs_that_are_caches_persist(repository):
     stages = yaml.safe_load((repository / "dvc.yaml").read_text())["stages"]
-    for name in ("models", "sample", "index", "settings", "transcribe", "rewrite", "extract", "vote"):
+    for name in ("models", "sample", "segment", "index", "settings", "transcribe", "rewrite", "extract", "vote"):
         outs = stages[name].get("do", stages[name])["outs"]
         assert all(isinstance(out, dict) and next(iter(out.values()))["persist"] for out in outs), name
 
@@ -157,7 +157,7 @@ def test_git_ignores_all_outputs_that_dvc_tracks(repository, project):
                 if options.get("cache", True):
                     tracked.add(path.replace("${key}", str(item)).replace("${item}", str(item)))
     untracked = {f"data/.index{name}" for name in ("-cache.json", ".spool", ".lock")}
-    untracked |= {"data/.last-scan.json", "data/.digests.json"}
+    untracked |= {"data/.last-scan.json", "data/.last-segmentation.json", "data/.digests.json", "data/.segments.spool"}
     untracked |= {"data/.transcripts.spool", "data/.rewrite.spool", "data/.votes.spool", "data/transfer.json"}
     untracked |= {f"data/quarantine/vote-{name}.csv" for name in ("cues", "frames", "examples-*")}
     untracked |= {f"data/features/.*.zarr.{name}" for name in ("spool", "lock", "damaged")}

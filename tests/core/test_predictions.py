@@ -66,5 +66,5 @@ def test_table_is_also_written_as_reproducible_npz(table, tmp_path):
         np.testing.assert_array_equal(npz["modality_weights"], table.modality_weights)
         assert set(npz.files) == {
             "clip_ids", "splits", "labels", "out_of_fold", "flags", "label_names", "probs", "modalities",
-            "modality_weights",
+            "modality_weights", "basis",
         }  # fmt: skip

@@ -9,6 +9,7 @@ import pytest
 
 from ecmf_pipeline.core.clips import Clip, ClipId, Split
 from ecmf_pipeline.core.errors import CorpusError
+from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.corpora.listing import CorpusListing, count_by_kind
 
 Read = Callable[..., CorpusListing]
@@ -86,7 +87,7 @@ def test_empty_folder_is_rejected(tmp_path: Path, read: Read) -> None:
 
 def test_corpus_without_labels_is_listed(tmp_path: Path, read: Read) -> None:
     listing = read(touch_files(tmp_path, "a.mp4", "b.mp4"))
-    assert listing.labels == ()
+    assert listing.labels == MER_LABELS
     assert listing.candidate_order == ("a", "b")
     assert count_by_kind(listing.findings) == {"no_labels": 2}
     assert read(tmp_path, labels=("x", "y")).labels == ("x", "y")

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from skimage import data
 
-from ecmf_pipeline.extraction import step as step_module
 from ecmf_pipeline.faces.config import FaceConfig
+from ecmf_pipeline.media import clip_reader
 from tests.extraction.brightness import Project
 
 
@@ -27,11 +27,11 @@ def project(tmp_path, models, make_clip) -> Project:
 def decodes(monkeypatch) -> list[str]:
     """Names of the clips whose frames were decoded, in order."""
     decoded: list[str] = []
-    read_samplings = step_module.read_samplings
+    read_samplings = clip_reader.read_samplings
 
     def record_and_read(path: Path, *args: Any):
         decoded.append(path.stem)
         return read_samplings(path, *args)
 
-    monkeypatch.setattr(step_module, "read_samplings", record_and_read)
+    monkeypatch.setattr(clip_reader, "read_samplings", record_and_read)
     return decoded

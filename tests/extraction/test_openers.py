@@ -13,10 +13,10 @@ from ecmf_pipeline.core.config import Frames
 from ecmf_pipeline.encoders.base_config import BaseEncoderConfig
 from ecmf_pipeline.encoders.config import EfficientNetConfig, EgemapsConfig, MiniXceptionConfig, TextConfig
 from ecmf_pipeline.extraction import run as run_module
-from ecmf_pipeline.extraction import step as step_module
 from ecmf_pipeline.extraction.config import ExtractConfig
 from ecmf_pipeline.extraction.run import extract, open_writers, plan_branch
 from ecmf_pipeline.extraction.step import BranchEncoder, ClipToExtract, ExtractOpener, ExtractStepFactory
+from ecmf_pipeline.media import clip_reader
 from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.media.sampling import Sampling, read_frames
 from ecmf_pipeline.settings.params import branch_settings
@@ -94,13 +94,13 @@ def run_embedded(project: Project, folder: Path, models: Path, config: ExtractCo
 def test_branches_that_read_different_frames_share_one_decode(project, decodes, monkeypatch):
     """Each branch gets the frames that it would read alone."""
     samplings: dict[tuple[Frames, ...], list[Sampling]] = {}
-    read_samplings = step_module.read_samplings
+    read_samplings = clip_reader.read_samplings
 
     def record_samplings(path: Path, config: MediaConfig, counts: list[Frames]) -> list[Sampling]:
         samplings[tuple(counts)] = read_samplings(path, config, counts)
         return samplings[tuple(counts)]
 
-    monkeypatch.setattr(step_module, "read_samplings", record_samplings)
+    monkeypatch.setattr(clip_reader, "read_samplings", record_samplings)
     branches = {
         modality: BranchEncoder(MeanConfig(frames=frames), {}, project.root(modality))
         for modality, frames in ((Modality.GLOBAL, 3), (Modality.FACE, "all"))

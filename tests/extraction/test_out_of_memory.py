@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from ecmf_pipeline.core.clips import ClipText, Modality
-from ecmf_pipeline.extraction import step as step_module
 from ecmf_pipeline.faces.detector import FaceTrack
+from ecmf_pipeline.media import clip_reader
 from tests.extraction.brightness import MeanEncoder, Project, reasons
 
 
@@ -49,7 +49,7 @@ def test_running_out_of_memory_for_frames_affects_neither_text_nor_audio(project
         if path.stem == "face":
             allocate()
 
-    report = run_with_fault(project, monkeypatch, step_module, "read_samplings", fault)
+    report = run_with_fault(project, monkeypatch, clip_reader, "read_samplings", fault)
     assert report.done == {"global": 2, "face": 1, "text": 3}
     assert reasons(project, Modality.GLOBAL) == {"face": "OutOfMemory"}
     assert reasons(project, Modality.FACE) == {"face": "OutOfMemory", "tree": "NoFaceFound"}

@@ -16,10 +16,10 @@ from ecmf_pipeline.core.clips import Clip, ClipId, ClipText, Modality
 from ecmf_pipeline.core.errors import TooManyQuarantined, TryAgain
 from ecmf_pipeline.core.files import FileState, sha256_file
 from ecmf_pipeline.corpora import measuring
-from ecmf_pipeline.extraction import step as step_module
 from ecmf_pipeline.extraction.config import ExtractConfig
 from ecmf_pipeline.extraction.run import clip_limits
 from ecmf_pipeline.extraction.step import ClipToExtract
+from ecmf_pipeline.media import clip_reader
 from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.runner import quarantine
 from ecmf_pipeline.runner.quarantine import Quarantine
@@ -149,7 +149,7 @@ def test_files_in_their_indexed_state_are_not_hashed(project, monkeypatch):
 
 
 def test_a_file_that_changes_while_it_is_decoded_is_not_stored(project, monkeypatch):
-    read_samplings = step_module.read_samplings
+    read_samplings = clip_reader.read_samplings
 
     def read_and_change(path: Path, *arguments: Any):
         sampled = read_samplings(path, *arguments)
@@ -158,7 +158,7 @@ def test_a_file_that_changes_while_it_is_decoded_is_not_stored(project, monkeypa
             path.write_bytes(path.read_bytes()[:-1] + b"x")
         return sampled
 
-    monkeypatch.setattr(step_module, "read_samplings", read_and_change)
+    monkeypatch.setattr(clip_reader, "read_samplings", read_and_change)
     with pytest.raises(TryAgain, match="ChangedSinceIndex 1"):
         project.run(Modality.GLOBAL)
     assert set(FeatureStore.open(project.root(Modality.GLOBAL)).newest()) == {"mute", "tree"}

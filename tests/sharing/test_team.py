@@ -51,7 +51,18 @@ def test_pulled_outputs_are_up_to_date_and_new_training_settings_need_no_clips(l
     assert not (theirs.folder / "data" / "models").exists(), "weights are not pushed"
     theirs("ecmf-pipe", "models")
     changed = {stage.split("@")[0] for stage in json.loads(theirs("dvc", "status", "--json"))}
-    assert changed == {"index", "settings", "vote", "refine", "train", "predict", "ablate", "evaluate", "report"}
+    assert changed == {
+        "segment",
+        "index",
+        "settings",
+        "vote",
+        "refine",
+        "train",
+        "predict",
+        "ablate",
+        "evaluate",
+        "report",
+    }
     assert "Running stage" not in theirs("dvc", "repro", "--single-item", "train@given")
     theirs.change({"train": {"training": {"epochs": 3}}})
     planned = theirs("dvc", "repro", "--dry", "--single-item", "train@given")

@@ -56,7 +56,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, models: Path, tiny_
 
 
 def write_params(model: Path, more: str = "") -> None:
-    llm = f"llm: {{model: {model}, gguf_file: null, device: cpu, workers: 0, batch_size: 8}}\n"
+    llm = "transcribe: {model: null}\n"
+    llm += f"llm: {{model: {model}, gguf_file: null, device: cpu, workers: 0, batch_size: 8}}\n"
     Path("params.yaml").write_text(llm + more)
 
 

@@ -32,6 +32,20 @@ def test_a_transformers_model_is_refused_with_the_conversion_command(tmp_path: P
     assert "--copy_files tokenizer.json preprocessor_config.json --quantization int8" in command
 
 
+def test_a_transformers_model_of_the_hub_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    commit = "a" * 40
+    snapshot = tmp_path / "models--openai--whisper-small" / "snapshots" / commit
+    snapshot.parent.mkdir(parents=True)
+    write_model(snapshot, config={"model_type": "whisper"})
+    config = TranscribeConfig(model="openai/whisper-small", revision=commit)
+    with pytest.raises(ModelError) as caught:
+        config.settings()
+    assert "--model openai/whisper-small --output_dir whisper-small-ct2" in (caught.value.command or "")
+    (snapshot / "config.json").write_text("{}")
+    assert config.settings()["weights"] == {"model": "openai/whisper-small", "commit": commit}
+
+
 def test_a_folder_without_tokenizer_is_refused_and_the_hub_is_not_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ecmf_pipeline.core.errors import ModelError
 from ecmf_pipeline.transcription import recognition
 from ecmf_pipeline.transcription.config import TranscribeConfig
-from ecmf_pipeline.transcription.recognition import Recogniser, loudness, on_one_line
+from ecmf_pipeline.transcription.recognition import Recogniser, check_language, loudness, on_one_line
 from ecmf_pipeline.transcription.table import TranscriptRecord, Verdict, assess_transcript
 from tests.transcription.fakes import SENTENCE
 from tools.speech.__main__ import add_noise, check_sounds, normalise
@@ -82,6 +82,14 @@ def test_unknown_language_is_one_clear_error(whisper: Path, language: str, hint:
         Recogniser(config(whisper, language=language))
     assert f"language {language}" in caught.value.message
     assert hint in (caught.value.hint or "")
+
+
+def test_a_monolingual_model_with_another_language_is_one_clear_error() -> None:
+    with pytest.raises(ModelError) as caught:
+        check_language(TranscribeConfig(model="org/whisper.en", language="zh"), ["en"])
+    assert "English only" in caught.value.message
+    check_language(TranscribeConfig(language="en"), ["en"])
+    check_language(TranscribeConfig(), ["en"])
 
 
 def test_text_is_on_one_line() -> None:

@@ -10,15 +10,16 @@ from pathlib import Path
 import pytest
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import Clip, ClipId, WordsFrom, content_digest, write_manifest
+from ecmf_pipeline.core.clips import Clip, ClipId, WordsFrom, content_digest, marked_transcript, write_manifest
 from ecmf_pipeline.core.errors import Interrupted, TryAgain
 from ecmf_pipeline.core.files import sha256_file
 from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.runner.quarantine import read_quarantine
-from ecmf_pipeline.settings.params import load_params
+from ecmf_pipeline.settings.params import Params, load_params
 from ecmf_pipeline.settings.resolve import resolve
 from ecmf_pipeline.stages import models as models_stage
 from ecmf_pipeline.stages import transcribe as stage
+from ecmf_pipeline.stages.shared import single_clip
 from ecmf_pipeline.stages.shared.inputs import read_manifest_with_transcripts
 from ecmf_pipeline.transcription import run as transcription_run
 from ecmf_pipeline.transcription.config import TranscribeConfig
@@ -166,6 +167,17 @@ def test_the_embedded_model_is_fetched_only_for_clips_with_sound_and_without_wor
     write_manifest(paths.MANIFEST, clips)
     models_stage.run()
     assert names[2:] == ["minilm", "whisper_base"]
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_new_clip_gets_machine_made_words(tmp_path: Path, clips: list[Clip]) -> None:
+    params = Params.model_validate({"transcribe": {"device": "cpu"}})
+    (tmp_path / "scratch").mkdir()
+    [found] = single_clip.with_words(params, [clips[0]], tmp_path, tmp_path / "scratch")
+    assert (found.transcript, found.words_from) == ("1.0 seconds", WordsFrom.MACHINE)
+    assert marked_transcript(found) == "(machine) 1.0 seconds"
+    [broken] = single_clip.with_words(params, [clips[2]], tmp_path, tmp_path / "scratch")
+    assert broken.words_from is WordsFrom.NOWHERE
 
 
 def test_the_stage_adds_recognised_and_corrected_words(

@@ -35,7 +35,8 @@ def assess(*utterances: Utterance) -> Transcript:
     ("changes", "verdict"),
     [
         ({}, Verdict.USED),
-        ({"no_speech": 0.65}, Verdict.NO_SPEECH),  # "Thank you." on noise is confident and short
+        ({"no_speech": 0.61, "confidence": -0.1}, Verdict.NO_SPEECH),  # "Thank you." on noise is confident and short
+        ({"no_speech": 0.13}, Verdict.USED),
         ({"confidence": -1.01}, Verdict.UNSURE),
         ({"repetition": 2.5}, Verdict.REPEATS),
         ({"loudness": -61.0}, Verdict.QUIET),

@@ -11,6 +11,7 @@ from enum import Enum
 from ecmf_pipeline.core.clips import MANIFEST_COLUMNS, Clip, ClipText
 from ecmf_pipeline.core.errors import ClipError
 from ecmf_pipeline.corpora.listing import Finding
+from ecmf_pipeline.corpora.segments import Segment
 from ecmf_pipeline.evaluation.ablation import ROBUSTNESS_COLUMNS, VARIANT_COLUMNS
 from ecmf_pipeline.labels.refine import Decision
 from ecmf_pipeline.labels.tables import REFINED_COLUMNS
@@ -75,7 +76,9 @@ def described(cls: type, names: tuple[str, ...] | None = None, **overrides: Colu
 def _type_name(hint: typing.Any) -> str:
     hint = getattr(hint, "__supertype__", hint)  # of a NewType
     if isinstance(hint, type) and issubclass(hint, Enum):
-        return " or ".join(f"`{member.value}`" for member in hint)
+        return " or ".join(f"`{member.value}`" if member.value else "empty" for member in hint)
+    if hint == tuple[str, ...]:
+        return "words separated by spaces"
     return {str: "text", int: "integer", float: "number", bool: "0 or 1"}[hint]
 
 
@@ -162,8 +165,31 @@ FILES = (
         },
     ),
     FileEntry(
+        "data/segments/segments.csv",
+        "segment",
+        "One row for each clip of a recording, and one without times for a recording without clips. Header only if "
+        "`segment.by` is `null`.",
+        columns={
+            "path": ("text", "The recording, relative to the corpus folder."),
+            **described(Segment),
+            "digest": ("text", "SHA-256 of the recording."),
+        },
+    ),
+    FileEntry(
+        "data/segments/findings.csv",
+        "segment",
+        "Problems of the times of cues, and recordings without clips; `index` adds them to its findings.",
+        columns={
+            "kind": ("text", "Kind of the finding."),
+            **described(Finding, ("clip_id", "message", "count")),
+        },
+    ),
+    FileEntry(
+        "data/segments/cache/", "segment", "Cues and speech by digest of the recording, as immutable `.jsonl` parts."
+    ),
+    FileEntry(
         "data/quarantine/<stage>.csv",
-        "index, extract, transcribe, rewrite, vote",
+        "segment, index, extract, transcribe, rewrite, vote",
         "Clips that a stage could not use. `extract` writes one table for each modality, `extract-<modality>.csv`. A "
         "clip is not tried again until its input or the settings change, or until `--retry-quarantined`.",
         columns=described(QuarantineEntry),
@@ -236,6 +262,22 @@ FILES = (
         "predict",
         "The same, without rounding, as arrays without pickle: `clip_ids`, `splits`, `labels`, `out_of_fold`, `flags` "
         "`(n,)`; `label_names` `(C,)`; `probs` `(n, C)`; `modalities` `(M,)`; `modality_weights` `(n, M)`.",
+    ),
+    FileEntry(
+        "data/predictions/<labels>/deployed/timeline.csv",
+        "predict",
+        "The predictions of the clips of recordings by time; only if clips are spans of a file. An empty label: "
+        "nothing of the clip is usable, or it is too uncertain. `timeline.json` holds the same.",
+        columns={
+            "path": ("text", "The recording."),
+            "clip_id": _CLIP_ID,
+            "start": ("number", "Start in seconds."),
+            "end": ("number", "End in seconds."),
+            "text": ("text", "The words; empty if unknown."),
+            "label": ("text", "Most likely label."),
+            "basis": ("text", "What the label rests on: `given`, `verdicts` or `zero-shot` (unverified)."),
+            "p_<label>": ("number", "Probability of the label."),
+        },
     ),
     FileEntry(
         "data/predictions/<labels>/trained_on.json",

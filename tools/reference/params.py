@@ -232,6 +232,8 @@ def _type_name(annotation: Any) -> str:
         return " or ".join(f"`{member.value}`" for member in annotation)
     if isinstance(annotation, type) and issubclass(annotation, PurePath):
         return "path"
+    if (model := _model_of(annotation)) is not None:
+        return f"mapping with {', '.join(f'`{key}`' for key in model.model_fields)}"
     return {bool: "boolean", int: "integer", float: "number", str: "string"}[annotation]
 
 

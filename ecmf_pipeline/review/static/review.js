@@ -305,8 +305,8 @@ async function showFaces(one) {
     picture.style.backgroundSize = `${100 * found.scores.length}% 100%`;
     crop.append(picture, make("span", { className: "place" }, place));
     if (time !== undefined) {
-      crop.dataset.time = time;
-      crop.addEventListener("click", () => { one.player.pause(); one.player.currentTime = time; });
+      crop.dataset.time = one.clip.start + time;
+      crop.addEventListener("click", () => { one.player.pause(); one.player.currentTime = one.clip.start + time; });
     } else {
       crop.disabled = true;
     }
