@@ -103,7 +103,7 @@ def show_agreement() -> None:
     answers, _ = read_answers(path, corpus.labels, [clip.clip_id for clip in corpus.clips])
     found = measure_agreement(latest_answers(answers).values(), corpus.labels)
     for one in found.work:
-        seconds = f", {one.seconds:.0f} s each" if one.seconds else ""
+        seconds = f", median {one.seconds:.1f} s" if one.seconds else ""
         echo(f"{one.reviewer}: {format_count(one.answers, 'answer')}, {one.unsure} unsure{seconds}")
     if found.alpha is None:
         echo("agreement: unknown, because no two reviewers have answered the same clip")

@@ -15,6 +15,7 @@ from urllib.parse import quote
 from xml.etree import ElementTree
 
 from ecmf_pipeline.core import paths
+from ecmf_pipeline.core.clips import Clip
 from ecmf_pipeline.core.console import echo, format_count
 from ecmf_pipeline.core.errors import InputError, MissingInput
 from ecmf_pipeline.core.files import parse_json, read_text, write_atomic, write_json
@@ -57,10 +58,15 @@ def export_tasks(out: Path, media_url: str, count: int) -> None:
     if not shown:
         raise InputError("there is no clip with pictures or sound that nobody has answered")
     tag = "Video" if any(clip["kind"] == "video" for clip in shown) else "Audio"
-    write_json(out, [_task(clip, media_url + quote(project.clip(clip["name"]).path)) for clip in shown])
+    write_json(out, [_task(clip, media_url + _url(project.clip(clip["name"]))) for clip in shown])
     interface = out.with_suffix(".xml")
     write_atomic(interface, labelling_interface(project.labels, tag))
     echo(f"review: {format_count(len(shown), 'task')} in {out}, the labelling interface in {interface}")
+
+
+def _url(clip: Clip) -> str:
+    """Return the quoted path of a clip, with a media fragment (W3C) if it is a span of its file."""
+    return quote(clip.path) + (f"#t={clip.start:.3f},{clip.end:.3f}" if clip.end else "")
 
 
 def _task(clip: Mapping[str, Any], url: str) -> dict[str, Any]:

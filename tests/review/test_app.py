@@ -236,6 +236,20 @@ def test_the_cache_of_encoded_clips_is_bounded(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0.mp4", "4.mp4"]
 
 
+def test_a_span_is_chosen_by_the_page_unless_the_copy_holds_it_only(make_project: Callable[..., list[Clip]]) -> None:
+    clips = make_project()
+    spans = [replace(clip, start=0.1, end=0.3) for clip in clips[:2]]
+    Path("corpus/1.mp4").rename("corpus/1.mov")  # not known to be playable everywhere
+    spans[1] = replace(spans[1], path="1.mov")
+    write_corpus_tables(Corpus(spans, list(LABELS), [], synthetic=False))
+    client = sign_in(make_client())
+    shown = [client.get(f"/api/clip/{name}").json() for name in ("clip00", "clip01")]
+    assert [(clip["start"], clip["end"]) for clip in shown] == [(0.1, 0.3), (0.0, 0.0)]
+    assert client.get("/media/clip00").content == Path("corpus/0.mp4").read_bytes()
+    copy = client.get("/media/clip01")
+    assert (copy.status_code, copy.headers["content-type"]) == (200, "video/mp4")
+
+
 # Access
 
 

@@ -12,7 +12,7 @@ import pytest
 from ecmf_pipeline.core.clips import Clip, ClipId, content_digest
 from ecmf_pipeline.core.errors import UnreadableMedia
 from ecmf_pipeline.media.containers import probe_media
-from ecmf_pipeline.review.media import encode_clip, find_playable
+from ecmf_pipeline.review.media import Playable, encode_clip, find_playable
 from ecmf_pipeline.review.transcoding import Target, is_playable, transcode
 from tests.media.film_writing import write_display_matrix
 
@@ -69,6 +69,12 @@ def test_a_span_of_a_recording_has_its_pictures_and_length(old_film: Path, tmp_p
     assert shades[-1] == pytest.approx(greys(old_film)[34], abs=3)
     other = Clip(ClipId("b"), digest=content_digest("0" * 64, 0, 1))
     assert other.digest != clip.digest
+
+
+def test_a_span_of_a_playable_recording_needs_no_copy(tmp_path: Path, make_clip: Callable[..., Path]) -> None:
+    clip = clip_of(make_clip(tmp_path / "long.mp4", pictures=50), start=0.5, end=1.5)
+    found = find_playable(clip, tmp_path, tmp_path / "media")
+    assert found == Playable(tmp_path / "long.mp4", 0.5, 1.5)
 
 
 def test_sound_in_another_file_is_added(old_film: Path, tmp_path: Path, make_clip: Callable[..., Path]) -> None:
