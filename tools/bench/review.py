@@ -72,8 +72,10 @@ def write_project(count: int) -> None:
     reason = "neutral 0.47, happy 0.45, mostly by the given label (log-odds +0.06: prior -0.29, sources -4.04)"
     for clip, probs in zip(clips, posterior.tolist(), strict=True):
         label = LABELS[int(np.argmax(probs))]
-        decision = [clip.clip_id, clip.split, clip.given_label, "", "review", 0.0, max(probs), 0.4, label, LABELS[0]]
-        rows.writerow([*decision, 0.06, -0.29, 4.39, -4.04, reason, *probs, *[label, 0.47] * SOURCES])
+        row = {"clip_id": clip.clip_id, "split": clip.split.value, "given_label": clip.given_label, "label": label}
+        row |= {"refined_label": "", "decision": "review", "confidence": max(probs), "agreement": 0.4, "basis": "given"}
+        row["reason"] = reason
+        rows.writerow([*(row.get(name, 0.5) for name in REFINED_COLUMNS), *probs, *[label, 0.47] * SOURCES])
     write_sealed(paths.REFINED, text.getvalue())
     listed = [clips[number * (count // LISTED)] for number in range(LISTED)]
     empty = "," * (len(NEXT_COLUMNS) - 1)
@@ -111,6 +113,7 @@ def measure(chromium: Any) -> dict[str, float]:
         page.goto(url)
         page.wait_for_function("() => document.querySelector('video')?.readyState >= 2", polling=5)
         first = time.perf_counter()
+        used = _cpu_seconds(server.pid)
         page.wait_for_function("() => document.getElementById('done').textContent.includes(' of ')", timeout=60_000)
         counted = time.perf_counter()
         waits = [float(page.evaluate(_PRESS)) for _ in range(PRESSES)]
@@ -121,10 +124,16 @@ def measure(chromium: Any) -> dict[str, float]:
     return {
         "server listens (s)": listening - started,
         "first picture (s)": first - started,
+        "CPU time of the server until then (s)": used,
         "all clips are known (s)": counted - started,
         "next picture, median (ms)": statistics.median(waits),
         "next picture, longest (ms)": max(waits),
     }
+
+
+def _cpu_seconds(process: int) -> float:
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 _PRESS = """async () => {
