@@ -1,6 +1,6 @@
 """Take screenshots of the review page of a project, and check it with axe: ``python -m tools.review_pages PROJECT``.
 
-The project needs refined labels. Answers of two reviewers are written to a copy of its file of verdicts.
+The project needs refined labels. Two reviewers answer some clips; afterwards the file of verdicts is as before.
 """
 
 from __future__ import annotations
@@ -59,6 +59,8 @@ def main() -> None:
     finally:
         if kept.is_file():
             kept.replace(verdicts)
+        else:
+            verdicts.unlink(missing_ok=True)
 
 
 def _answer(chromium: Any, project: Path) -> None:

@@ -98,6 +98,7 @@ class ReviewApp:
         self._project, self._access, self._options, self._workers = project, access, options, workers
         self._encoding: dict[str, Future[Playable]] = {}
         self._strips: dict[tuple[str, str], Future[FaceStrip | None]] = {}
+        self._login_lock = asyncio.Lock()  # wrong passwords take a second each, also if many are tried at once
         self._effect: tuple[object, Future[dict[str, Any]]] | None = None
         self._templates = Environment(
             loader=PackageLoader("ecmf_pipeline.review"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
@@ -188,7 +189,7 @@ class ReviewApp:
             name, password = clean_reviewer(form.get("name", "")), form.get("password", "")
             if not name:
                 problem = "Enter your name: it is stored with your answers."
-            elif await self._access.check_password(password):
+            elif await self._check_password(password):
                 response = RedirectResponse("/", 303)
                 self._access.set_session(response)
                 self._access.set_reviewer(response, name)
@@ -196,6 +197,10 @@ class ReviewApp:
             else:
                 problem = "This is not the password."
         return self._html("login.html", problem=problem)
+
+    async def _check_password(self, password: str) -> bool:
+        async with self._login_lock:
+            return await self._access.check_password(password)
 
     async def _icon(self, request: Request) -> Response:  # noqa: ARG002
         return Response(status_code=204)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import MANIFEST_COLUMNS, Clip, Modality, clip_of_row, read_corpus_description
-from ecmf_pipeline.core.errors import CorpusError, EcmfError, InputError
+from ecmf_pipeline.core.errors import CorpusError, EcmfError, InputError, WorkerCrashed
 from ecmf_pipeline.core.files import FileState
 from ecmf_pipeline.core.predictions import Basis
 from ecmf_pipeline.labels.verdicts import UNSURE, Answer, is_outdated, other_answers
@@ -85,7 +86,7 @@ class Project:
         except EcmfError as error:
             first, self.problem = [], f"The clips are in no particular order, because {error}"
         self._first = first or [row["clip_id"] for row in self._manifest.first(_FIRST)]
-        self._loading = self._workers.submit(load_catalog)
+        self._loading = None
         self._states = states
 
     def _asked(self, clip_id: str) -> Asked | None:
@@ -111,24 +112,37 @@ class Project:
         return self._catalog.clip_ids if self._catalog else self._manifest.keys()
 
     def catalog(self, *, wait: bool = False) -> Catalog | None:
-        """Return all clips in their order; None while they are read.
+        """Return all clips in their order; None while a worker reads them, which the first call starts.
 
         Args:
             wait: Whether to wait for them.
 
         Raises:
             InputError: If a table is damaged.
+            WorkerCrashed: If the worker has crashed; the next call starts another one.
         """
         with self._lock:
             self._refresh()
+            if self._catalog is not None:
+                return self._catalog
+            if self._loading is None:
+                self._loading = self._workers.submit(load_catalog)
             loading = self._loading
-        if loading is not None and (wait or loading.done()):
+        if not (wait or loading.done()):
+            return None
+        try:
             catalog = loading.result()
+        except BaseException as error:
             with self._lock:
                 if self._loading is loading:
-                    self._catalog, self._loading = catalog, None
-                    self.problem = catalog.problem
-        return self._catalog
+                    self._loading = None
+            if isinstance(error, BrokenProcessPool):
+                raise WorkerCrashed("the process that reads the clips has crashed; load the page again") from None
+            raise
+        with self._lock:
+            if self._loading is loading:
+                self._catalog, self._loading, self.problem = catalog, None, catalog.problem
+        return catalog
 
     def answers(self) -> dict[tuple[str, str], Answer]:
         """Return the answers that count, by clip and reviewer."""
@@ -157,7 +171,11 @@ class Project:
             skip: Clips to leave out, such as those that are on the page already.
             count: Maximum number of clips.
         """
-        catalog = self.catalog(wait=any(filters))
+        with self._lock:
+            self._refresh()
+            catalog = self._catalog
+        if any(filters):
+            catalog = self.catalog(wait=True)
         answers = self.answers()
         skipped = set(skip)
         unsure: list[str] = []
@@ -174,7 +192,8 @@ class Project:
 
         found = list(islice(without_answer(), count))
         if len(found) < count and catalog is None:  # the first list is used up
-            return self.queue(filters, reviewer, skip, count) if self.catalog(wait=True) else found
+            self.catalog(wait=True)
+            return self.queue(filters, reviewer, skip, count)
         return (found + unsure)[:count]
 
     def progress(self, filters: Filters, reviewer: str) -> Progress | None:

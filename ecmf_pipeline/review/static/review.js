@@ -520,7 +520,8 @@ function start() {
   element("who-form").addEventListener("submit", async (event) => {
     event.preventDefault();
     try {
-      await sendAll(); // answers so far belong to the reviewer so far
+      await sendAll();
+      if (unsent().length) throw new Error("Wait until all answers are stored: they belong to the reviewer so far.");
       const named = await post("/api/reviewer", { name: element("who-input").value });
       element("who-name").textContent = named.reviewer;
       element("who-dialog").close();
