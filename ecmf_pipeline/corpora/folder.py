@@ -133,6 +133,7 @@ def read_folder(config: CorpusConfig, segments: Segments | None = None) -> Corpu
     gold, unknown_gold = keep_known_labels(columns["gold"], labels, f"{LABELS}, column gold")
     split = _assign_splits(clip_ids, given, columns["split"], findings)
     findings += [*unknown, *unknown_gold, *_missing_findings(files, columns["label"], given, unread)]
+    groups = _groups(clip_ids, parts, columns["group"], given, findings)
     clips = tuple(
         Clip(
             clip_id,
@@ -147,7 +148,7 @@ def read_folder(config: CorpusConfig, segments: Segments | None = None) -> Corpu
             given_label=given.get(clip_id, "") if split[clip_id] is Split.TRAIN else "",
             gold_label=gold.get(clip_id, "") or ("" if split[clip_id] is Split.TRAIN else given.get(clip_id, "")),
             split=split[clip_id],
-            group=columns["group"].get(clip_id) or (part.recording if part.segment.end else ""),
+            group=groups.get(clip_id, ""),
         )
         for clip_id in clip_ids
         for part in [parts.get(clip_id, _Part(clip_id, ""))]
@@ -174,6 +175,26 @@ class _Part:
     recording: ClipId
     path: str
     segment: Segment = WHOLE_FILE
+
+
+def _groups(
+    clip_ids: Iterable[ClipId],
+    parts: Mapping[ClipId, _Part],
+    cells: Mapping[ClipId, str],
+    given: Mapping[ClipId, str],
+    findings: list[Finding],
+) -> dict[ClipId, str]:
+    """Return the groups of clips: those of the table, else the recording, unless all labelled clips are of one."""
+    by_recording = {name: part.recording for name, part in parts.items() if part.segment.end and not cells.get(name)}
+    labelled = {by_recording.get(name) or cells.get(name) or name for name in given}
+    if by_recording and len(labelled) == 1:
+        message = (
+            f"all labelled clips are of recording {min(labelled)!r}: folds divide it, so scores may be too high for "
+            "other recordings; label clips of another recording"
+        )
+        findings.append(Finding(FindingKind.ONE_RECORDING, "", message))
+        by_recording = {}
+    return {name: cells.get(name, "") or by_recording.get(name, "") for name in clip_ids}
 
 
 def _parts(files: Mapping[ClipId, str], segments: Segments) -> dict[ClipId, _Part]:
@@ -322,9 +343,10 @@ def _missing_findings(
             if clip_id not in files
         ]
     if not given:
+        found = "no clip has a usable label" if rows else "there are no labels"
         message = (
-            f"{LABELS}: no clip has a usable label: labels are zero-shot, unverified; list labels in columns "
-            "name,label to train a model"
+            f"{LABELS}: {found}: predicted labels are zero-shot, unverified; list labels in columns name,label to "
+            "train a model"
         )
         findings.append(Finding(FindingKind.NO_LABELS, "", message, count=len(files)))
     elif unlabelled := [clip_id for clip_id in files if clip_id not in given]:

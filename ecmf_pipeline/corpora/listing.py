@@ -63,6 +63,7 @@ class FindingKind(StrEnum):
     NO_SPEECH = "no_speech"
     NO_SUBTITLES = "no_subtitles"
     CUES_CHANGED = "cues_changed"
+    ONE_RECORDING = "one_recording"
     OUTDATED_SEGMENTS = "outdated_segments"
     OVERLAPPING_SUBTITLES = "overlapping_subtitles"
     SUBTITLES_BEYOND_END = "subtitles_beyond_end"

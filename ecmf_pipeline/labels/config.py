@@ -58,7 +58,7 @@ class LightGbmConfig(Config):
     num_threads: int = Field(default=1, gt=0)
 
 
-EXPECTED_ACCURACY: dict[str, float] = {"face/zero-shot": 0.45, "llm": 0.3, "other": 0.4}
+EXPECTED_ACCURACY: dict[str, float] = {"face/zero-shot": 0.45, "llm": 0.35, "other": 0.4}
 """Cautious shares of right votes of the packaged models on six emotions; `tools.bench.zero_shot` measures them."""
 
 

@@ -127,10 +127,15 @@ def test_open_groups_and_periodic_intra_refresh(tmp_path):
         with av.open(str(path), "w") as container:
             stream = container.add_stream("libx264", rate=25, options={"x264-params": options})
             stream.width, stream.height, stream.pix_fmt = 160, 120, "yuv420p"
-            for _ in range(60):
-                noise = rng.integers(0, 255, (120, 160, 3), np.uint8)
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(noise, "rgb24")))
+            noise = rng.integers(0, 255, (120, 160, 3), np.uint8)
+            for number in range(60):
+                moved = np.roll(noise, 2 * number, axis=1)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(moved, "rgb24")))
             container.mux(stream.encode(None))
+        with open_container(path) as container:
+            known = PyAvVideo(path, container, MAX_SIDE).known
+        assert sum(packet.is_key for packet in known) > 3
+        assert [position for position, packet in enumerate(known) if packet.is_entry] == [0]
         video = RecordedVideo(path, MAX_SIDE)
         for span in (Span(1, 1.4), Span(1.9, 2.2)):
             expected, got = whole_decode(path, span), sample_pictures(video.sample, COUNTS, span)

@@ -88,6 +88,13 @@ def test_tables_name_clips_of_recordings(corpus):
     assert (clip.transcript, clip.words_from) == ("How were you?", WordsFrom.CORPUS)
 
 
+def test_labelled_clips_of_a_single_recording_are_not_one_group(corpus):
+    (corpus.root / "labels.csv").write_text("name,label\ntalk__00h00m00s500,happy\ntalk__00h00m02s500,sad\n")
+    index = corpus.indexed(corpus.segment())
+    assert {clip.group for clip in index.clips} == {""}
+    assert FindingKind.ONE_RECORDING in [finding.kind for finding in index.findings]
+
+
 def test_cached_recordings_are_not_read_again(corpus, monkeypatch):
     corpus.segment()
     monkeypatch.setattr(segmentation, "read_subtitle_file", lambda _: pytest.fail("read again"))
