@@ -21,6 +21,7 @@ IGNORED = {
         ".index-cache.json",
         ".last-scan.json",
         ".digests.json",
+        ".languages.npz",
         ".translation-languages.npz",
         ".index.spool",
         ".index.lock",

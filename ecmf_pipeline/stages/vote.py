@@ -59,7 +59,7 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
     of_llm, scored = llm_votes(params, corpus, workers=workers, retry_quarantined=retry_quarantined)
     votes.update(of_llm)
     votes.update(external)
-    if not votes:
+    if labelled.is_zero_shot and not votes:
         raise InputError(
             "no source votes on the labels: there are too few labels to train on, and no source needs none",
             "set vote.inputs: [text], use the encoder mini_xception or a CLIP encoder, or add vote.sources",

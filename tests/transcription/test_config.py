@@ -11,7 +11,6 @@ import pytest
 from ecmf_pipeline.core.errors import ModelError
 from ecmf_pipeline.core.weights import WHISPER, embedded_model
 from ecmf_pipeline.settings.params import load_params
-from ecmf_pipeline.transcription import config as transcription_config
 from ecmf_pipeline.transcription.config import TranscribeConfig
 
 
@@ -86,7 +85,7 @@ def test_compute_type_is_resolved_and_limits_change_no_fingerprint(monkeypatch: 
     base = TranscribeConfig(model="embedded", device="cpu")
     assert base.settings()["compute_type"] == "int8"
     assert TranscribeConfig(model="embedded", device="cuda:1").settings()["compute_type"] == "float16"
-    monkeypatch.setattr(transcription_config, "visible_gpus", lambda _: ["0"])
+    monkeypatch.setattr("ecmf_pipeline.runner.machine.visible_gpus", lambda _: ["0"])
     assert TranscribeConfig(model="embedded").settings()["compute_type"] == "float16"
     for change in ({"min_confidence": -0.1}, {"max_no_speech": 0.1}, {"max_repetition": 9}, {"min_loudness": -9}):
         assert base.model_copy(update=change).settings() == base.settings()
