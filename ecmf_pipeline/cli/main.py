@@ -18,6 +18,7 @@ import typer
 
 from ecmf_pipeline.cli.cache import cache_app
 from ecmf_pipeline.cli.llm import llm_app
+from ecmf_pipeline.cli.review import review_app
 from ecmf_pipeline.cli.store import store_app
 from ecmf_pipeline.cli.usage import CommandGroup, UsageError, as_input_error
 from ecmf_pipeline.core.clips import Modality
@@ -43,6 +44,7 @@ app = typer.Typer(
 app.add_typer(store_app, name="store")
 app.add_typer(llm_app, name="llm")
 app.add_typer(cache_app, name="cache")
+app.add_typer(review_app, name="review")
 
 
 class TrainedOn(StrEnum):
