@@ -345,8 +345,8 @@ def _missing_findings(
     if not given:
         found = "no clip has a usable label" if rows else "there are no labels"
         message = (
-            f"{LABELS}: {found}: predicted labels are zero-shot, unverified; list labels in columns name,label to "
-            "train a model"
+            f"{LABELS}: {found}: without 30 verdicts, predicted labels are zero-shot, unverified; list labels in "
+            "columns name,label to train a model"
         )
         findings.append(Finding(FindingKind.NO_LABELS, "", message, count=len(files)))
     elif unlabelled := [clip_id for clip_id in files if clip_id not in given]:

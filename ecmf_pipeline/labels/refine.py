@@ -130,7 +130,7 @@ def decide(
             counts once.
         gold: Human labels, (n,), -1 if unknown; None if there are none.
         basis: What the sources were trained on. With `Basis.ZERO_SHOT` each unlabelled clip gets its most probable
-            label from ``zero_shot_above`` on, without quota; there are no given labels to keep a balance with.
+            label from ``zero_shot_threshold`` on, without quota; there are no given labels to keep a balance with.
 
     Returns:
         One decision per clip, in the same order.
@@ -145,7 +145,9 @@ def decide(
     if missing := set(assessment.votes) - set(families):
         raise ValueError(f"sources without a family: {sorted(missing)}")
     if basis is Basis.ZERO_SHOT:
-        config = config.model_copy(update={"pseudo_above": config.zero_shot_above, "pseudo_families": 1})
+        config = config.model_copy(
+            update={"pseudo_above": config.zero_shot_threshold(len(labels)), "pseudo_families": 1}
+        )
     given = np.array(label_indices(clips, labels), np.int64)
     gold = np.full(len(clips), -1) if gold is None else gold
     thresholds = find_thresholds(assessment, given, gold, config)

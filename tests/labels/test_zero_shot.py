@@ -121,6 +121,20 @@ def test_zero_shot_decisions_abstain_below_the_threshold_and_name_their_basis() 
     assert all(isinstance(one.decision, LabelAction) for one in decisions)
 
 
+@pytest.mark.parametrize(("above", "labels"), [(0.4, ["", "x"]), (0.0, ["y", "x"])])
+def test_of_two_labels_none_is_chosen_at_chance(above: float, labels: list[str]) -> None:
+    votes = {"llm": np.array([[0.49, 0.51], [0.95, 0.05]])}
+    decisions = decide(
+        assess_without_labels(votes, np.full(2, -1), {}, other=0.7),
+        [Clip(ClipId(name), has_video=True) for name in "ab"],
+        ("x", "y"),
+        RefineConfig(zero_shot_above=above, review_budget=0),
+        families={"llm": "llm"},
+        basis=Basis.ZERO_SHOT,
+    )
+    assert [one.refined_label for one in decisions] == labels
+
+
 def test_first_clips_are_one_of_each_cluster_without_a_verdict() -> None:
     rng = np.random.default_rng(0)
     group = np.repeat(np.arange(4), [12, 8, 6, 4])
