@@ -19,7 +19,7 @@ from ecmf_pipeline.core.arrays import Bools, Floats, Ints
 from ecmf_pipeline.core.clips import Clip, ClipId, Split, label_indices
 from ecmf_pipeline.core.console import format_count, format_share
 from ecmf_pipeline.core.predictions import Basis
-from ecmf_pipeline.labels.combining import MIN_GOLD
+from ecmf_pipeline.labels.basis import describe_verdicts
 from ecmf_pipeline.labels.config import RefineConfig
 from ecmf_pipeline.labels.label_model import Assessment
 from ecmf_pipeline.labels.reasons import compare
@@ -376,7 +376,7 @@ def describe_zero_shot(decisions: Sequence[Decision], assessment: Assessment, go
     lines = [
         f"zero-shot, unverified: {format_count(n_labelled, 'clip')} labelled by {format_count(voting, 'source')}, "
         f"{len(zero_shot) - n_labelled} without label; the confidence is not calibrated",
-        f"{len(known)} of {MIN_GOLD} verdicts"
+        describe_verdicts(gold)
         + (
             f"; the sources agree with {int((assessment.probs[known].argmax(axis=1) == gold[known]).sum())} of them, "
             "predicted without their own verdict"

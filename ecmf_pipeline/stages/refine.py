@@ -92,5 +92,6 @@ def run(*, dry_run: bool = False) -> None:
     if labelled.is_zero_shot and config.verdicts:
         echo(
             f"  next: write labels for the first clips of {paths.NEXT} into {config.verdicts} (columns clip_id,label), "
-            f"then run dvc repro; models are trained from {MIN_GOLD} verdicts on"
+            f"then run dvc repro; models are trained from {MIN_GOLD} verdicts of "
+            "two labels on"
         )

@@ -11,7 +11,7 @@ from ecmf_pipeline.core.predictions import Basis
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.corpora.labels import labels_in_use
 from ecmf_pipeline.encoders.embedded.mini_xception import EXPRESSIONS
-from ecmf_pipeline.labels.basis import known_labels, training_basis
+from ecmf_pipeline.labels.basis import describe_verdicts, known_labels, training_basis
 from ecmf_pipeline.labels.config import RefineConfig
 from ecmf_pipeline.labels.refine import LabelAction, decide
 from ecmf_pipeline.labels.selection import select_first_clips
@@ -133,6 +133,13 @@ def test_of_two_labels_none_is_chosen_at_chance(above: float, labels: list[str])
         basis=Basis.ZERO_SHOT,
     )
     assert [one.refined_label for one in decisions] == labels
+
+
+def test_verdicts_of_one_label_are_not_enough() -> None:
+    one, two = np.zeros(31, np.int64), np.arange(31) % 2
+    assert describe_verdicts(two) == "31 of 30 verdicts"
+    assert "two labels" in describe_verdicts(one)
+    assert "two labels" not in describe_verdicts(one[:29])
 
 
 def test_first_clips_are_one_of_each_cluster_without_a_verdict() -> None:
