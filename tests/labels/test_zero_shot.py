@@ -135,6 +135,14 @@ def test_of_two_labels_none_is_chosen_at_chance(above: float, labels: list[str])
     assert [one.refined_label for one in decisions] == labels
 
 
+def test_first_clips_among_copies_that_differ_by_rounding() -> None:
+    rng = np.random.default_rng(0)
+    features = {"audio": np.repeat(100 * rng.normal(size=(2, 88)), [8, 4], axis=0) + 1e-9 * rng.normal(size=(12, 88))}
+    nobody = np.zeros(12, np.bool_)
+    first = select_first_clips(features, np.zeros(12), ~nobody, nobody, clusters=30)
+    assert [row < 8 for row in first] == [True, False]
+
+
 def test_verdicts_of_one_label_are_not_enough() -> None:
     one, two = np.zeros(31, np.int64), np.arange(31) % 2
     assert describe_verdicts(two) == "31 of 30 verdicts"
