@@ -7,11 +7,11 @@ import socket
 from pathlib import Path
 
 import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from ecmf_pipeline.core.errors import ModelError
 from ecmf_pipeline.core.weights import WHISPER, embedded_model
 from ecmf_pipeline.settings.params import load_params
-from ecmf_pipeline.transcription import config as transcription_config
 from ecmf_pipeline.transcription.config import TranscribeConfig
 
 
@@ -44,6 +44,18 @@ def test_a_transformers_model_of_the_hub_is_refused(tmp_path: Path, monkeypatch:
     assert "--model openai/whisper-small --output_dir whisper-small-ct2" in (caught.value.command or "")
     (snapshot / "config.json").write_text("{}")
     assert config.settings()["weights"] == {"model": "openai/whisper-small", "commit": commit}
+
+
+def test_without_network_the_hint_is_about_transcription(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> str:
+        raise LocalEntryNotFoundError("offline")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ModelError) as caught:
+        TranscribeConfig(model="Systran/faster-whisper-small").source()
+    assert "transcribe.model" in (caught.value.hint or "")
+    assert "transformers" not in (caught.value.hint or "")
 
 
 def test_a_folder_without_tokenizer_is_refused_and_the_hub_is_not_asked(
@@ -86,7 +98,7 @@ def test_compute_type_is_resolved_and_limits_change_no_fingerprint(monkeypatch: 
     base = TranscribeConfig(model="embedded", device="cpu")
     assert base.settings()["compute_type"] == "int8"
     assert TranscribeConfig(model="embedded", device="cuda:1").settings()["compute_type"] == "float16"
-    monkeypatch.setattr(transcription_config, "visible_gpus", lambda _: ["0"])
+    monkeypatch.setattr("ecmf_pipeline.runner.machine.visible_gpus", lambda _: ["0"])
     assert TranscribeConfig(model="embedded").settings()["compute_type"] == "float16"
     for change in ({"min_confidence": -0.1}, {"max_no_speech": 0.1}, {"max_repetition": 9}, {"min_loudness": -9}):
         assert base.model_copy(update=change).settings() == base.settings()
