@@ -1,8 +1,13 @@
 #!/bin/sh
 # MediaPipe, OpenCV and LightGBM load system libraries that Python wheels do not contain. Install missing ones as root
-# with apt-get; otherwise print the command that installs them.
+# with apt-get; otherwise print the command that installs them. With --browser, install Chromium instead, which the
+# tests of the review page drive.
 set -eu
 python=${1:-python3}
+if [ "$python" = --browser ]; then
+    command -v chromium >/dev/null || command -v google-chrome >/dev/null && exit 0
+    missing=chromium
+else
 missing=$("$python" - <<'PY'
 import ctypes
 
@@ -26,11 +31,12 @@ def is_missing(name):
 print(" ".join(package for library, package in needed.items() if is_missing(library)))
 PY
 )
+fi
 [ -z "$missing" ] && exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-    echo "installing system libraries: $missing"
+    echo "installing: $missing"
     apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing
 else
-    printf 'error: system libraries are missing: %s\nhint: install them\n  sudo apt-get install %s\n' "$missing" "$missing" >&2
+    printf 'error: system packages are missing: %s\nhint: install them\n  sudo apt-get install %s\n' "$missing" "$missing" >&2
     exit 1
 fi

@@ -226,6 +226,15 @@ def read_manifest(path: Path) -> list[Clip]:
     return clips
 
 
+def clip_of_row(cells: Sequence[str]) -> Clip:
+    """Return the clip of one row of the manifest, with cells in the order of `MANIFEST_COLUMNS`.
+
+    Raises:
+        ValueError: If a cell is damaged.
+    """
+    return _clip(cells, None)
+
+
 def content_digest(file_digest: str, start: float, end: float) -> str:
     """Return the digest of a part of a file from ``start`` to ``end`` seconds; that of the file if ``end`` is 0."""
     if not end or not file_digest:

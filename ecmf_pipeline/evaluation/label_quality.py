@@ -16,9 +16,10 @@ from ecmf_pipeline.core.clips import Corpus
 from ecmf_pipeline.evaluation.config import EvaluateConfig
 from ecmf_pipeline.evaluation.scoring import groups_to_draw, leave_one_out, reliability
 from ecmf_pipeline.labels.baselines import BASELINES
-from ecmf_pipeline.labels.combining import MIN_GOLD, combine_votes
+from ecmf_pipeline.labels.combining import combine_votes
 from ecmf_pipeline.labels.config import LabelModelConfig
 from ecmf_pipeline.labels.label_model import GIVEN, assess
+from ecmf_pipeline.labels.verdicts import MIN_GOLD
 from ecmf_pipeline.labels.votes import SourceReport, first_choice, report_sources
 
 Method = Callable[[Ints], Floats]

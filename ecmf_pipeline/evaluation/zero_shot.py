@@ -16,9 +16,9 @@ from ecmf_pipeline.core.arrays import Floats, Ints, confusion
 from ecmf_pipeline.core.clips import Clip
 from ecmf_pipeline.core.predictions import Basis
 from ecmf_pipeline.evaluation.scoring import Evaluator
-from ecmf_pipeline.labels.combining import MIN_GOLD
 from ecmf_pipeline.labels.label_model import Assessment
 from ecmf_pipeline.labels.refine import Decision
+from ecmf_pipeline.labels.verdicts import MIN_GOLD
 from ecmf_pipeline.labels.votes import ABSTAIN, first_choice
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from ecmf_pipeline.core.arrays import Ints
 from ecmf_pipeline.core.predictions import Basis
-from ecmf_pipeline.labels.combining import MIN_GOLD
+from ecmf_pipeline.labels.verdicts import MIN_GOLD
 
 MIN_CLIPS_OF_LABEL = 2
 """Clips that each of two labels needs: one to train on and one to predict."""

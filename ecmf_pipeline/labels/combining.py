@@ -29,10 +29,8 @@ from ecmf_pipeline.labels import dawid_skene
 from ecmf_pipeline.labels.dawid_skene import DawidSkene, VotePatterns, vote_patterns
 from ecmf_pipeline.labels.majority import break_ties, count_votes
 from ecmf_pipeline.labels.unsupervised import combine_without_gold, unsupervised_expert
+from ecmf_pipeline.labels.verdicts import MIN_GOLD
 from ecmf_pipeline.labels.votes import Evidence, LogPool, SourceReport, fit_log_pool, report_sources, stack_votes
-
-MIN_GOLD = 30
-"""Minimum number of gold labels for calibrated probabilities."""
 
 MIN_GOLD_TO_FIT = 10
 """Minimum number of gold labels that the blend is fitted to; with fewer, they only replace the labels of their own

@@ -181,8 +181,9 @@ class RefineConfig(Config):
 
     Attributes:
         label_model: Priors of the label model.
-        verdicts: Csv file of human labels, ``clip_id,label``; the default may be missing, null if there are none. Track
-            it by Git and keep it outside of ``data/``, whose files DVC replaces.
+        verdicts: Csv file of human labels, ``name,label`` and, if there are several reviewers, ``reviewer``; `review`
+            appends to it. The default may be missing, null if there are none. Track it by Git and keep it outside of
+            ``data/``, whose files DVC replaces.
         keep_above: Given labels below this probability are marked ``down_weight``; the weight of every label is its
             probability.
         review_below: Given labels below this probability are also listed for review.

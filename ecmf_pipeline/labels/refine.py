@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -117,18 +117,23 @@ def decide(
     *,
     families: Mapping[str, str],
     gold: Ints | None = None,
+    shares: Floats | None = None,
+    is_bad: Bools | None = None,
     basis: Basis = Basis.GIVEN,
 ) -> list[Decision]:
     """Decide on the label of each clip.
 
     Args:
-        assessment: Result of the label model for the same clips in the same order.
+        assessment: Result of the label model for the same clips in the same order; see `soften` if reviewers differ.
         clips: The clips; their gold labels are not used.
         labels: The K label names.
         config: Thresholds and target precisions.
         families: Family of each source. Sources with the same input (all voters of a modality) form one family, which
             counts once.
         gold: Human labels, (n,), -1 if unknown; None if there are none.
+        shares: Share of reviewers for each label, (n, K), of clips on which they differ; NaN for other clips. The label
+            of most reviewers is trained on with its share as probability; None if there are no such clips.
+        is_bad: Clips that people call unusable, (n,): they are not trained on; None if there are none.
         basis: What the sources were trained on. With `Basis.ZERO_SHOT` each unlabelled clip gets its most probable
             label from ``zero_shot_threshold`` on, without quota; there are no given labels to keep a balance with.
 
@@ -155,15 +160,21 @@ def decide(
     # np.full would store plain texts instead of actions.
     leave = np.array([LabelAction.LEAVE] * len(clips), object)
     draft = _Draft(leave, np.full(len(clips), -1), np.full(len(clips), "", object))
-    unlabelled = (given < 0) & (gold < 0)
+    is_bad = np.zeros(len(clips), bool) if is_bad is None else is_bad
+    by_people = gold if shares is None else _majority(assessment, gold, shares)
+    unlabelled = (given < 0) & (by_people < 0) & ~is_bad
     _decide_given(draft, assessment, given, supporting, thresholds, config)
-    _apply_human_labels(draft, given, gold)
+    _apply_human_labels(draft, given, by_people)
+    draft.notes[(by_people >= 0) & (gold < 0)] += "; reviewers differ, so the weight is the share of this label"
     quota = math.inf if basis is Basis.ZERO_SHOT else config.pseudo_quota
     _assign_pseudo_labels(draft, assessment, clips, labels, unlabelled, supporting, thresholds, config, quota)
     _select_for_review(draft, assessment, unlabelled & can_be_judged(clips), config)
-    weights = _weights(assessment, given, gold, draft.new, config)
+    draft.new[is_bad] = -1
+    draft.set(is_bad & (given >= 0), LabelAction.DROP, "; excluded from training: a bad clip by human verdict")
+    draft.set(is_bad & (given < 0), LabelAction.LEAVE, "; no pseudo-label: a bad clip by human verdict")
+    weights = _weights(assessment, given, gold, by_people, draft.new, config)
     judged = np.where(draft.new >= 0, draft.new, assessment.labels)
-    comparison = compare(assessment, judged, given, gold)
+    comparison = compare(assessment, judged, given, by_people)
     return [
         Decision(
             clip_id=clip.clip_id,
@@ -181,10 +192,26 @@ def decide(
             log_odds_prior=float(comparison.log_odds.prior[i]),
             log_odds_given=float(comparison.log_odds.given[i]),
             log_odds_sources=float(comparison.log_odds.sources[i]),
-            basis=Basis.VERDICTS if gold[i] >= 0 else basis,
+            basis=Basis.VERDICTS if by_people[i] >= 0 else basis,
         )
         for i, clip in enumerate(clips)
     ]
+
+
+def soften(assessment: Assessment, shares: Floats) -> Assessment:
+    """Return the assessment with the shares of reviewers as posterior of the clips on which they differ.
+
+    Args:
+        assessment: Result of the label model.
+        shares: Share of reviewers for each label, (n, K); NaN for other clips.
+    """
+    return replace(assessment, posterior=np.where(np.isnan(shares), assessment.posterior, shares))
+
+
+def _majority(assessment: Assessment, gold: Ints, shares: Floats) -> Ints:
+    """Return the human labels, (n,), and the label of most reviewers if they differ; the sources break ties."""
+    is_disputed = ~np.isnan(shares).any(axis=1)
+    return np.where(is_disputed, (shares + 1e-6 * assessment.probs).argmax(axis=1), gold)
 
 
 @dataclass(slots=True)
@@ -291,7 +318,9 @@ def _select_for_review(draft: _Draft, assessment: Assessment, unlabelled: Bools,
     draft.notes[chosen] += "; listed for review"
 
 
-def _weights(assessment: Assessment, given: Ints, gold: Ints, new: Ints, config: RefineConfig) -> Floats:
+def _weights(
+    assessment: Assessment, given: Ints, gold: Ints, by_people: Ints, new: Ints, config: RefineConfig
+) -> Floats:
     """Return training weights: the probability of each label, scaled to a mean of one over clips with a given label.
 
     Classes are not balanced here: a class with many wrong labels would get the weight of its wrong members back.
@@ -300,7 +329,7 @@ def _weights(assessment: Assessment, given: Ints, gold: Ints, new: Ints, config:
     rows = np.arange(len(given))
     label_probs = np.where(new >= 0, assessment.posterior[rows, new], 0.0)
     label_probs[(gold >= 0) & (new >= 0)] = 1.0
-    trained = (new >= 0) & ((given >= 0) | (gold >= 0))
+    trained = (new >= 0) & ((given >= 0) | (by_people >= 0))
     mean = label_probs[trained].mean() if trained.any() else 1.0
     weights: Floats = np.where(trained, label_probs / max(mean, 1e-12), config.pseudo_weight * label_probs)
     return weights

@@ -1,4 +1,4 @@
-"""Read and write csv files of labels: own and external votes, human labels, refined labels, clips to label next.
+"""Read and write csv files of labels: own and external votes, refined labels, clips to label next.
 
 Written files are sorted and floats are rounded to six digits, so identical votes give identical bytes.
 """
@@ -202,36 +202,6 @@ def read_external_votes(path: Path, labels: Sequence[str], clip_ids: Sequence[st
     return votes, int((rows < 0).sum())
 
 
-def read_human_labels(path: Path, labels: Sequence[str], clip_ids: Sequence[str]) -> tuple[Ints, int]:
-    """Read human labels: ``clip_id,label``, in a csv or Excel file (see `corpora.tables`).
-
-    Rows without a label are skipped, so that next.csv with a further column ``label`` can be filled in part.
-
-    Args:
-        path: The table.
-        labels: The K label names.
-        clip_ids: The n clips of the manifest.
-
-    Returns:
-        The label of each clip, (n,), -1 if it has none, and the number of labels of other clips.
-
-    Raises:
-        MissingInput: If the file does not exist.
-        InputError: If the file is damaged, a label is unknown, a clip occurs twice, no clip is one of the manifest, or
-            it is refined.csv or a table of predictions, whose labels are not those of a person.
-    """
-    frame, remedy = _read_foreign(path, ("clip_id", "label"), clip_ids, by_people=True)
-    has_label = (frame["label"] != "").to_numpy()
-    frame = frame[has_label].reset_index(drop=True)
-    remedy = remedy._replace(lines=[line for line, kept in zip(remedy.lines, has_label, strict=True) if kept])
-    label_indices = _label_indices(path, frame, labels, remedy)
-    _reject_first(path, frame.duplicated("clip_id").to_numpy(), "the clip occurs twice", remedy)
-    rows = _clip_rows(path, frame, clip_ids)
-    gold = np.full(len(clip_ids), -1, np.int64)
-    gold[rows[rows >= 0]] = label_indices[rows >= 0]
-    return gold, int((rows < 0).sum())
-
-
 def write_refined(
     path: Path,
     decisions: Sequence[Decision],
@@ -378,8 +348,8 @@ def write_clips_to_label(
 ) -> None:
     """Write the clips to label by hand next, in the given order, with their current decision.
 
-    People open the table in a spreadsheet: cells that could be formulas are escaped. `read_human_labels` accepts clip
-    ids and labels with and without the apostrophe of the escape.
+    People open the table in a spreadsheet: cells that could be formulas are escaped. `verdicts.read_answers` accepts
+    clip ids and labels with and without the apostrophe of the escape.
 
     Args:
         path: The csv file.

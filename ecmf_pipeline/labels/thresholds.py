@@ -9,9 +9,9 @@ from scipy.stats import beta
 
 from ecmf_pipeline.core.arrays import Bools, Floats, Ints
 from ecmf_pipeline.core.console import format_count
-from ecmf_pipeline.labels.combining import MIN_GOLD
 from ecmf_pipeline.labels.config import RefineConfig
 from ecmf_pipeline.labels.label_model import Assessment
+from ecmf_pipeline.labels.verdicts import MIN_GOLD
 
 NEVER = float("inf")
 """Threshold that no probability reaches."""

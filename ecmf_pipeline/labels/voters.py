@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core.arrays import Floats, Ints, weighted_f1
-from ecmf_pipeline.labels.combining import MIN_GOLD
 from ecmf_pipeline.labels.config import LightGbmConfig, LinearConfig, RefineConfig, VoteConfig
 from ecmf_pipeline.labels.label_model import assess_labels
+from ecmf_pipeline.labels.verdicts import MIN_GOLD
 
 ALL = "all"
 """Name of the modality that joins all modalities."""

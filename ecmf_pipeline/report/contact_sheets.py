@@ -73,6 +73,39 @@ def face_sheets(
     return [_sheet(choice, store.settings, corpus_root, media) for choice in chosen], ""
 
 
+def face_shots(
+    store: FeatureStore, clip: Clip, *, corpus_root: Path, media: MediaConfig
+) -> tuple[list[FaceShot], list[float]]:
+    """Return the face crops of one clip and their times in seconds; no times for crops that come with the corpus.
+
+    Args:
+        store: Features of the face branch.
+        clip: The clip.
+        corpus_root: Folder to which the clip's path is relative.
+        media: Settings for reading videos.
+
+    Returns:
+        Two empty lists if the store has no crop boxes of the clip as it is now.
+
+    Raises:
+        ClipError: If the file cannot be read.
+    """
+    digests = current_digests(Modality.FACE, [clip], {}, store)
+    if clip.clip_id not in set(store.clips_with_features(digests)):
+        return [], []
+    row = store.row(clip.clip_id, digests[clip.clip_id])
+    path = _path_of(clip, store.settings, corpus_root)
+    if not path.is_file():
+        raise FileUnreachable("the file is not on this machine")
+    if BranchInputs.of_settings(store.settings).face_crops:
+        return _crop_shots(row, path), []
+    if "boxes" not in row.side:
+        return [], []
+    media = MediaConfig(frames=_FRAMES_WITHOUT_FACE, max_side=store.settings["media"]["max_side"], reader=media.reader)
+    frames = ClipReader(media).frames_at(path, span_of(clip), row.side["times"])
+    return _video_shots(row, frames, store.settings), row.side["times"].tolist()
+
+
 def _choose(
     store: FeatureStore, clips: Sequence[Clip], quarantine: Iterable[QuarantineEntry], count: int
 ) -> list[_Choice]:
@@ -169,14 +202,24 @@ def _draw(chosen: _Choice, path: Path, settings: Mapping[str, Any], media: Media
         ]
         return draw_sheet(shots), f"{len(shots)} frames without a detected face."
     frames = reader.frames_at(path, span, row.side["times"])
-    return _draw_video(row, frames, is_level=settings["faces"].get("align") == "eyes")
+    return _draw_video(row, frames, settings)
 
 
-def _draw_video(row: FeatureRow, frames: NDArray[np.uint8], *, is_level: bool) -> tuple[Picture, str]:
-    unknown = np.full((len(frames), 2 * KEYPOINTS), np.nan, np.float32)
-    landmarks = row.side.get("landmarks", unknown).reshape(-1, KEYPOINTS, 2)
-    quality = row.side.get("landmark_quality", unknown[:, 0])
+def _draw_video(row: FeatureRow, frames: NDArray[np.uint8], settings: Mapping[str, Any]) -> tuple[Picture, str]:
+    shots = _video_shots(row, frames, settings)
     middle = len(frames) // 2
+    landmarks = _landmarks(row, len(frames))
+    whole = mark_face(frames[middle], row.side["boxes"][middle], landmarks[middle])
+    description = (
+        f"{len(shots)} crops from {shots[0].place} to {shots[-1].place}; whole frame at {shots[middle].place}."
+    )
+    return draw_sheet(shots, whole), description
+
+
+def _video_shots(row: FeatureRow, frames: NDArray[np.uint8], settings: Mapping[str, Any]) -> list[FaceShot]:
+    is_level = settings["faces"].get("align") == "eyes"
+    landmarks = _landmarks(row, len(frames))
+    quality = row.side.get("landmark_quality", np.full(len(frames), np.nan, np.float32))
     shots = []
     for index, frame in enumerate(frames):
         box = tuple(row.side["boxes"][index].tolist())
@@ -187,20 +230,25 @@ def _draw_video(row: FeatureRow, frames: NDArray[np.uint8], *, is_level: bool) -
                 f"{row.side['times'][index]:.2f} s",
                 float(row.side["scores"][index]),
                 float(quality[index]),
-                is_framed=index == middle,
+                is_framed=index == len(frames) // 2,
             )
         )
-    whole = mark_face(frames[middle], row.side["boxes"][middle], landmarks[middle])
-    description = (
-        f"{len(shots)} crops from {shots[0].place} to {shots[-1].place}; whole frame at {shots[middle].place}."
-    )
-    return draw_sheet(shots, whole), description
+    return shots
+
+
+def _landmarks(row: FeatureRow, count: int) -> NDArray[np.float32]:
+    unknown = np.full((count, 2 * KEYPOINTS), np.nan, np.float32)
+    return row.side.get("landmarks", unknown).reshape(-1, KEYPOINTS, 2)
 
 
 def _draw_crops(row: FeatureRow, path: Path) -> tuple[Picture, str]:
-    track = read_openface_rows(path, row.side["frames"], size=_CROP_SIZE)
-    shots = [FaceShot(crop, f"crop {number}") for crop, number in zip(track.crops, track.frames.tolist(), strict=True)]
+    shots = _crop_shots(row, path)
     return draw_sheet(shots), f"{len(shots)} crops supplied with the corpus."
+
+
+def _crop_shots(row: FeatureRow, path: Path) -> list[FaceShot]:
+    track = read_openface_rows(path, row.side["frames"], size=_CROP_SIZE)
+    return [FaceShot(crop, f"crop {number}") for crop, number in zip(track.crops, track.frames.tolist(), strict=True)]
 
 
 def _pad_to_square(frame: Picture) -> Picture:

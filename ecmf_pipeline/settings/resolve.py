@@ -126,10 +126,11 @@ def _basis(params: Params) -> _Settings:
     # SciPy and pandas, which most runs do not need
     from ecmf_pipeline.core.predictions import Basis
     from ecmf_pipeline.labels.basis import known_labels, training_basis
-    from ecmf_pipeline.labels.tables import read_human_labels
+    from ecmf_pipeline.labels.verdicts import combine_answers, read_answers
 
     corpus = read_corpus_tables()
-    human_labels, _ = read_human_labels(Path(verdicts), corpus.labels, [clip.clip_id for clip in corpus.clips])
+    answers, _ = read_answers(Path(verdicts), corpus.labels, [clip.clip_id for clip in corpus.clips])
+    human_labels = combine_answers(answers, corpus.clips, corpus.labels).gold
     if training_basis(corpus.given, human_labels) is not Basis.VERDICTS:
         return {"verdicts": None}
     return {"verdicts": fingerprint({"labels": known_labels(corpus.given, human_labels).tolist()})}

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.core.files import write_json
-from ecmf_pipeline.labels.combining import MIN_GOLD
+from ecmf_pipeline.labels.label_model import Assessment
 from ecmf_pipeline.labels.refine import (
+    Decision,
     decide,
     describe_counts,
     describe_effect,
     describe_zero_shot,
     labels_to_verify,
+    soften,
     source_metrics,
 )
 from ecmf_pipeline.labels.selection import (
@@ -25,9 +31,11 @@ from ecmf_pipeline.labels.selection import (
 )
 from ecmf_pipeline.labels.tables import write_clips_to_label, write_refined
 from ecmf_pipeline.labels.thresholds import find_thresholds
+from ecmf_pipeline.labels.verdicts import MIN_GOLD
 from ecmf_pipeline.labels.voters import source_family
-from ecmf_pipeline.settings.params import load_params
+from ecmf_pipeline.settings.params import Params, load_params
 from ecmf_pipeline.stages.shared.inputs import (
+    LabelledCorpus,
     add_transcripts,
     assess_project,
     read_features,
@@ -36,8 +44,37 @@ from ecmf_pipeline.stages.shared.inputs import (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Refinement:
+    """Decisions on all clips with what they are based on: labels, votes by source, (n, K), and the label model."""
+
+    labelled: LabelledCorpus
+    votes: dict[str, NDArray[np.float64]]
+    assessment: Assessment
+    decisions: list[Decision]
+
+
+def compute(params: Params) -> Refinement:
+    """Combine all votes, the predictions of the fusion model and the verdicts, and decide on each clip."""
+    labelled = read_project_corpus(params)
+    votes = votes_of_sources(labelled)
+    assessment = soften(assess_project(params, labelled, votes), labelled.verdicts.shares)
+    decisions = decide(
+        assessment,
+        labelled.corpus.clips,
+        labelled.corpus.labels,
+        params.refine,
+        families={name: source_family(name) for name in votes},
+        gold=labelled.known,
+        shares=labelled.verdicts.shares,
+        is_bad=labelled.verdicts.is_bad,
+        basis=labelled.basis,
+    )
+    return Refinement(labelled, votes, assessment, decisions)
+
+
 def run(*, dry_run: bool = False) -> None:
-    """Combine all votes and the predictions of the fusion model, and decide on the label of each clip.
+    """Combine the votes and write the decisions, the clips to label next and the metrics.
 
     Without enough labels to train on, the votes of sources that need none are combined.
 
@@ -46,14 +83,9 @@ def run(*, dry_run: bool = False) -> None:
     """
     params = load_params()
     config = params.refine
-    labelled = read_project_corpus(params)
-    corpus, gold = labelled.corpus, labelled.known
-    votes = votes_of_sources(labelled)
-    assessment = assess_project(params, labelled, votes)
-    families = {name: source_family(name) for name in votes}
-    decisions = decide(
-        assessment, corpus.clips, corpus.labels, config, families=families, gold=gold, basis=labelled.basis
-    )
+    refinement = compute(params)
+    labelled, votes, decisions = refinement.labelled, refinement.votes, refinement.decisions
+    corpus, gold, assessment = labelled.corpus, labelled.known, refinement.assessment
     counts = Counter(decision.decision.value for decision in decisions)
     prefix = "refine (dry run): " if dry_run else "refine: "
     echo(prefix + ", ".join(describe_counts(decisions, gold >= 0)))
@@ -71,7 +103,7 @@ def run(*, dry_run: bool = False) -> None:
     write_refined(paths.REFINED, decisions, votes, assessment.posterior, corpus.labels)
     clips = add_transcripts(params, corpus).clips
     gain = expected_gain(assessment.posterior, labels_to_verify(decisions, corpus.labels))
-    eligible = (gold < 0) & can_be_judged(clips)
+    eligible = (gold < 0) & ~labelled.verdicts.is_bad & can_be_judged(clips)
     chosen = select_clips_to_label(
         gain, assessment.labels, eligible, config.label_next, last=~has_readable_media(clips)
     )
@@ -91,7 +123,7 @@ def run(*, dry_run: bool = False) -> None:
     )
     if labelled.is_zero_shot and config.verdicts:
         echo(
-            f"  next: write labels for the first clips of {paths.NEXT} into {config.verdicts} (columns clip_id,label), "
-            f"then run dvc repro; models are trained from {MIN_GOLD} verdicts of "
+            f"  next: label the first clips of {paths.NEXT}: run ecmf-pipe review, or write {config.verdicts} (columns "
+            f"name,label); then run dvc repro; models are trained from {MIN_GOLD} verdicts of "
             "two labels on"
         )

@@ -1,4 +1,4 @@
-"""Csv files that users write: external votes and human labels."""
+"""Csv files of external votes, which users write."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from ecmf_pipeline.core.errors import InputError, MissingInput
-from ecmf_pipeline.labels.tables import read_external_votes, read_human_labels
+from ecmf_pipeline.core.errors import InputError
+from ecmf_pipeline.labels.tables import read_external_votes
 
 LABELS = ("NA", "happy", "sad")
 CLIPS = ("a", "b", "c")
@@ -19,35 +19,6 @@ def write_file(folder: Path, text: str) -> Path:
     path = folder / "file.csv"
     path.write_text(text, encoding="utf-8")
     return path
-
-
-def test_human_labels_are_matched_by_clip_id(tmp_path: Path) -> None:
-    gold, others = read_human_labels(
-        write_file(tmp_path, "label,clip_id,by\nNA,c,me\nsad,a,me\nsad,z,me\n"), LABELS, CLIPS
-    )
-    assert_array_equal(gold, [2, -1, 0])
-    assert others == 1
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "Name;Label\nA.mp4;SAD\nC;na\n",
-        "clip_id\tdiscrete\na\tsad\nc\tNA\n",
-        "\ufeffname,discrete\r\nvideo/a.MP4,sad\r\nvideo/c,NA\r\n",
-        "CLIP_ID,by,LABEL\n\na,me,sad\nc.wav,me,NA\n",
-    ],
-)
-def test_human_labels_are_read_in_every_spelling(tmp_path: Path, text: str) -> None:
-    gold, others = read_human_labels(write_file(tmp_path, text), LABELS, CLIPS)
-    assert (gold.tolist(), others) == ([2, -1, 0], 0)
-
-
-def test_the_path_of_a_clip_in_a_folder_is_its_id(tmp_path: Path) -> None:
-    gold, others = read_human_labels(
-        write_file(tmp_path, "name,label\nanna/1.mp4,sad\n./ben\\1,NA\n"), LABELS, ("anna__1", "ben__1")
-    )
-    assert (gold.tolist(), others) == ([2, 0], 0)
 
 
 def test_votes_are_read_in_every_spelling(tmp_path: Path) -> None:
@@ -139,53 +110,3 @@ def test_labels_that_contradict_the_probabilities_raise_input_error(
 
 def test_a_file_without_records_is_valid(tmp_path: Path) -> None:
     assert read_external_votes(write_file(tmp_path, "clip_id,source,label\n"), LABELS, CLIPS) == ({}, 0)
-    gold, others = read_human_labels(write_file(tmp_path, "clip_id,label\n"), LABELS, CLIPS)
-    assert (gold.tolist(), others) == ([-1, -1, -1], 0)
-
-
-@pytest.mark.parametrize(
-    ("text", "parts"),
-    [
-        ("clip_id,label\na,glad\n", ["row 2", "'glad'", "NA, happy, sad"]),
-        ("clip_id,label\na,\nb,hapy\n", ["row 3", "did you mean 'happy'"]),
-        ("clip_id,given_label,refined_label,label\na,sad,sad,sad\n", ["refine", "not those of people"]),
-        ("clip_id,split,label,out_of_fold\na,train,sad,1\n", ["predict", "not those of people"]),
-        ("clip_id,label\nx,sad\ny,sad\n", ["'x'", "'a'"]),
-        ("clip_id,label\na,sad\na,sad\n", ["row 3", "the clip occurs twice"]),
-        ("clip_id,label\n\na,sad\na.mp4,sad\n", ["row 4", "the clip occurs twice"]),
-        ("clip_id\na\n", ["no column 'label'"]),
-    ],
-)
-def test_invalid_human_labels_raise_input_error(tmp_path: Path, text: str, parts: list[str]) -> None:
-    with pytest.raises(InputError) as caught:
-        read_human_labels(write_file(tmp_path, text), LABELS, CLIPS)
-    assert all(part in caught.value.message for part in parts)
-    assert caught.value.hint is not None
-
-
-def test_a_table_of_human_labels_may_be_filled_in_part(tmp_path: Path) -> None:
-    gold, others = read_human_labels(
-        write_file(tmp_path, "clip_id,decision,gain,label\na,review,0.5,\nb,keep,0.1,sad\nc,keep,0.1, \n"),
-        LABELS,
-        CLIPS,
-    )
-    assert (gold.tolist(), others) == ([-1, 2, -1], 0)
-
-
-def test_rows_of_other_clips_are_named_with_the_nearest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ids = ("anna_00", "anna_01")
-    path = write_file(tmp_path, "clip_id,label\nanna_00,sad\nana_01,sad\n")
-    assert read_human_labels(path, LABELS, ids)[1] == 1
-    printed = capsys.readouterr().err
-    assert all(part in printed for part in ("'ana_01'", "'anna_01'"))
-
-
-def test_a_folder_is_reported_as_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(MissingInput) as caught:
-        read_human_labels(tmp_path, LABELS, CLIPS)
-    assert "is a folder" in caught.value.message
-
-
-def test_a_missing_file_raises_missing_input(tmp_path: Path) -> None:
-    with pytest.raises(MissingInput, match=r"none\.csv"):
-        read_human_labels(tmp_path / "none.csv", LABELS, CLIPS)

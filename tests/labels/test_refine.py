@@ -15,6 +15,7 @@ from ecmf_pipeline.labels.refine import (
     Decision,
     LabelAction,
     decide,
+    soften,
 )
 from ecmf_pipeline.labels.selection import expected_gain, select_clips_to_label
 from ecmf_pipeline.labels.thresholds import NEVER, find_thresholds, least_labels, precision_threshold
@@ -55,6 +56,52 @@ def test_a_probable_given_label_is_kept() -> None:
         "happy 0.90, sad 0.06, mostly by the sources (log-odds +2.71: prior +0.29, given label +0.00, sources +2.42); "
         "3 of 4 sources vote for happy, 1 for sad"
     )
+
+
+@pytest.mark.parametrize("given", ["happy", ""])
+def test_the_label_of_most_reviewers_who_differ_is_weighted_by_its_share(given: str) -> None:
+    shares = np.array([[0.0, 0.75, 0.25]])
+    assessment = soften(evidence([0.9, 0.06, 0.04], [0, 0, 0, 1]), shares)
+    clips = [
+        Clip(ClipId(name), given_label=given, split=Split.TRAIN if given else Split.UNLABELED) for name in ("a", "b")
+    ]
+    twice = Assessment(
+        prior=np.tile(assessment.prior, (2, 1)),
+        probs=np.tile(assessment.probs, (2, 1)),
+        posterior=np.array([shares[0], [0.0, 1.0, 0.0]]),
+        votes={name: np.tile(choice, 2) for name, choice in assessment.votes.items()},
+        transition=np.eye(3),
+        sources=(),
+    )
+    gold = np.array([-1, 1])
+    soft, agreed = decide(
+        twice,
+        clips,
+        NAMES,
+        RefineConfig(),
+        families=FAMILIES,
+        gold=gold,
+        shares=np.array([shares[0], [np.nan] * 3]),
+    )
+    assert (soft.refined_label, soft.confidence) == ("sad", 0.75)
+    assert soft.weight / agreed.weight == pytest.approx(0.75)
+    assert np.isnan(soft.log_odds)
+
+
+def test_a_tie_between_reviewers_is_broken_by_the_sources() -> None:
+    shares = np.array([[0.0, 0.5, 0.5]])
+    clips = [Clip(ClipId("a"), given_label="happy", split=Split.TRAIN)]
+    assessment = soften(evidence([0.9, 0.04, 0.06], [0, 0, 0, 1]), shares)
+    [decision] = decide(assessment, clips, NAMES, RefineConfig(), families=FAMILIES, shares=shares)
+    assert (decision.refined_label, decision.confidence) == ("angry", 0.5)
+
+
+@pytest.mark.parametrize(("given", "action"), [("happy", LabelAction.DROP), ("", LabelAction.LEAVE)])
+def test_a_bad_clip_is_not_trained_on(given: str, action: LabelAction) -> None:
+    clip = Clip(ClipId("a"), given_label=given, split=Split.TRAIN if given else Split.UNLABELED)
+    assessment = evidence([0.98, 0.01, 0.01], [0, 0, 0, 0])
+    [decision] = decide(assessment, [clip], NAMES, RefineConfig(), families=FAMILIES, is_bad=np.array([True]))
+    assert (decision.decision, decision.refined_label, decision.weight) == (action, "", 0)
 
 
 @pytest.mark.parametrize(

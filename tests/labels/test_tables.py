@@ -14,12 +14,12 @@ from ecmf_pipeline.labels.refine import Decision, LabelAction, Vote
 from ecmf_pipeline.labels.tables import (
     REFINED_COLUMNS,
     read_decisions,
-    read_human_labels,
     read_votes,
     write_clips_to_label,
     write_refined,
     write_votes,
 )
+from ecmf_pipeline.labels.verdicts import read_answers
 
 NAMES = ("快乐", 'say "no", then', "NA")
 CLIPS = ("片段,二", "nan", 'b "quoted"', "001")
@@ -246,5 +246,5 @@ def test_clips_to_label_open_as_text_and_their_verdicts_are_read_back(tmp_path: 
     with verdicts.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerows([["clip_id", "label"], *([row["clip_id"], row["given_label"]] for row in rows)])
-    gold, others = read_human_labels(verdicts, ("happy", "+sad"), names)
-    assert (gold.tolist(), others) == ([1] * 5, 0)
+    answers, others = read_answers(verdicts, ("happy", "+sad"), names)
+    assert ([(a.clip_id, a.label) for a in answers], others) == ([(row.clip_id, "+sad") for row in clips[::-1]], 0)

@@ -55,7 +55,7 @@ def outcome(root: Path, fingerprint: str) -> tuple[str, list[np.ndarray]]:
         return error.message, []
 
 
-def remove(path: Path, other: Path, rng: np.random.Generator) -> None:  # noqa: ARG001 - all changes share a type
+def remove(path: Path, other: Path, rng: np.random.Generator) -> None:
     path.unlink()
 
 

@@ -28,10 +28,10 @@ from ecmf_pipeline.core.errors import TooFewClips
 from ecmf_pipeline.core.predictions import Basis
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.labels.basis import training_basis
-from ecmf_pipeline.labels.combining import MIN_GOLD
 from ecmf_pipeline.labels.config import LabelModelConfig, LinearConfig, RefineConfig, ZeroShotConfig
 from ecmf_pipeline.labels.label_model import assess
 from ecmf_pipeline.labels.selection import expected_gain, select_clips_to_label, select_first_clips
+from ecmf_pipeline.labels.verdicts import MIN_GOLD
 from ecmf_pipeline.labels.voters import ALL, join_modalities, out_of_fold_votes
 from ecmf_pipeline.labels.votes import ABSTAIN, first_choice
 from ecmf_pipeline.labels.zero_shot import assess_without_labels

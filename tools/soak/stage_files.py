@@ -38,11 +38,11 @@ from ecmf_pipeline.labels.refine import Decision, LabelAction
 from ecmf_pipeline.labels.tables import (
     read_decisions,
     read_external_votes,
-    read_human_labels,
     read_votes,
     write_refined,
     write_votes,
 )
+from ecmf_pipeline.labels.verdicts import read_answers
 from ecmf_pipeline.llm.answers import AnswerCache, AnswerWriter, FormAnswer, TextScores, part_files
 from ecmf_pipeline.llm.cues import read_cues, write_cues
 from ecmf_pipeline.llm.server_run import DRAFTS_FILE, Draft, Drafts
@@ -223,7 +223,7 @@ def _people_files(clip_ids: list[str]) -> list[StageFile]:
     verdicts.write_text("clip_id,label\n" + "".join(f"{name},happy\n" for name in clip_ids[::3]))
     votes.write_text("clip_id,source,p_happy,p_sad\n" + "".join(f"{name},other,0.25,0.75\n" for name in clip_ids[::2]))
     return [
-        StageFile(verdicts, lambda: read_human_labels(verdicts, LABELS, clip_ids), is_editable=True),
+        StageFile(verdicts, lambda: read_answers(verdicts, LABELS, clip_ids), is_editable=True),
         StageFile(votes, lambda: read_external_votes(votes, LABELS, clip_ids), is_editable=True),
     ]
 

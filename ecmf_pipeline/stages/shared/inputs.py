@@ -21,16 +21,16 @@ from ecmf_pipeline.core.clips import (
     read_manifest,
     read_texts,
 )
-from ecmf_pipeline.core.console import echo, format_count
-from ecmf_pipeline.core.errors import CorpusError, InputError, MissingInput
+from ecmf_pipeline.core.console import echo, format_count, warn
+from ecmf_pipeline.core.errors import CorpusError, MissingInput
 from ecmf_pipeline.core.files import read_sealed_json, sha256_file
 from ecmf_pipeline.core.predictions import Basis, PredictionTable
 from ecmf_pipeline.encoders.config import E5Config, TextConfig
 from ecmf_pipeline.extraction.features import FeatureOrigin, StoredFeatures, open_features, open_store
 from ecmf_pipeline.labels.basis import can_train, describe_verdicts, known_labels, training_basis
-from ecmf_pipeline.labels.combining import MIN_GOLD
 from ecmf_pipeline.labels.label_model import Assessment, assess
-from ecmf_pipeline.labels.tables import read_decisions, read_human_labels, read_votes
+from ecmf_pipeline.labels.tables import read_decisions, read_votes
+from ecmf_pipeline.labels.verdicts import MIN_GOLD, Verdicts, combine_answers, read_answers, verdicts_path
 from ecmf_pipeline.labels.zero_shot import assess_without_labels
 from ecmf_pipeline.settings.params import Params
 from ecmf_pipeline.sharing.versions import keep_version
@@ -87,11 +87,13 @@ class LabelledCorpus:
         basis: What models are trained on; with ``zero-shot`` there are too few labels, and nothing is trained.
         known: Labels known to be right, (n,), -1 if unknown: the verdicts. If there are too few given labels to train
             on, these count as verdicts too.
+        verdicts: The answers of people, with clips on which they differ and clips that they call bad.
     """
 
     corpus: Corpus
     basis: Basis
     known: NDArray[np.int64]
+    verdicts: Verdicts
 
     @property
     def is_zero_shot(self) -> bool:
@@ -107,18 +109,18 @@ def read_project_corpus(params: Params) -> LabelledCorpus:
         InputError: If a file is damaged.
     """
     corpus = read_corpus_tables()
-    verdicts = read_corpus_verdicts(params.refine.verdicts, corpus)
-    basis = training_basis(corpus.given, verdicts)
+    verdicts = read_corpus_verdicts(params, corpus)
+    basis = training_basis(corpus.given, verdicts.gold)
     if basis is Basis.GIVEN:
-        return LabelledCorpus(corpus, basis, verdicts)
-    known = known_labels(corpus.given, verdicts)
+        return LabelledCorpus(corpus, basis, verdicts.gold, verdicts)
+    known = known_labels(corpus.given, verdicts.gold)
     if basis is Basis.VERDICTS:
         names = [*corpus.labels, ""]
         clips = [
             replace(clip, given_label=names[label]) for clip, label in zip(corpus.clips, known.tolist(), strict=True)
         ]
         corpus = replace(corpus, clips=clips)
-    return LabelledCorpus(corpus, basis, known)
+    return LabelledCorpus(corpus, basis, known, verdicts)
 
 
 def echo_nothing_to_train(stage: str, labelled: LabelledCorpus) -> None:
@@ -372,23 +374,27 @@ def read_refined_predictions(path: Path, corpus: Corpus) -> PredictionTable:
     return table
 
 
-def read_corpus_verdicts(path: str | None, corpus: Corpus) -> NDArray[np.int64]:
-    """Read the labels that a person has verified, as indices, (n,), with -1 for unverified clips.
+def read_corpus_verdicts(params: Params, corpus: Corpus) -> Verdicts:
+    """Read the answers of people about the clips of the corpus, combined to one verdict for each clip.
 
     Raises:
         MissingInput: If the file does not exist and is not the default, `paths.VERDICTS`.
         InputError: If the file is damaged, does not fit to the corpus, or is in `paths.DATA`.
     """
+    path = verdicts_path(params.refine.verdicts)
     if path is not None:
-        keep_version(Path(path))
-    if path is None or (Path(path) == paths.VERDICTS and not paths.VERDICTS.is_file()):
-        return np.full(len(corpus.clips), -1)
-    if Path(path).resolve().is_relative_to(paths.DATA.resolve()):
-        raise InputError(
-            f"refine.verdicts is {path}, but DVC manages {paths.DATA}/, whose files the pipeline computes",
-            f"write the labels of people into {paths.VERDICTS}, or another file outside of {paths.DATA}/",
+        keep_version(path)
+    if path is None or (path == paths.VERDICTS and not path.is_file()):
+        return combine_answers([], corpus.clips, corpus.labels)
+    answers, _ = read_answers(path, corpus.labels, [clip.clip_id for clip in corpus.clips])
+    verdicts = combine_answers(answers, corpus.clips, corpus.labels)
+    if verdicts.outdated:
+        warn(
+            f"{path}: {format_count(verdicts.outdated, 'verdict')} ignored: the files of the clips have changed since",
+            "look at these clips again",
+            "ecmf-pipe review",
         )
-    return read_human_labels(Path(path), corpus.labels, [clip.clip_id for clip in corpus.clips])[0]
+    return verdicts
 
 
 def text_halves(params: Params, features: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:

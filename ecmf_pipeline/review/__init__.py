@@ -1,0 +1,1 @@
+"""The review page: people settle doubtful labels in the browser, and `refine` learns from their answers."""
