@@ -171,6 +171,12 @@ def test_without_labels_missing_models_ask_for_labels(
     assert output_state(paths.models_trained_on(labels) / "fusion") == "no labels"
 
 
+def test_a_timeline_is_csv_or_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"t\.txt"):
+        CliRunner().invoke(app, ["predict", "--video", "a.mp4", "--timeline", "t.txt"], catch_exceptions=False)
+
+
 def test_missing_model_of_a_transfer_is_reported_with_its_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
