@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from pathlib import Path, PurePosixPath
 
-from ecmf_pipeline.core.clips import Clip, ClipId, Split, validate_clip_id
+from ecmf_pipeline.core.clips import Clip, ClipId, Half, Split, validate_clip_id
 from ecmf_pipeline.core.console import format_count
 from ecmf_pipeline.core.errors import CorpusError
 from ecmf_pipeline.corpora.config import MER_LABELS, CorpusConfig, CorpusKind
@@ -46,6 +46,7 @@ class Described:
         text: The spoken words.
         start: Start of the clip in the media file, in seconds.
         end: End of the clip in seconds; 0 for the whole file.
+        half: The half of the pictures that shows the speaker.
         gold: The true emotion, if it is not the given one.
         votes: Votes of people on the clip.
         rank: The preference among several files of one clip; the lowest is used.
@@ -60,6 +61,7 @@ class Described:
     text: str = ""
     start: float = 0.0
     end: float = 0.0
+    half: Half = Half.WHOLE
     gold: str = ""
     votes: Votes = field(default_factory=dict)
     rank: int = 0
@@ -285,6 +287,7 @@ def _clip(clip: Described, label_of: Mapping[str, str]) -> Clip:
         group=clip.group,
         start=clip.start,
         end=clip.end,
+        half=clip.half,
     )
 
 

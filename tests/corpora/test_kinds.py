@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ecmf_pipeline.core.clips import Clip, Split
+from ecmf_pipeline.core.clips import Clip, Half, Split
 from ecmf_pipeline.core.errors import CorpusError, ParamsError
 from ecmf_pipeline.corpora.config import CorpusConfig
 from ecmf_pipeline.corpora.listing import CorpusListing, FindingKind, count_by_kind
@@ -94,6 +94,18 @@ def test_iemocap_clips_are_parts_of_the_film_of_their_dialogue(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
+    ("marked_half", "marked", "other"),
+    [("left", Half.LEFT, Half.RIGHT), ("right", Half.RIGHT, Half.LEFT), (None, Half.WHOLE, Half.WHOLE)],
+)
+def test_iemocap_clips_are_the_half_of_their_speaker(
+    tmp_path: Path, marked_half: str | None, marked: Half, other: Half
+) -> None:
+    clips = by_id(listing("iemocap", trees.iemocap(tmp_path), marked_half=marked_half))
+    assert clips["Ses02F_impro01_F002"].half is marked
+    assert clips["Ses02F_script01_1_M003"].half is other
+
+
+@pytest.mark.parametrize(
     ("sentences", "path", "end"),
     [
         (True, "Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_M001.wav", 0.0),
@@ -103,7 +115,7 @@ def test_iemocap_clips_are_parts_of_the_film_of_their_dialogue(tmp_path: Path) -
 def test_iemocap_without_films(tmp_path: Path, path: str, end: float, *, sentences: bool) -> None:
     corpus = listing("iemocap", trees.iemocap(tmp_path, films=False, sentences=sentences))
     clip = by_id(corpus)["Ses01F_impro01_M001"]
-    assert (clip.path, clip.end, clip.audio_path) == (path, end, "")
+    assert (clip.path, clip.end, clip.audio_path, clip.half) == (path, end, "", Half.WHOLE)
 
 
 def test_iemocap_six_classes_by_params(tmp_path: Path) -> None:
