@@ -86,17 +86,20 @@ class Source:
     tables: list[str] = field(default_factory=list)
 
     def find(self, *names: str) -> str:
-        """Return the path of a table with one of these names, in the uppermost folder; empty if there is none."""
-        found = [path for path in self.scan.unread if PurePosixPath(path).name in names]
+        """Return the path of a table with one of these names, in any case, in the uppermost folder; else empty."""
+        wanted = {name.casefold() for name in names}
+        found = [path for path in self.scan.unread if PurePosixPath(path).name.casefold() in wanted]
         return min(found, key=lambda path: (path.count("/"), path), default="")
 
     def table(self, path: str, required: Sequence[str]) -> Table:
         """Read a table, and add its findings.
 
         Raises:
-            CorpusError: If a required column is missing.
+            CorpusError: If a required column is missing, or there are no rows.
         """
         table = read_table(self.root / path, required)
+        if not table.rows and not table.findings:
+            raise CorpusError(f"{table.path} has no rows", "add a row for each clip, or remove the file")
         self.tables.append(path)
         self.findings += table.findings
         return table

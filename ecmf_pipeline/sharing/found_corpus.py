@@ -44,9 +44,9 @@ def find_corpus(root: Path) -> FoundCorpus:
     """Recognise the corpus in a folder by its names, and list it.
 
     Raises:
-        CorpusError: If the folder does not exist, or holds no corpus in a known layout.
+        CorpusError: If the folder does not exist, or holds no corpus in a known layout, or several kinds fit.
     """
-    root = require_folder(root, "give the folder of the corpus").resolve()
+    root = require_folder(root.expanduser(), "give the folder of the corpus").resolve()
     glimpse = look_at(root)
     kind = recognise(glimpse)
     if kind is None:
@@ -56,6 +56,8 @@ def find_corpus(root: Path) -> FoundCorpus:
             f"give the folder of one of these:\n{layouts}",
         )
     description = description_of(kind)
+    if kind == "table":  # the paths in a table are relative to its folder
+        root = (root / (glimpse.find("labels.csv") or "")).parent
     columns = guess_columns(glimpse.first_row("labels.csv")) if kind == "table" else {}
     config = CorpusConfig(kind=kind, root=root, columns=columns)
     listing = read_corpus(config)

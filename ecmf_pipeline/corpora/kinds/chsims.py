@@ -10,7 +10,8 @@ https://github.com/thuiar/MMSA-FET/wiki/Dataset-and-Structure. Licence: for rese
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 
 from ecmf_pipeline.corpora.described import Described, Description, Source
@@ -20,6 +21,12 @@ from ecmf_pipeline.corpora.listing import FindingKind
 TABLES = ("label.csv", "meta.csv")
 SOURCES = {"label_t": "people/text", "label_a": "people/audio", "label_v": "people/video"}
 """The source of votes of each column with the score of one modality."""
+
+
+def is_chsims(row: Mapping[str, str]) -> bool:
+    """Return whether the first row of a table is of CH-SIMS: CMU-MOSI and CMU-MOSEI have no scores of one modality."""
+    has_scores = any(row.get(column) for column in SOURCES)
+    return has_scores or bool(re.fullmatch(r"video_\d{4}", row.get("video_id", "")))
 
 
 def read_table_of_labels(source: Source, path: str) -> Iterator[Described]:
@@ -71,7 +78,7 @@ CHSIMS = Description(
     layout="label.csv or meta.csv (video_id, clip_id, text, label, label_T, label_A, label_V, mode) and "
     "Raw/video_0001/0001.mp4",
     groups="video",
-    fits=lambda glimpse: any(glimpse.first_row(name).get("label_t") for name in TABLES),  # MOSI and MOSEI lack these
+    fits=lambda glimpse: any(is_chsims(glimpse.first_row(name)) for name in TABLES),
     read=_read,
     mapping=sentiment_mapping,
     published=PUBLISHED,

@@ -25,8 +25,10 @@ from ecmf_pipeline.core.clips import Half
 from ecmf_pipeline.corpora.described import Described, Description, Source
 from ecmf_pipeline.corpora.listing import FindingKind
 
-EVALUATION = r"(?:^|/)Session\d/dialog/EmoEvaluation/Ses\d\d\w+\.txt$"
-LINE = re.compile(r"\[(?P<start>[\d.]+) - (?P<end>[\d.]+)\]\s+(?P<id>Ses(?P<session>\d\d)\w+)\s+(?P<label>\w{3})\s+\[")
+EVALUATION = re.compile(r"(?:^|/)EmoEvaluation/Ses\d\d[FM]_\w+\.txt$", re.IGNORECASE)
+LINE = re.compile(
+    r"\[(?P<start>\d+\.?\d*) - (?P<end>\d+\.?\d*)\]\s+(?P<id>Ses(?P<session>\d\d)\w+)\s+(?P<label>\w{3})\s+\["
+)
 TURN = re.compile(r"(?P<id>Ses\w+)\s+\[[\d.]+\s*-\s*[\d.]+\]:\s*(?P<text>.*)")
 SPEAKER = re.compile(r"Ses\d\d(?P<marked>[FM])_\w+_(?P<speaker>[FM])[^_]*$")
 EMOTIONS = {
@@ -55,13 +57,13 @@ FOUR_CLASSES = {
 def _read(source: Source) -> Iterator[Described]:
     words: dict[str, str] = {}
     for path in source.scan.unread:
-        if "/dialog/transcriptions/" in f"/{path}" and path.endswith(".txt"):
+        if "/transcriptions/" in f"/{path}" and path.lower().endswith(".txt"):
             turns = (TURN.match(line) for line in source.lines(path))
             words |= {turn["id"]: turn["text"].strip() for turn in turns if turn}
-    media = {PurePosixPath(path).stem: path for path in source.scan.media if "/dialog/avi/" in f"/{path}"}
+    media = {PurePosixPath(path).stem: path for path in source.scan.media if "/avi/" in f"/{path}"}
     sounds = {PurePosixPath(path).stem: path for path in source.scan.sounds}
     empty = []
-    for path in filter(re.compile(EVALUATION).search, source.scan.unread):
+    for path in filter(EVALUATION.search, source.scan.unread):
         dialog = PurePosixPath(path).stem
         for line in filter(None, map(LINE.match, source.lines(path))):
             start, end = float(line["start"]), float(line["end"])
@@ -98,7 +100,7 @@ IEMOCAP = Description(
     title="IEMOCAP",
     layout="files such as Session1/dialog/EmoEvaluation/Ses01F_impro01.txt and Session1/sentences/wav",
     groups="session",
-    fits=lambda glimpse: glimpse.has(EVALUATION),
+    fits=lambda glimpse: glimpse.has(EVALUATION.pattern),
     read=_read,
     mapping=lambda _: FOUR_CLASSES,
     left_out="scores of valence, activation and dominance, single annotators and motion capture; "
