@@ -232,9 +232,9 @@ def by_name(
 
 
 def _valid(clips: Iterable[Described], source: Source) -> Iterator[Described]:
-    """Yield the clips with valid, distinct ids; report the others."""
-    seen: set[str] = set()
-    repeated = []
+    """Yield the clips with valid, distinct ids; report the others. A clip with two emotions has none."""
+    found: dict[str, Described] = {}
+    repeated, conflicting = [], []
     for clip in clips:
         try:
             validate_clip_id(clip.clip_id)
@@ -242,11 +242,15 @@ def _valid(clips: Iterable[Described], source: Source) -> Iterator[Described]:
             message = f"clip is skipped: {error.message}; {error.hint}"
             source.findings.append(Finding(FindingKind.BAD_CLIP_ID, "", message))
             continue
-        if clip.clip_id in seen:
-            repeated.append(clip.clip_id)
+        first = found.setdefault(clip.clip_id, clip)
+        if first is clip:
             continue
-        seen.add(clip.clip_id)
-        yield clip
+        repeated.append(clip.clip_id)
+        if (first.emotion, first.gold) != (clip.emotion, clip.gold):
+            found[clip.clip_id] = replace(first, emotion="", gold="")
+            conflicting.append(clip.clip_id)
+    yield from found.values()
+    source.report(FindingKind.CONFLICTING_ROW, conflicting, "clip", "with two labels", "both are ignored; keep one row")
     source.report(FindingKind.DUPLICATE_ROW, repeated, "clip", "listed twice", "the first is used; keep one of them")
 
 

@@ -288,3 +288,46 @@ def test_mapping_is_checked(tmp_path: Path) -> None:
     with pytest.raises(ParamsError) as caught:
         listing("emodb", trees.emodb(tmp_path), mapping={"joyful": "happy"})
     assert caught.value.keys == ("corpus.mapping",)
+
+
+def table_of(root: Path, header: str, *rows: tuple[object, ...]) -> CorpusListing:
+    trees.write_table(root / "labels.csv", header, rows)
+    trees.touch(root, ["a.mp4", "b.mp4"])
+    return listing("table", root)
+
+
+def test_paths_of_a_table_stay_in_the_corpus_folder(tmp_path: Path) -> None:
+    rows = ((tmp_path / "a.mp4", "joy"), ("c/../b.mp4", "sad"), ("../x.mp4", "joy"), ("/etc/y.mp4", "joy"))
+    corpus = table_of(tmp_path, "path,label", *rows)
+    assert {clip_id: clip.path for clip_id, clip in by_id(corpus).items()} == {
+        "a": "a.mp4", "b": "b.mp4", "x": "", "etc__y": "",
+    }  # fmt: skip
+    assert any("outside of the corpus folder: '../x.mp4', '/etc/y.mp4'" in f.message for f in corpus.findings)
+
+
+def test_a_clip_with_two_labels_has_none(tmp_path: Path) -> None:
+    corpus = table_of(tmp_path, "path,label", ("a.mp4", "joy"), ("./a.mp4", "sad"), ("b.mp4", "sad"), ("b.mp4", "sad"))
+    assert [(clip.given_label, clip.split) for clip in corpus.clips] == [
+        ("", Split.UNLABELED), ("sad", Split.TRAIN),
+    ]  # fmt: skip
+    assert findings(corpus)[FindingKind.CONFLICTING_ROW] == 1
+    assert findings(corpus)[FindingKind.DUPLICATE_ROW] == 2
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "label.csv"])
+def test_a_table_without_rows_is_an_error(name: str, tmp_path: Path) -> None:
+    trees.write_table(tmp_path / name, "path,video_id,clip_id,label", [])
+    trees.touch(tmp_path, ["a.mp4"])
+    with pytest.raises(CorpusError, match="has no rows"):
+        listing("table" if name == "labels.csv" else "mosi", tmp_path)
+
+
+def test_damaged_words_and_folds_of_the_sdk(tmp_path: Path) -> None:
+    trees.mosei(tmp_path)
+    words = "film00-_x___0___abc___4___Lost\nfilm00-_x___0___-0.084___4___Kept"
+    trees.touch(tmp_path, ["Raw/Transcript/Segmented/Combined/film00-_x.txt"], words)
+    assert by_id(listing("mosei", tmp_path))["film00-_x_1"].transcript == "Kept"
+    for folds in ("standard_test_fold = [1\n", "standard_test_fold = names()\n", "standard_test_fold = 3\n"):
+        trees.touch(tmp_path, ["cmu_mosei_std_folds.py"], folds)
+        with pytest.raises(CorpusError, match="folds of the SDK"):
+            listing("mosei", tmp_path)
