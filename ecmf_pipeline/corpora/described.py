@@ -202,14 +202,16 @@ def by_name(
 
     Args:
         source: The corpus folder.
-        pattern: The pattern of a path without extension; it is searched, so that it should end with ``$``.
+        pattern: The pattern of a path without extension, below the name of the corpus folder; it is searched, so that
+            it should end with ``$``.
         describe: Return the clip of a match, without path.
     """
     files: defaultdict[str, list[tuple[tuple[bool, int, bool, str], Described]]] = defaultdict(list)
     unnamed = []
+    name = source.root.resolve().name  # a part of a corpus has some of its names in those of the folders above
     for is_sound, paths in enumerate((source.scan.media, source.scan.sounds)):
         for path in paths:
-            if match := pattern.search(path.rpartition(".")[0]):
+            if match := pattern.search(f"{name}/{path.rpartition('.')[0]}"):
                 clip = describe(match)
                 preference = (bool(is_sound), clip.rank, not path.lower().endswith(_LOSSLESS), path)
                 files[clip.clip_id].append((preference, clip))

@@ -47,8 +47,9 @@ class Glimpse:
         return any(re.search(pattern, path, re.IGNORECASE) for path in self.paths)
 
     def most_media(self, pattern: re.Pattern[str]) -> bool:
-        """Return whether the pattern occurs in the paths, without extension, of most media files."""
-        found = sum(bool(pattern.search(path.rpartition(".")[0])) for path in self.media)
+        """Return whether the pattern occurs in most paths of media files, without extension, below the folder name."""
+        name = self.root.resolve().name
+        found = sum(bool(pattern.search(f"{name}/{path.rpartition('.')[0]}")) for path in self.media)
         return bool(found) and 2 * found > len(self.media)
 
     def find(self, name: str) -> str | None:

@@ -191,6 +191,13 @@ def test_chsims_keeps_zero_padding_and_published_splits(tmp_path: Path, *, zeros
     }
 
 
+def test_chsims_v2_has_clip_numbers_of_five_digits(tmp_path: Path) -> None:
+    trees.write_table(tmp_path / "meta.csv", "video_id,clip_id,text,label,label_T", [("aqgy4_0004", 23, "Hi", 0.4, 0)])
+    trees.touch(tmp_path, ["Raw/aqgy4_0004/00023.mp4"])
+    [clip] = listing("chsims", tmp_path).clips
+    assert (clip.clip_id, clip.path) == ("aqgy4_0004_00023", "Raw/aqgy4_0004/00023.mp4")
+
+
 def test_thresholds_make_other_classes(tmp_path: Path) -> None:
     trees.chsims(tmp_path)
     assert listing("chsims", tmp_path, thresholds=[0]).labels == ("negative", "positive")

@@ -108,6 +108,12 @@ def test_a_session_of_iemocap_is_found(below: str, tmp_path: Path) -> None:
     assert all(clip.path.endswith(".avi") and clip.transcript for clip in clips)
 
 
+def test_the_folder_of_one_speaker_of_savee_is_found(tmp_path: Path) -> None:
+    listing = read_corpus(find_corpus(trees.savee(tmp_path) / "AudioData/KL").config)
+    assert len(listing.clips) == 35
+    assert {(clip.group, clip.clip_id[:3]) for clip in listing.clips} == {("speaker KL", "KL_")}
+
+
 MMSA = "video_id,clip_id,text,label,label_T,label_A,label_V,annotation,mode"
 
 

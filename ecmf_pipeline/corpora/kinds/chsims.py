@@ -1,8 +1,9 @@
 """CH-SIMS and CH-SIMS v2: Chinese films and series, cut into clips with scores of sentiment from -1 to 1.
 
 ``label.csv`` (v2: ``meta.csv``) has the columns ``video_id, clip_id, text, label, label_T, label_A, label_V,
-annotation, mode``; the clips are ``Raw/VIDEO_ID/CLIP_ID.mp4``, with clip numbers of four digits. ``label`` is the score
-of the whole clip; those of text, audio and video alone become votes. The unsupervised part of v2 has no labels.
+annotation, mode``; the clips are ``Raw/VIDEO_ID/CLIP_ID.mp4``, with clip numbers of four or five digits. ``label`` is
+the score of the whole clip; those of text, audio and video alone become votes. The unsupervised part of v2 has no
+labels.
 
 Source: W. Yu et al., ACL 2020, https://aclanthology.org/2020.acl-main.343/; Y. Liu et al., ICMI 2022 (v2); layout:
 https://github.com/thuiar/MMSA-FET/wiki/Dataset-and-Structure. Licence: for research, by the form of the authors.

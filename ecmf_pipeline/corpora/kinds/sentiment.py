@@ -75,7 +75,7 @@ class Films:
 
     def cut(self, video: str, clip: str) -> str:
         """Return the path of a cut film; empty if there is none. Spreadsheets remove the leading zeros of clips."""
-        for name in dict.fromkeys((clip, clip.zfill(4))):
+        for name in dict.fromkeys((clip, clip.zfill(4), clip.zfill(5))):
             if path := self._cut.get((video, name)) or self._by_stem.get(f"{video}_{name}"):
                 return path
         return ""

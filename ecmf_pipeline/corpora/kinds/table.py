@@ -80,8 +80,8 @@ def _read(source: Source) -> Iterator[Described]:
     required = [
         name for column, name in zip(OTHER_NAMES, names, strict=True) if column == "path" or column in config.columns
     ]
-    path = find_table(root / config.table)
-    table = source.table(path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path), required)
+    found = find_table(root / config.table)
+    table = source.table(found.relative_to(root).as_posix() if found.is_relative_to(root) else str(found), required)
     reject_computed(table)
     unused = [column for column in table.columns if column and column not in names]
     source.report(
