@@ -400,6 +400,7 @@ FILES = (
         keys={
             "weighted_f1": ("number", "Weighted F1 of the fusion model trained on refined labels: the main figure."),
             "accuracy": ("number", "Its accuracy."),
+            "basis": ("text", "What the models were trained on; `zero-shot`: nothing of this corpus, and other keys."),
             "clips": ("integer", "Clips that are scored."),
             "judged_by": ("`gold` or `given`", "The labels that predictions are compared with."),
             "model": ("text", "The labels that the model of the main figure was trained on."),
