@@ -338,3 +338,26 @@ def test_damaged_words_and_folds_of_the_sdk(tmp_path: Path) -> None:
         trees.touch(tmp_path, ["cmu_mosei_std_folds.py"], folds)
         with pytest.raises(CorpusError, match="folds of the SDK"):
             listing("mosei", tmp_path)
+
+
+def test_scores_and_times_that_are_no_numbers_are_not_used(tmp_path: Path) -> None:
+    import h5py
+    import numpy as np
+
+    trees.touch(tmp_path, ["v.mp4"])
+    with h5py.File(tmp_path / "CMU_MOSEI_Labels.csd", "w") as file:
+        times = [[0, 1], [1, np.nan], [np.nan, 2], [2, np.inf], [3, 4]]
+        file["All Labels/data/v/intervals"] = np.array(times)
+        file["All Labels/data/v/features"] = np.array([[np.nan] + [0] * 6, *[[3.0] + [0] * 6] * 4])
+    corpus = listing("mosei", tmp_path)
+    assert [(clip.clip_id, clip.given_label) for clip in corpus.clips] == [("v_0", ""), ("v_4", "positive")]
+    assert findings(corpus)[FindingKind.MALFORMED_TIME] == 3
+
+
+def test_chsims_rows_without_video_or_clip_are_reported(tmp_path: Path) -> None:
+    rows = [("video_0001", "0001", "Hi", "inf"), ("video_0001", "", "Hi", 1), ("", "0002", "Hi", 1)]
+    trees.write_table(tmp_path / "label.csv", "video_id,clip_id,text,label", rows)
+    trees.touch(tmp_path, ["Raw/video_0001/0001.mp4"])
+    corpus = listing("chsims", tmp_path)
+    assert [(clip.clip_id, clip.given_label) for clip in corpus.clips] == [("video_0001_0001", "")]
+    assert findings(corpus)[FindingKind.MALFORMED_ROW] == 3

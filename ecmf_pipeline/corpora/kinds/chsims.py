@@ -41,8 +41,11 @@ def read_table_of_labels(source: Source, path: str) -> Iterator[Described]:
     films = Films(source)
     votes = [(name, table.column(column)) for column, name in SOURCES.items()]
     columns = (table.column(column) for column in ("video_id", "clip_id", "label", "text", "mode"))
-    wrong, unknown = [], []
+    wrong, unknown, unnamed = [], [], []
     for position, (video, clip, label, text, mode) in enumerate(zip(*columns, strict=True)):
+        if not video or not clip:
+            unnamed.append(f"{video} {clip}: {text}")
+            continue
         score = parse_score(label)
         if label and score is None:
             wrong.append(f"{video} {clip}: {label}")
@@ -62,6 +65,7 @@ def read_table_of_labels(source: Source, path: str) -> Iterator[Described]:
                 name: {sentiment(one, source.config).casefold(): 1.0} for name, one in scores.items() if one is not None
             },
         )
+    source.report(FindingKind.MALFORMED_ROW, unnamed, "row", "without video or clip", f"correct them in {path}")
     source.report(FindingKind.MALFORMED_ROW, wrong, "label", "not a number", f"correct them in {path}")
     source.report(
         FindingKind.CONFLICTING_SPLIT, unknown, "row", "with an unknown mode", f"use train, valid or test in {path}"

@@ -13,6 +13,7 @@ https://github.com/CMU-MultiComp-Lab/CMU-MultimodalSDK. Licence: that of the SDK
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
@@ -42,12 +43,10 @@ def _read_sdk(source: Source, path: str) -> Iterator[Described]:
     tied, zero, outside, early, empty = list[str](), list[str](), list[str](), list[str](), list[str]()
     for video, number, (start, end), scores in read_segments(source, path):
         name, in_folds = f"{video}_{number}", folds.get(video, Split.UNLABELED)
-        if end <= max(start, 0.0):
+        if not (math.isfinite(start) and max(start, 0.0) < end < math.inf):
             empty.append(name)
             continue
-        strongest = (
-            _strongest(scores[1:]) if source.config.target == "emotion" else [sentiment(scores[0], source.config)]
-        )
+        strongest = _emotions(scores, source.config) if all(map(math.isfinite, scores)) else []
         if len(strongest) != 1:
             (tied if strongest else zero).append(name)
         if start < 0:
@@ -67,10 +66,14 @@ def _read_sdk(source: Source, path: str) -> Iterator[Described]:
             end=end if whole else 0.0,
         )
     source.report(FindingKind.UNKNOWN_LABEL, tied, "clip", "with equally strong emotions", "left without label")
-    source.report(FindingKind.UNKNOWN_LABEL, zero, "clip", "without any emotion", "left without label")
+    source.report(FindingKind.UNKNOWN_LABEL, zero, "clip", "without emotion or score", "left without label")
     source.report(FindingKind.CONFLICTING_SPLIT, outside, "clip", "of films in no standard fold", "not trained on")
     source.report(FindingKind.MALFORMED_TIME, early, "clip", "with a negative start", "read from 0 s")
     source.report(FindingKind.MALFORMED_TIME, empty, "clip", "without length", "skipped")
+
+
+def _emotions(scores: Sequence[float], config: CorpusConfig) -> list[str]:
+    return _strongest(scores[1:]) if config.target == "emotion" else [sentiment(scores[0], config)]
 
 
 def _strongest(scores: Sequence[float]) -> list[str]:

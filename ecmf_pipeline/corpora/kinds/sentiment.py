@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Mapping
 from pathlib import PurePosixPath
@@ -51,11 +52,12 @@ def sentiment(score: float, config: CorpusConfig) -> str:
 
 
 def parse_score(cell: str) -> float | None:
-    """Return a score; None if the cell is not a number."""
+    """Return a score; None if the cell is not a finite number."""
     try:
-        return float(cell)
+        score = float(cell)
     except ValueError:
         return None
+    return score if math.isfinite(score) else None
 
 
 class Films:
