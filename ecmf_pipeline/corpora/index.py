@@ -142,8 +142,6 @@ def write_index(listing: CorpusListing, result: IndexResult, quarantine: Quarant
 
 def _vote_rows(listing: CorpusListing) -> tuple[list[str], list[list[str]]]:
     """Return header and rows of the votes of the corpus, in the format of ``vote.sources``; without votes no rows."""
-    if not listing.votes:
-        return ["clip_id", "source"], []
     header = ["clip_id", "source", *(f"p_{label}" for label in listing.labels)]
     return header, [
         [as_spreadsheet_text(clip_id), source, *(f"{probs.get(label, 0.0):.6g}" for label in listing.labels)]

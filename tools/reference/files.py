@@ -360,6 +360,9 @@ FILES = (
             "candidate": ("integer", "Clips of the submission."),
             "unlabeled": ("integer", "The others."),
             "findings": ("mapping", "Clips, rows or files of each kind of finding."),
+            "languages": ("mapping", "Number of transcripts in each language."),
+            "translation_language": ("text", "Language of the translations; empty without any."),
+            "splits": ("text", "Groups and splits of a published corpus; empty for other corpora."),
         },
     ),
     FileEntry(
