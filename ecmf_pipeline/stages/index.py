@@ -22,9 +22,9 @@ def run() -> None:
     """Print the summary of the last run if nothing has changed since; otherwise scan the corpus."""
     started_ns = time.time_ns()
     params = load_params()
-    tables = " ".join(map(_digest_of, (paths.SEGMENTS, paths.SEGMENT_FINDINGS, paths.FORGOTTEN)))
+    tables = (params.segment.by, *map(_digest_of, (paths.SEGMENTS, paths.SEGMENT_FINDINGS, paths.FORGOTTEN)))
     last = LastScan(
-        f"{params.corpus!r} {params.index!r} {params.needs_face_crops} {_read_for_notes(params)!r} {params.segment.by} {tables}",
+        f"{params.corpus!r} {params.index!r} {params.needs_face_crops} {_read_for_notes(params)!r} {tables}",
         *scanned_folders(params.corpus, face_crops=params.needs_face_crops),
     )
     summary = last.summary()

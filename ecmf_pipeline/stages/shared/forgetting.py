@@ -10,7 +10,7 @@ import difflib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from functools import partial
@@ -39,7 +39,7 @@ from ecmf_pipeline.media.subtitles import SUBTITLE_EXTENSIONS
 from ecmf_pipeline.segmentation.run import UtteranceRecord
 from ecmf_pipeline.settings.params import Params
 from ecmf_pipeline.stages.shared.inputs import read_manifest_with_transcripts
-from ecmf_pipeline.stages.shared.llm import REWRITE_ANSWER_FILES, read_contexts
+from ecmf_pipeline.stages.shared.llm import read_contexts
 from ecmf_pipeline.stages.shared.llm_questions import CACHES, fingerprints_in_use
 from ecmf_pipeline.store import StoreWriter
 from ecmf_pipeline.store.compact import drop_clips
@@ -166,7 +166,8 @@ def _chosen(
     by_group = {clip.group for clip in clips} - {""}
     chosen: set[str] = set()
     unknown: list[str] = []
-    matched = match_names([name for name in names if name not in by_name], by_name)
+    ids = {name for clip in clips for name in (clip.clip_id, recording_of(clip))}
+    matched = match_names([name for name in names if name not in by_name], ids)
     for name in names:
         found = by_name.get(matched.get(name, name))
         known = [
@@ -174,7 +175,7 @@ def _chosen(
         ]
         chosen |= found or set(known)
         if not found and not known:
-            near = difflib.get_close_matches(name, by_name, _SHOWN)
+            near = difflib.get_close_matches(name, ids, _SHOWN)
             unknown.append(f"no clip {name!r}" + (f" (similar: {', '.join(near)})" if near else ""))
     for group in groups:
         if group not in by_group and not pending.clip_ids:
@@ -233,7 +234,7 @@ def _files(clips: Iterable[Clip]) -> set[str]:
     return {path for clip in clips for path in (clip.path, clip.face_path, clip.audio_path) if path}
 
 
-def _question_keys(params: Params, clips: Sequence[Clip], ids: set[str]) -> frozenset[str]:
+def _question_keys(params: Params, clips: Sequence[Clip], ids: Set[str]) -> frozenset[str]:
     """Return the keys of written rewrites whose question holds words of the clips, also as neighbours of others."""
     if not params.needs_enriched_texts or params.rewrite.how != "written":
         return frozenset()
@@ -282,39 +283,21 @@ def _answer_places(params: Params, left: Sequence[Clip]) -> Iterator[tuple[str, 
     with suppress(EcmfError):
         in_use = fingerprints_in_use(params).get("rewrite", "")
     present = _digests(left)
-    for files, parse in CACHES:
-        # The questions of other prompts cannot be assigned to clips.
-        other = files.cache == REWRITE_ANSWER_FILES.cache
-        yield (
-            str(files.cache),
-            partial(
-                _drop_answers,
-                files.cache,
-                files.spool_folder,
-                parse,
-                lambda traces, name, _, other=other: bool(other and name != in_use and traces.texts),
-            ),
-        )
-    yield (
-        str(paths.TRANSCRIPT_CACHE),
-        partial(
-            _drop_answers,
-            paths.TRANSCRIPT_CACHE,
-            paths.DATA / ".transcripts.spool",
-            TranscriptRecord.parse,
-            lambda *_: False,
-        ),
-    )
-    yield (
-        str(paths.SEGMENT_CACHE),
-        partial(
-            _drop_answers,
-            paths.SEGMENT_CACHE,
-            paths.DATA / ".segments.spool",
-            UtteranceRecord.parse,
-            lambda traces, _, key: bool(traces.spans) and key not in present,  # a key of two files, soon read again
-        ),
-    )
+
+    def is_of_unknown_question(cache: Path, traces: Traces, fingerprint: str, key: str) -> bool:
+        if cache == paths.REWRITE_ANSWERS:  # keys of other prompts
+            return fingerprint != in_use and bool(traces.texts)
+        return cache == paths.SEGMENT_CACHE and bool(traces.spans) and key not in present  # keys of two files
+
+    caches: list[tuple[Path, Path, Callable[[bytes], Any]]] = [
+        (files.cache, files.spool_folder, parse) for files, parse in CACHES
+    ]
+    caches += [
+        (paths.TRANSCRIPT_CACHE, paths.DATA / ".transcripts.spool", TranscriptRecord.parse),
+        (paths.SEGMENT_CACHE, paths.DATA / ".segments.spool", UtteranceRecord.parse),
+    ]
+    for cache, spool, parse in caches:
+        yield str(cache), partial(_drop_answers, cache, spool, parse, partial(is_of_unknown_question, cache))
 
 
 def _drop_features(root: Path, traces: Traces, dry_run: bool) -> int:
@@ -425,7 +408,7 @@ def _drop_from_people(path: Path, known: Sequence[str], traces: Traces, dry_run:
 def _drop_versions(known: Sequence[str], traces: Traces, dry_run: bool) -> int:
     """Remove the clips from the kept versions of people's tables, whose names are hashes of their content."""
     count = 0
-    for path in sorted((paths.KEPT / "versions").rglob("*.csv")):
+    for path in sorted(file for file in (paths.KEPT / "versions").rglob("*.*") if file.is_file()):
         modified = path.stat().st_mtime_ns
         if found := _drop_from_people(path, known, traces, dry_run):
             count += found
@@ -439,8 +422,8 @@ def _keep_time(path: Path, modified_ns: int) -> None:
     path.rename(path.with_name(f"{sha256_file(path)[:12]}{path.suffix}"))
 
 
-def _empty(folder: Path, dry_run: bool) -> int:
-    """Delete all folders and files in a folder, except what Git and DVC ignore by, locks and secrets; count the files."""
+def _empty(folder: Path, _: Traces, dry_run: bool) -> int:
+    """Delete what a folder holds, except ignore files, locks and secrets; return the number of files."""
     kept = {".gitignore", ".dvcignore", "verdicts.lock", "secret"}
     entries = [path for path in folder.iterdir() if path.name not in kept] if folder.is_dir() else []
     count = sum(1 if path.is_file() else sum(file.is_file() for file in path.rglob("*")) for path in entries)
@@ -450,7 +433,7 @@ def _empty(folder: Path, dry_run: bool) -> int:
     return count
 
 
-def _unlink(path: Path, dry_run: bool) -> int:
+def _unlink(path: Path, _: Traces, dry_run: bool) -> int:
     found = path.is_file()
     if not dry_run:
         path.unlink(missing_ok=True)
