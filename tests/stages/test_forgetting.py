@@ -11,16 +11,17 @@ import numpy as np
 import pytest
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import Clip, Modality, read_corpus_tables
+from ecmf_pipeline.core.clips import Clip, ClipId, Corpus, Modality, Split, read_corpus_tables, write_corpus_tables
 from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.core.files import sha256_text
 from ecmf_pipeline.core.tables import open_table, write_sealed_csv
-from ecmf_pipeline.llm.answers import AnswerCache, AnswerWriter, ScoreCache, TextScores
+from ecmf_pipeline.llm.answers import AnswerCache, AnswerWriter, FormAnswer, ScoreCache, TextScores
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.sharing.versions import keep_version
-from ecmf_pipeline.stages import index
+from ecmf_pipeline.stages import index, segment
 from ecmf_pipeline.stages.shared import forgetting
 from ecmf_pipeline.stages.shared.forgetting import forget
+from ecmf_pipeline.stages.shared.llm_questions import fingerprints_in_use, questions
 from ecmf_pipeline.store import FeatureRow, FeatureStore, StoreWriter, create_settings_group, make_current
 from ecmf_pipeline.store.format import spool_folder
 from ecmf_pipeline.store.verify import verify_store
@@ -238,3 +239,71 @@ def test_copies_are_forgotten_too_and_skipped_under_any_name(project, write_medi
     Path("corpus/renamed.mp4").write_bytes(content)
     index.run()
     assert [clip.clip_id for clip in read_corpus_tables().clips] == list(NAMES[1:])
+
+
+SRT = "1\n00:00:00,000 --> 00:00:02,000\nSecret morning.\n\n2\n00:00:02,500 --> 00:00:05,000\nHow are you?\n"
+
+
+@pytest.fixture
+def recordings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_clip: Callable[..., Path]) -> list[Clip]:
+    """Two recordings with subtitles, cut into two clips each."""
+    monkeypatch.chdir(tmp_path)
+    for number, name in enumerate(("first", "second")):
+        make_clip(Path(f"corpus/{name}.mp4"), pictures=150 + number)
+        Path(f"corpus/{name}.srt").write_text(SRT.replace("morning", f"morning of the {name}"))
+    Path("params.yaml").write_text(
+        "corpus: {kind: folder, root: corpus}\nindex: {workers: 0}\n"
+        "segment: {by: subtitles, max_seconds: 4, workers: 0, pad: 0}\n"
+    )
+    segment.run()
+    index.run()
+    return read_corpus_tables().clips
+
+
+def test_the_name_of_a_recording_stands_for_all_its_parts(recordings):
+    first = [clip for clip in recordings if clip.path == "first.mp4"]
+    assert len(first) == 2
+    gone = ["first", first[0].file_digest, *(clip.digest for clip in first)]
+    assert len(mentions(gone)) >= 4
+    for _ in range(2):
+        forget(load_params(), ["first"], [])
+        assert mentions(gone) == set()
+        segment.run()
+        index.run()
+        assert mentions(gone) == set()
+        assert [clip.path for clip in read_corpus_tables().clips] == ["second.mp4"] * 2
+
+
+def test_one_part_of_a_recording_is_skipped_from_then_on(recordings):
+    name = recordings[0].clip_id
+    forget(load_params(), [name], [])
+    for _ in range(2):
+        assert [clip.clip_id for clip in read_corpus_tables().clips] == [clip.clip_id for clip in recordings[1:]]
+        assert "Secret morning of the first" not in paths.SEGMENTS.read_text()
+        segment.run()
+        index.run()
+
+
+def test_written_rewrites_are_removed_also_those_about_neighbours(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text(
+        "corpus: {kind: folder, root: corpus}\nllm: {model: no/where, gguf_file: null}\n"
+        "rewrite: {how: written, neighbours: 1}\n"
+    )
+    clips = [
+        Clip(ClipId(f"train_dia0_utt{number}"), transcript=f"Line {number}.", given_label="sad", split=Split.TRAIN)
+        for number in range(5)
+    ]
+    write_corpus_tables(Corpus(clips, ["happy", "sad"], [], synthetic=False))
+    params = load_params()
+    keys = list(next(iter(questions(params))).keys.values())
+    in_use = fingerprints_in_use(params)["rewrite"]
+    answers = [FormAnswer(key, {"cues": "Line"}) for key in keys]
+    for name in (in_use, "cccccccccccc"):  # the second of another prompt
+        write_answers(
+            AnswerCache(paths.REWRITE_ANSWERS, name, FormAnswer.parse), paths.DATA / ".rewrite.spool", answers
+        )
+    forget(params, ["train_dia0_utt0"], [])
+    left = {row.key for row in AnswerCache(paths.REWRITE_ANSWERS, in_use, FormAnswer.parse).rows()}
+    assert left == set(keys[2:])
+    assert len(AnswerCache(paths.REWRITE_ANSWERS, "cccccccccccc", FormAnswer.parse)) == 0
