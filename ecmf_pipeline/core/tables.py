@@ -212,8 +212,9 @@ def drop_rows(path: Path, unwanted: Callable[[Mapping[str, str]], bool], *, dry_
     """
     data = path.read_bytes()
     try:
-        text = data.decode("utf-8-sig")
-        lines = list(io.StringIO(text, newline=""))
+        text = data.decode()
+        mark = "\ufeff" if text.startswith("\ufeff") else ""
+        lines = list(io.StringIO(text.removeprefix(mark), newline=""))
         separator = max(",;\t", key=(lines or [""])[0].count)
         records = csv.reader(lines, strict=True, delimiter=separator)
         header = [cell.strip().casefold() for cell in next(records, [])]
@@ -227,7 +228,7 @@ def drop_rows(path: Path, unwanted: Callable[[Mapping[str, str]], bool], *, dry_
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} is not a csv file in UTF-8 ({error})", "save it as one, then run again") from error
     if removed and not dry_run:
-        content = "".join(kept)
+        content = mark + "".join(kept)
         if seal_of(path).is_file():
             write_sealed(path, content)
         else:

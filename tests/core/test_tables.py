@@ -91,7 +91,8 @@ def test_rows_are_dropped_and_all_other_bytes_stay(tmp_path: Path) -> None:
     assert drop_rows(path, lambda row: row.get("name") == "a", dry_run=True) == 2
     assert path.read_bytes().endswith(b'"w"')
     assert drop_rows(path, lambda row: row.get("name") == "a") == 2
-    assert path.read_bytes() == b'Name;Text\r\n\r\nb;"z"\r\n'
+    assert path.read_text("utf-8-sig") == 'Name;Text\n\nb;"z"\n'
+    assert path.read_bytes() == '\ufeffName;Text\r\n\r\nb;"z"\r\n'.encode()
     path.write_bytes(b"name,text\na,\xff\n")
     with pytest.raises(EcmfError):
         drop_rows(path, lambda _: True)

@@ -175,6 +175,11 @@ def test_nothing_about_forgotten_clips_is_left_and_all_of_the_others(project, ca
     assert mentions(gone) == set()
     check_others(project)
     assert "2 forgotten clips skipped" in paths.FINDINGS.read_text()
+    for name in ("annagone", "doragone"):
+        Path(f"corpus/{name}.mp4").unlink()
+    index.run()  # of the clips, only rows in the tables of the corpus are left
+    assert mentions(gone) == set()
+    check_others(project)
 
 
 def test_a_dry_run_prints_the_same_and_changes_nothing(project, capsys):
