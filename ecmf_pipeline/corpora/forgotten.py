@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -22,11 +23,13 @@ from ecmf_pipeline.core.files import sha256_text, write_atomic
 from ecmf_pipeline.core.tables import open_table
 from ecmf_pipeline.corpora.index import IndexResult
 from ecmf_pipeline.corpora.listing import CorpusListing, Finding, FindingKind
+from ecmf_pipeline.corpora.scan import strip_media_extension
 from ecmf_pipeline.corpora.segments import Segments, segment_id
 
 COLUMNS = ("salt", "name", "content", "date")
 """Columns of the list: the salt, the two hashes, and the day. The content is empty if the clip had no file."""
 
+_QUOTED = re.compile(r"'([^']+)'")
 _HINT = "restore it from Git; each row that is lost lets a clip return"
 
 
@@ -101,7 +104,7 @@ def without_forgotten(listing: CorpusListing, forgotten: Forgotten) -> CorpusLis
     if not forgotten.salts:
         return listing
     names: set[ClipId] = {clip.clip_id for clip in listing.clips if forgotten.has_clip(clip)}
-    findings = tuple(finding for finding in listing.findings if not forgotten.has(finding.clip_id))
+    findings = (_unnamed(finding, forgotten) for finding in listing.findings if not forgotten.has(finding.clip_id))
     return replace(
         listing,
         clips=tuple(clip for clip in listing.clips if clip.clip_id not in names),
@@ -114,13 +117,14 @@ def without_forgotten(listing: CorpusListing, forgotten: Forgotten) -> CorpusLis
 
 def without_forgotten_content(result: IndexResult, forgotten: Forgotten) -> IndexResult:
     """Return the indexed clips without those whose content is forgotten: copies of a file under another name."""
-    names = {clip.clip_id for clip in result.clips if forgotten.has_clip(clip)}
-    if not names:
+    if not forgotten.salts:
         return result
+    names = {clip.clip_id for clip in result.clips if forgotten.has_clip(clip)}
+    findings = (_unnamed(one, forgotten) for one in result.findings if one.clip_id not in names)
     return replace(
         result,
         clips=tuple(clip for clip in result.clips if clip.clip_id not in names),
-        findings=(*(one for one in result.findings if one.clip_id not in names), *_finding(len(names), "copies of ")),
+        findings=(*findings, *_finding(len(names), "copies of ")),
         quarantined={name: value for name, value in result.quarantined.items() if name not in names},
     )
 
@@ -134,6 +138,17 @@ def segments_without_forgotten(segments: Segments, listing: CorpusListing, forgo
         )
         for path, cut in segments.items()
     }
+
+
+def _unnamed(finding: Finding, forgotten: Forgotten) -> Finding:
+    """Return a finding without the quoted names of forgotten clips, which may be in the tables of the corpus."""
+
+    def hide(quoted: re.Match[str]) -> str:
+        stem = strip_media_extension(quoted[1])
+        names = (quoted[1], stem, stem.replace("/", "__"), stem.rpartition("/")[2])
+        return "(forgotten)" if any(map(forgotten.has, names)) else quoted[0]
+
+    return replace(finding, message=_QUOTED.sub(hide, finding.message))
 
 
 def _finding(count: int, what: str = "") -> tuple[Finding, ...]:

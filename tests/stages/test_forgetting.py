@@ -177,7 +177,10 @@ def test_nothing_about_forgotten_clips_is_left_and_all_of_the_others(project, ca
     assert "2 forgotten clips skipped" in paths.FINDINGS.read_text()
     for name in ("annagone", "doragone"):
         Path(f"corpus/{name}.mp4").unlink()
-    index.run()  # of the clips, only rows in the tables of the corpus are left
+    labels = Path("corpus/labels.csv")
+    labels.write_text("".join(line for line in labels.read_text().splitlines(True) if "gone" not in line))
+    index.run()  # of the clips, only transcripts in a table of the corpus are left
+    assert "(forgotten)" in paths.FINDINGS.read_text()
     assert mentions(gone) == set()
     check_others(project)
 
@@ -312,3 +315,18 @@ def test_written_rewrites_are_removed_also_those_about_neighbours(tmp_path, monk
     left = {row.key for row in AnswerCache(paths.REWRITE_ANSWERS, in_use, FormAnswer.parse).rows()}
     assert left == set(keys[2:])
     assert len(AnswerCache(paths.REWRITE_ANSWERS, "cccccccccccc", FormAnswer.parse)) == 0
+
+
+def test_all_written_rewrites_are_removed_if_their_questions_are_unknown(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text(
+        "llm: {model: no/where, gguf_file: null}\nrewrite: {how: written, cues: [face]}\n"  # `cues` has not run
+    )
+    clips = [Clip(ClipId(name), transcript=f"Words of {name}.") for name in ("gone", "stays")]
+    write_corpus_tables(Corpus(clips, ["happy", "sad"], [], synthetic=False))
+    params = load_params()
+    in_use = fingerprints_in_use(params)["rewrite"]
+    cache = AnswerCache(paths.REWRITE_ANSWERS, in_use, FormAnswer.parse)
+    write_answers(cache, paths.DATA / ".rewrite.spool", [FormAnswer("some key", {"cues": "Words of gone"})])
+    forget(params, ["gone"], [])
+    assert len(AnswerCache(paths.REWRITE_ANSWERS, in_use, FormAnswer.parse)) == 0

@@ -49,6 +49,8 @@ from ecmf_pipeline.store.state import settings_groups
 from ecmf_pipeline.transcription.table import TranscriptRecord
 
 _SHOWN = 3
+_ALL = "all"
+"""Stands for the keys of all questions."""
 
 REMAINS = f"""what remains, and how to remove it:
   media files and the rows of the corpus's own tables: remove them; `index` skips the clips by {paths.FORGOTTEN}
@@ -235,13 +237,21 @@ def _files(clips: Iterable[Clip]) -> set[str]:
 
 
 def _question_keys(params: Params, clips: Sequence[Clip], ids: Set[str]) -> frozenset[str]:
-    """Return the keys of written rewrites whose question holds words of the clips, also as neighbours of others."""
+    """Return the keys of written rewrites whose question holds words of the clips, also as neighbours of others.
+
+    Returns:
+        The keys; only `_ALL` if the questions cannot be written now, for example since `cues` has not run.
+    """
     if not params.needs_enriched_texts or params.rewrite.how != "written":
         return frozenset()
     words = {clip.transcript for clip in clips if clip.clip_id in ids} - {""}
     prompt = load_rewrite_prompt(params.rewrite.prompt)
     keys: dict[bool, set[str]] = {True: set(), False: set()}
-    for name, context in read_contexts(params, clips).items():
+    try:
+        contexts = read_contexts(params, clips)
+    except EcmfError:
+        return frozenset({_ALL})
+    for name, context in contexts.items():
         key = question_key(prompt.messages(truncate_context(context, params.llm.max_tokens)))
         keys[name in ids or not words.isdisjoint((*context.before, *context.after))].add(key)
     return frozenset(keys[True] - keys[False])
@@ -286,7 +296,7 @@ def _answer_places(params: Params, left: Sequence[Clip]) -> Iterator[tuple[str, 
 
     def is_of_unknown_question(cache: Path, traces: Traces, fingerprint: str, key: str) -> bool:
         if cache == paths.REWRITE_ANSWERS:  # keys of other prompts
-            return fingerprint != in_use and bool(traces.texts)
+            return bool(traces.texts) and (fingerprint != in_use or _ALL in traces.questions)
         return cache == paths.SEGMENT_CACHE and bool(traces.spans) and key not in present  # keys of two files
 
     caches: list[tuple[Path, Path, Callable[[bytes], Any]]] = [
