@@ -382,7 +382,7 @@ def _computed_tables(params: Params) -> list[Path]:
 
 
 def _tables_of_people(params: Params) -> list[Path]:
-    tables = {path for path in paths.VERDICTS.parent.glob("*") if path.suffix.lower() in {".csv", ".tsv"}}
+    tables = {path for path in paths.VERDICTS.parent.rglob("*") if path.suffix.lower() in {".csv", ".tsv"}}
     for path in (verdicts_path(params.refine.verdicts), params.transcribe.find_corrections()):
         if path is not None and path.is_file():
             tables.add(path)
