@@ -344,7 +344,7 @@ def init(
 @app.command(epilog="Example: ecmf-pipe forget clip07 --group anna --dry-run")
 def forget(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Clip ids or file names; a recording stands for all its parts.")
+        list[str] | None, typer.Argument(help="Clip ids or file names; that of a recording means all its parts.")
     ] = None,
     *,
     group: Annotated[

@@ -204,7 +204,7 @@ def _is_abstention(row: TextScores | FormAnswer) -> bool:
 
 
 def cached_fingerprints(cache: Path) -> list[str]:
-    """Return the fingerprints with answers in a cache or in what is kept of it, sorted."""
+    """Return the fingerprints with answers in a cache or among its kept parts, sorted."""
     kept = KeptParts(cache).folder
     folders = (cache, kept) if kept else (cache,)
     return sorted({path.name for folder in folders for path in folder.glob("*") if path.is_dir()})

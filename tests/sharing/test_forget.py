@@ -14,7 +14,7 @@ import yaml
 pytestmark = pytest.mark.slow
 
 EXTRACT = '''
-"""Stand-in for `extract`: compute what the store lacks, and append the number of computed clips to a file."""
+"""Like `extract`: compute missing features, and append the number of computed clips to a file."""
 from pathlib import Path
 import numpy as np
 from ecmf_pipeline.core.clips import read_manifest

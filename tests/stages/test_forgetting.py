@@ -69,7 +69,7 @@ def write_answers(cache: AnswerCache[Any], spool: Path, *batches: list[Any]) -> 
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_media: Callable[..., Path]) -> list[Clip]:
-    """A DVC project of four clips, two of which say the same, with something about each clip in each place."""
+    """A DVC project of four clips, two of which have the same words, with something about each clip in each place."""
     monkeypatch.chdir(tmp_path)
     Path(".dvc").mkdir()
     Path("params.yaml").write_text("corpus: {kind: folder, root: corpus}\nindex: {workers: 0}\n")
@@ -214,7 +214,7 @@ def test_unknown_names_change_nothing(project):
 @pytest.mark.parametrize("again", [("annagone", "doragone"), ()])
 def test_a_killed_command_is_finished_by_the_next(project, monkeypatch, again):
     gone = traces(project, "annagone", "doragone")
-    real = forgetting._places
+    real = forgetting.places_of
     places = len(list(real(load_params(), project[1:3], is_new=True)))
     for stop in range(0, places, 7):
         started = iter(range(places))
@@ -225,10 +225,10 @@ def test_a_killed_command_is_finished_by_the_next(project, monkeypatch, again):
                     raise KeyboardInterrupt
                 yield place
 
-        monkeypatch.setattr(forgetting, "_places", killed)
+        monkeypatch.setattr(forgetting, "places_of", killed)
         with pytest.raises(KeyboardInterrupt):
             forget(load_params(), ["annagone", "doragone"], [])
-    monkeypatch.setattr(forgetting, "_places", real)
+    monkeypatch.setattr(forgetting, "places_of", real)
     assert mentions(gone)
     forget(load_params(), list(again), [])
     assert mentions(gone) == set()
