@@ -191,6 +191,10 @@ def predict(
     if timeline is not None:
         if video is None or text is not None or as_json:
             raise InputError("--timeline needs --video, and neither --text nor --json", "add --video FILE")
+        if timeline.suffix.lower() not in {".csv", ".json"}:
+            raise InputError(
+                f"--timeline: {timeline} has another extension than .csv and .json", "change its extension"
+            )
         from ecmf_pipeline.stages.shared import single_clip
 
         single_clip.run_recording(video, timeline, labels.value if labels else None)

@@ -89,6 +89,15 @@ def models_trained_on(labels: Labels) -> Path:
     return DATA / "fusion" / labels
 
 
+NO_MODELS = "no_models.json"
+"""File in the folder of trained models if there were too few labels to train on."""
+
+
+def no_models(labels: Labels) -> Path:
+    """Return the file that stands for the models if there were too few labels to train on."""
+    return models_trained_on(labels) / NO_MODELS
+
+
 def training_curve(labels: Labels) -> Path:
     """Return the table with the validation loss of the fusion model in each epoch, for DVC plots."""
     return PLOTS / f"training_{labels}.csv"

@@ -68,6 +68,8 @@ class CorpusConfig(Config):
         thresholds: The scores that divide sentiment into classes, from negative to positive (``mosei``, ``mosi``,
             ``chsims``); a score that equals a threshold is in the class below it. With other numbers than one, two or
             four, list the names of the classes in ``labels``.
+        marked_half: The half of the films of ``iemocap`` that shows the actor who wears the markers, ``left`` or
+            ``right``; a clip gets the half of its speaker. None: whole pictures.
         table: The table of a corpus of kind ``table``, relative to ``root``.
         columns: The names of its columns, by content: path, name, label, group, split, start, end, text, gold. A
             column that is not listed has the name of its content.
@@ -87,6 +89,7 @@ class CorpusConfig(Config):
     groups: Literal["dialogue", "speaker"] = "dialogue"
     target: Literal["sentiment", "emotion"] = "sentiment"
     thresholds: tuple[float, ...] = (-0.1, 0.1)
+    marked_half: Literal["left", "right"] | None = "left"
     table: str = "labels.csv"
     columns: dict[TableColumn, str] = Field(default_factory=dict)
     wrong_length: Literal["keep", "quarantine"] = "keep"

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from pathlib import Path, PurePosixPath
 
-from ecmf_pipeline.core.clips import Clip, ClipId, Split, validate_clip_id
+from ecmf_pipeline.core.clips import Clip, ClipId, Half, Split, validate_clip_id
 from ecmf_pipeline.core.console import format_count
 from ecmf_pipeline.core.errors import CorpusError
 from ecmf_pipeline.corpora.config import MER_LABELS, CorpusConfig, CorpusKind
@@ -46,6 +46,7 @@ class Described:
         text: The spoken words.
         start: Start of the clip in the media file, in seconds.
         end: End of the clip in seconds; 0 for the whole file.
+        half: The half of the pictures that shows the speaker.
         gold: The true emotion, if it is not the given one.
         votes: Votes of people on the clip.
         rank: The preference among several files of one clip; the lowest is used.
@@ -60,6 +61,7 @@ class Described:
     text: str = ""
     start: float = 0.0
     end: float = 0.0
+    half: Half = Half.WHOLE
     gold: str = ""
     votes: Votes = field(default_factory=dict)
     rank: int = 0
@@ -84,17 +86,20 @@ class Source:
     tables: list[str] = field(default_factory=list)
 
     def find(self, *names: str) -> str:
-        """Return the path of a table with one of these names, in the uppermost folder; empty if there is none."""
-        found = [path for path in self.scan.unread if PurePosixPath(path).name in names]
+        """Return the path of a table with one of these names, in any case, in the uppermost folder; else empty."""
+        wanted = {name.casefold() for name in names}
+        found = [path for path in self.scan.unread if PurePosixPath(path).name.casefold() in wanted]
         return min(found, key=lambda path: (path.count("/"), path), default="")
 
     def table(self, path: str, required: Sequence[str]) -> Table:
         """Read a table, and add its findings.
 
         Raises:
-            CorpusError: If a required column is missing.
+            CorpusError: If a required column is missing, or there are no rows.
         """
         table = read_table(self.root / path, required)
+        if not table.rows and not table.findings:
+            raise CorpusError(f"{table.path} has no rows", "add a row for each clip, or remove the file")
         self.tables.append(path)
         self.findings += table.findings
         return table
@@ -197,14 +202,16 @@ def by_name(
 
     Args:
         source: The corpus folder.
-        pattern: The pattern of a path without extension; it is searched, so that it should end with ``$``.
+        pattern: The pattern of a path without extension, below the name of the corpus folder; it is searched, so that
+            it should end with ``$``.
         describe: Return the clip of a match, without path.
     """
     files: defaultdict[str, list[tuple[tuple[bool, int, bool, str], Described]]] = defaultdict(list)
     unnamed = []
+    name = source.root.resolve().name  # a part of a corpus has some of its names in those of the folders above
     for is_sound, paths in enumerate((source.scan.media, source.scan.sounds)):
         for path in paths:
-            if match := pattern.search(path.rpartition(".")[0]):
+            if match := pattern.search(f"{name}/{path.rpartition('.')[0]}"):
                 clip = describe(match)
                 preference = (bool(is_sound), clip.rank, not path.lower().endswith(_LOSSLESS), path)
                 files[clip.clip_id].append((preference, clip))
@@ -227,9 +234,9 @@ def by_name(
 
 
 def _valid(clips: Iterable[Described], source: Source) -> Iterator[Described]:
-    """Yield the clips with valid, distinct ids; report the others."""
-    seen: set[str] = set()
-    repeated = []
+    """Yield the clips with valid, distinct ids; report the others. A clip with two emotions has none."""
+    found: dict[str, Described] = {}
+    repeated, conflicting = [], []
     for clip in clips:
         try:
             validate_clip_id(clip.clip_id)
@@ -237,11 +244,15 @@ def _valid(clips: Iterable[Described], source: Source) -> Iterator[Described]:
             message = f"clip is skipped: {error.message}; {error.hint}"
             source.findings.append(Finding(FindingKind.BAD_CLIP_ID, "", message))
             continue
-        if clip.clip_id in seen:
-            repeated.append(clip.clip_id)
+        first = found.setdefault(clip.clip_id, clip)
+        if first is clip:
             continue
-        seen.add(clip.clip_id)
-        yield clip
+        repeated.append(clip.clip_id)
+        if (first.emotion, first.gold) != (clip.emotion, clip.gold):
+            found[clip.clip_id] = replace(first, emotion="", gold="")
+            conflicting.append(clip.clip_id)
+    yield from found.values()
+    source.report(FindingKind.CONFLICTING_ROW, conflicting, "clip", "with two labels", "both are ignored; keep one row")
     source.report(FindingKind.DUPLICATE_ROW, repeated, "clip", "listed twice", "the first is used; keep one of them")
 
 
@@ -285,6 +296,7 @@ def _clip(clip: Described, label_of: Mapping[str, str]) -> Clip:
         group=clip.group,
         start=clip.start,
         end=clip.end,
+        half=clip.half,
     )
 
 

@@ -13,7 +13,10 @@ from itertools import chain, islice, zip_longest
 from pathlib import Path, PurePosixPath
 
 from ecmf_pipeline.core.console import format_count
+from ecmf_pipeline.core.encodings import decode_file
+from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.corpora.scan import MEDIA_EXTENSIONS
+from ecmf_pipeline.corpora.tables import SEPARATORS
 
 MAX_ENTRIES = 5000
 """Maximum number of names that are looked at."""
@@ -40,25 +43,30 @@ class Glimpse:
         return [path for path in self.paths if PurePosixPath(path).suffix.lower() in MEDIA_EXTENSIONS]
 
     def has(self, pattern: str) -> bool:
-        """Return whether the pattern occurs in a path."""
-        return any(re.search(pattern, path) for path in self.paths)
+        """Return whether the pattern occurs in a path; upper and lower case are equivalent."""
+        return any(re.search(pattern, path, re.IGNORECASE) for path in self.paths)
 
     def most_media(self, pattern: re.Pattern[str]) -> bool:
-        """Return whether the pattern occurs in the paths, without extension, of most media files."""
-        found = sum(bool(pattern.search(path.rpartition(".")[0])) for path in self.media)
+        """Return whether the pattern occurs in most paths of media files, without extension, below the folder name."""
+        name = self.root.resolve().name
+        found = sum(bool(pattern.search(f"{name}/{path.rpartition('.')[0]}")) for path in self.media)
         return bool(found) and 2 * found > len(self.media)
+
+    def find(self, name: str) -> str | None:
+        """Return the path of a file with this name in lower case; the upper folders are searched first."""
+        return next((path for path in self.paths if PurePosixPath(path).name.lower() == name), None)
 
     def first_row(self, name: str) -> dict[str, str]:
         """Return the first row of a csv file by column, in lower case; empty if there is none.
 
         Args:
-            name: The file name; the upper folders are searched first.
+            name: The file name; see `find`.
         """
-        path = next((path for path in self.paths if PurePosixPath(path).name.lower() == name), None)
         try:
-            with (self.root / (path or name)).open(encoding="utf-8-sig", errors="replace", newline="") as file:
-                header, row = islice(chain(csv.reader(file), ([], [])), 2)
-        except (OSError, csv.Error):
+            lines = decode_file(self.root / (self.find(name) or name)).text.splitlines()
+            head = next((line for line in lines if line.strip()), "")
+            header, row = islice(chain(csv.reader(lines, delimiter=max(SEPARATORS, key=head.count)), ([], [])), 2)
+        except (OSError, csv.Error, InputError):
             return {}
         return {column.strip().lower(): cell.strip() for column, cell in zip_longest(header, row, fillvalue="")}
 

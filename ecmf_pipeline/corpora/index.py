@@ -19,7 +19,7 @@ from ecmf_pipeline.core.files import FileState, write_csv, write_sealed_json
 from ecmf_pipeline.core.tables import as_spreadsheet_text, write_sealed_csv
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.corpora.languages import count_languages, translation_language
-from ecmf_pipeline.corpora.lengths import wrong_lengths
+from ecmf_pipeline.corpora.lengths import spans_past_end, wrong_lengths
 from ecmf_pipeline.corpora.listing import CorpusListing, Finding, FindingKind, count_by_kind, quote_names
 from ecmf_pipeline.corpora.measuring import (
     CacheWriter,
@@ -100,6 +100,7 @@ def index_corpus(
     findings = (
         *listing.findings,
         *found,
+        *spans_past_end(clips, measured),
         *_outdated_segments(listing, measured),
         *_stream_findings(clips, measured),
         *_sound_findings(listing.clips, measured),
@@ -301,7 +302,7 @@ def _measured_clip(clip: Clip, sizes: Mapping[str, int], measured: Mapping[str, 
         face_bytes=sizes.get(clip.face_path, 0),
         audio_digest=sound.digest if clip.audio_path else "",
         audio_bytes=sizes.get(clip.audio_path, 0),
-        digest=content_digest(media.digest, clip.start, clip.end),
+        digest=content_digest(media.digest, clip.start, clip.end, clip.half),
         file_digest=media.digest,
         bytes=sizes.get(clip.path, 0),
         duration=round(clip.end - clip.start, 3) if clip.end else media.duration or sound.duration,

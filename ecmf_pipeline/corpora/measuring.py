@@ -46,7 +46,7 @@ from ecmf_pipeline.runner.machine import as_out_of_memory, usable_cores
 from ecmf_pipeline.runner.quarantine import is_worth_retrying, program_version
 from ecmf_pipeline.runner.step import Spool, SpoolWriter
 
-CACHE_VERSION = 4
+CACHE_VERSION = 5
 _ROW_TYPES = (int, int, int, int, str, float, float, bool, bool, str, str, str, str, float, int, str)
 """Types of a cached row: the state, then the measurement without its limit; the limit and the program follow."""
 

@@ -36,21 +36,37 @@ def description_of(kind: str) -> Description | None:
 
 
 def recognise(glimpse: Glimpse) -> CorpusKind | None:
-    """Return the kind of a corpus; ``folder`` for media files in no known layout, None without media files."""
+    """Return the kind of a corpus; ``folder`` for media files in no known layout, None without media files.
+
+    Raises:
+        CorpusError: If several kinds fit.
+    """
     if any(glimpse.has(f"^([^/]+/)?{name}$") for name in MELD_TABLES.values()):
         return "meld"
     if _is_mer(glimpse):
         return "mer"
-    for description in DESCRIPTIONS:
-        if description.fits(glimpse):
-            return description.kind
-    return "folder" if glimpse.media else None
+    kinds = [description.kind for description in DESCRIPTIONS if description.fits(glimpse)]
+    if len(kinds) > 1 and "table" in kinds:  # any corpus may have a table too
+        kinds.remove("table")
+    if len(kinds) > 1:
+        raise CorpusError(
+            f"{glimpse.root} may be a corpus of kind {' or '.join(kinds)}",
+            "set corpus.kind and corpus.root in params.yaml (ecmf-pipe init without --corpus writes one)",
+        )
+    return kinds[0] if kinds else "folder" if glimpse.media else None
+
+
+def _recognise_if_sure(glimpse: Glimpse) -> CorpusKind | None:
+    try:
+        return recognise(glimpse)
+    except CorpusError:
+        return None
 
 
 def unlabelled_findings(listing: CorpusListing) -> Iterator[Finding]:
     """Yield a finding if a folder without labels has the layout of a published corpus, which has some."""
     if not any(clip.given_label or clip.gold_label for clip in listing.clips):
-        kind = recognise(look_at(listing.root))
+        kind = _recognise_if_sure(look_at(listing.root))
         if kind not in {None, "folder"}:
             message = f"{listing.root} looks like a corpus of kind {kind}, which has labels; set corpus.kind to {kind}"
             yield Finding(FindingKind.NO_LABELS, "", message, count=len(listing.clips))
@@ -59,7 +75,7 @@ def unlabelled_findings(listing: CorpusListing) -> Iterator[Finding]:
 def with_fitting_kind(error: CorpusError, kind: str, root: Path) -> CorpusError:
     """Return the error of a corpus that cannot be read, with the kind that fits if another one does."""
     glimpse = look_at(root)
-    fitting = recognise(glimpse)
+    fitting = _recognise_if_sure(glimpse)
     if fitting in {None, kind, "folder"}:
         return error
     expected = LAYOUTS.get(kind)

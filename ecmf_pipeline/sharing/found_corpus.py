@@ -8,13 +8,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from ecmf_pipeline.core.console import format_count
 from ecmf_pipeline.core.errors import CorpusError
 from ecmf_pipeline.core.files import LFS_COMMAND, LFS_PROBLEM, is_lfs_pointer, write_atomic
 from ecmf_pipeline.corpora.config import CorpusConfig
-from ecmf_pipeline.corpora.glimpse import look_at
+from ecmf_pipeline.corpora.glimpse import Glimpse, look_at
 from ecmf_pipeline.corpora.index import describe_splits, select_findings
 from ecmf_pipeline.corpora.kinds.table import guess_columns
 from ecmf_pipeline.corpora.listing import CorpusListing, require_folder
@@ -44,9 +44,9 @@ def find_corpus(root: Path) -> FoundCorpus:
     """Recognise the corpus in a folder by its names, and list it.
 
     Raises:
-        CorpusError: If the folder does not exist, or holds no corpus in a known layout.
+        CorpusError: If the folder does not exist, or holds no corpus in a known layout, or several kinds fit.
     """
-    root = require_folder(root, "give the folder of the corpus").resolve()
+    root = require_folder(root.expanduser(), "give the folder of the corpus").resolve()
     glimpse = look_at(root)
     kind = recognise(glimpse)
     if kind is None:
@@ -56,20 +56,29 @@ def find_corpus(root: Path) -> FoundCorpus:
             f"give the folder of one of these:\n{layouts}",
         )
     description = description_of(kind)
-    columns = guess_columns(glimpse.first_row("labels.csv")) if kind == "table" else {}
-    config = CorpusConfig(kind=kind, root=root, columns=columns)
+    config = _table_config(glimpse) if kind == "table" else CorpusConfig(kind=kind, root=root)
     listing = read_corpus(config)
     mapping = {**description.mapping(config)} if description else {}
     if any(emotion != label for emotion, label in mapping.items()):
         config = config.model_copy(update={"mapping": mapping})
     title = description.title if description else kind
-    lines = [f"found {title} in {root}: corpus.kind is {kind}", *_describe(listing)]
+    lines = [f"found {title} in {config.root}: corpus.kind is {kind}", *_describe(listing)]
     if description and description.left_out:
         lines.append(f"not used: {description.left_out}")
-    files = [root / clip.path for clip in listing.clips if clip.path][:CHECKED_FILES]
+    files = [config.root / clip.path for clip in listing.clips if clip.path][:CHECKED_FILES]
     if any(map(is_lfs_pointer, files)):
-        lines.append(f"{files[0].relative_to(root)} {LFS_PROBLEM}; run {LFS_COMMAND} in {root}")
+        lines.append(f"{files[0].relative_to(config.root)} {LFS_PROBLEM}; run {LFS_COMMAND} in {config.root}")
     return FoundCorpus(config, lines)
+
+
+def _table_config(glimpse: Glimpse) -> CorpusConfig:
+    """Return the settings of a corpus with a table; its paths are relative to the given folder, or else to its own."""
+    row, path = glimpse.first_row("labels.csv"), PurePosixPath(glimpse.find("labels.csv") or "labels.csv")
+    columns = guess_columns(row)
+    named = row[columns.get("path", "path")].replace("\\", "/")
+    if len(path.parts) > 1 and not (glimpse.root / named).is_file():
+        return CorpusConfig(kind="table", root=glimpse.root / path.parent, table=path.name, columns=columns)
+    return CorpusConfig(kind="table", root=glimpse.root, table=str(path), columns=columns)
 
 
 def _describe(listing: CorpusListing) -> list[str]:
@@ -96,7 +105,7 @@ def _describe(listing: CorpusListing) -> list[str]:
 
 
 def write_corpus(params: Path, config: CorpusConfig) -> None:
-    """Set ``kind``, ``root`` and, if they are needed, ``mapping`` and ``columns`` in params.yaml; comments are kept.
+    """Set ``kind``, ``root`` and, if needed, ``mapping``, ``table`` and ``columns`` in params.yaml; comments are kept.
 
     Args:
         params: The params.yaml of a new project.
@@ -109,6 +118,8 @@ def write_corpus(params: Path, config: CorpusConfig) -> None:
     if config.mapping is not None:
         pairs = (f"{emotion}: {label}" for emotion, label in config.mapping.items() if label)
         values["mapping"] = f"{{{', '.join(pairs)}}}"
+    if config.table != CorpusConfig().table:
+        values["table"] = config.table if re.fullmatch(r"[\w./-]+", config.table) else json.dumps(config.table)
     if config.columns:
         values["columns"] = f"{{{', '.join(f'{column}: {name}' for column, name in config.columns.items())}}}"
     for key, value in values.items():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ecmf_pipeline.core.clips import Clip, Split
+from ecmf_pipeline.core.clips import Clip, Half, Split
 from ecmf_pipeline.core.errors import CorpusError, ParamsError
 from ecmf_pipeline.corpora.config import CorpusConfig
 from ecmf_pipeline.corpora.listing import CorpusListing, FindingKind, count_by_kind
@@ -94,6 +94,18 @@ def test_iemocap_clips_are_parts_of_the_film_of_their_dialogue(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
+    ("marked_half", "marked", "other"),
+    [("left", Half.LEFT, Half.RIGHT), ("right", Half.RIGHT, Half.LEFT), (None, Half.WHOLE, Half.WHOLE)],
+)
+def test_iemocap_clips_are_the_half_of_their_speaker(
+    tmp_path: Path, marked_half: str | None, marked: Half, other: Half
+) -> None:
+    clips = by_id(listing("iemocap", trees.iemocap(tmp_path), marked_half=marked_half))
+    assert clips["Ses02F_impro01_F002"].half is marked
+    assert clips["Ses02F_script01_1_M003"].half is other
+
+
+@pytest.mark.parametrize(
     ("sentences", "path", "end"),
     [
         (True, "Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_M001.wav", 0.0),
@@ -103,7 +115,7 @@ def test_iemocap_clips_are_parts_of_the_film_of_their_dialogue(tmp_path: Path) -
 def test_iemocap_without_films(tmp_path: Path, path: str, end: float, *, sentences: bool) -> None:
     corpus = listing("iemocap", trees.iemocap(tmp_path, films=False, sentences=sentences))
     clip = by_id(corpus)["Ses01F_impro01_M001"]
-    assert (clip.path, clip.end, clip.audio_path) == (path, end, "")
+    assert (clip.path, clip.end, clip.audio_path, clip.half) == (path, end, "", Half.WHOLE)
 
 
 def test_iemocap_six_classes_by_params(tmp_path: Path) -> None:
@@ -177,6 +189,13 @@ def test_chsims_keeps_zero_padding_and_published_splits(tmp_path: Path, *, zeros
         "people/audio": {"neutral": 1.0},
         "people/video": {"positive": 1.0},
     }
+
+
+def test_chsims_v2_has_clip_numbers_of_five_digits(tmp_path: Path) -> None:
+    trees.write_table(tmp_path / "meta.csv", "video_id,clip_id,text,label,label_T", [("aqgy4_0004", 23, "Hi", 0.4, 0)])
+    trees.touch(tmp_path, ["Raw/aqgy4_0004/00023.mp4"])
+    [clip] = listing("chsims", tmp_path).clips
+    assert (clip.clip_id, clip.path) == ("aqgy4_0004_00023", "Raw/aqgy4_0004/00023.mp4")
 
 
 def test_thresholds_make_other_classes(tmp_path: Path) -> None:
@@ -276,3 +295,69 @@ def test_mapping_is_checked(tmp_path: Path) -> None:
     with pytest.raises(ParamsError) as caught:
         listing("emodb", trees.emodb(tmp_path), mapping={"joyful": "happy"})
     assert caught.value.keys == ("corpus.mapping",)
+
+
+def table_of(root: Path, header: str, *rows: tuple[object, ...]) -> CorpusListing:
+    trees.write_table(root / "labels.csv", header, rows)
+    trees.touch(root, ["a.mp4", "b.mp4"])
+    return listing("table", root)
+
+
+def test_paths_of_a_table_stay_in_the_corpus_folder(tmp_path: Path) -> None:
+    rows = ((tmp_path / "a.mp4", "joy"), ("c/../b.mp4", "sad"), ("../x.mp4", "joy"), ("/etc/y.mp4", "joy"))
+    corpus = table_of(tmp_path, "path,label", *rows)
+    assert {clip_id: clip.path for clip_id, clip in by_id(corpus).items()} == {
+        "a": "a.mp4", "b": "b.mp4", "x": "", "etc__y": "",
+    }  # fmt: skip
+    assert any("outside of the corpus folder: '../x.mp4', '/etc/y.mp4'" in f.message for f in corpus.findings)
+
+
+def test_a_clip_with_two_labels_has_none(tmp_path: Path) -> None:
+    corpus = table_of(tmp_path, "path,label", ("a.mp4", "joy"), ("./a.mp4", "sad"), ("b.mp4", "sad"), ("b.mp4", "sad"))
+    assert [(clip.given_label, clip.split) for clip in corpus.clips] == [
+        ("", Split.UNLABELED), ("sad", Split.TRAIN),
+    ]  # fmt: skip
+    assert findings(corpus)[FindingKind.CONFLICTING_ROW] == 1
+    assert findings(corpus)[FindingKind.DUPLICATE_ROW] == 2
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "label.csv"])
+def test_a_table_without_rows_is_an_error(name: str, tmp_path: Path) -> None:
+    trees.write_table(tmp_path / name, "path,video_id,clip_id,label", [])
+    trees.touch(tmp_path, ["a.mp4"])
+    with pytest.raises(CorpusError, match="has no rows"):
+        listing("table" if name == "labels.csv" else "mosi", tmp_path)
+
+
+def test_damaged_words_and_folds_of_the_sdk(tmp_path: Path) -> None:
+    trees.mosei(tmp_path)
+    words = "film00-_x___0___abc___4___Lost\nfilm00-_x___0___-0.084___4___Kept"
+    trees.touch(tmp_path, ["Raw/Transcript/Segmented/Combined/film00-_x.txt"], words)
+    assert by_id(listing("mosei", tmp_path))["film00-_x_1"].transcript == "Kept"
+    for folds in ("standard_test_fold = [1\n", "standard_test_fold = names()\n", "standard_test_fold = 3\n"):
+        trees.touch(tmp_path, ["cmu_mosei_std_folds.py"], folds)
+        with pytest.raises(CorpusError, match="folds of the SDK"):
+            listing("mosei", tmp_path)
+
+
+def test_scores_and_times_that_are_no_numbers_are_not_used(tmp_path: Path) -> None:
+    import h5py
+    import numpy as np
+
+    trees.touch(tmp_path, ["v.mp4"])
+    with h5py.File(tmp_path / "CMU_MOSEI_Labels.csd", "w") as file:
+        times = [[0, 1], [1, np.nan], [np.nan, 2], [2, np.inf], [3, 4]]
+        file["All Labels/data/v/intervals"] = np.array(times)
+        file["All Labels/data/v/features"] = np.array([[np.nan] + [0] * 6, *[[3.0] + [0] * 6] * 4])
+    corpus = listing("mosei", tmp_path)
+    assert [(clip.clip_id, clip.given_label) for clip in corpus.clips] == [("v_0", ""), ("v_4", "positive")]
+    assert findings(corpus)[FindingKind.MALFORMED_TIME] == 3
+
+
+def test_chsims_rows_without_video_or_clip_are_reported(tmp_path: Path) -> None:
+    rows = [("video_0001", "0001", "Hi", "inf"), ("video_0001", "", "Hi", 1), ("", "0002", "Hi", 1)]
+    trees.write_table(tmp_path / "label.csv", "video_id,clip_id,text,label", rows)
+    trees.touch(tmp_path, ["Raw/video_0001/0001.mp4"])
+    corpus = listing("chsims", tmp_path)
+    assert [(clip.clip_id, clip.given_label) for clip in corpus.clips] == [("video_0001_0001", "")]
+    assert findings(corpus)[FindingKind.MALFORMED_ROW] == 3

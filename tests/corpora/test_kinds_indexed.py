@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import read_manifest
+from ecmf_pipeline.core.clips import Half, read_manifest
 from ecmf_pipeline.core.files import read_sealed_json
 from ecmf_pipeline.sharing.found_corpus import find_corpus, write_corpus
 from ecmf_pipeline.stages.index import run as index
@@ -115,5 +115,7 @@ def test_iemocap_utterances_share_a_file_and_differ_in_digest(
     assert len(clips) == 10
     assert len({clip.digest for clip in clips}) == 10
     assert len({clip.file_digest for clip in clips}) == 1
+    assert {clip.half for clip in clips} == {Half.LEFT, Half.RIGHT}
+    assert "wrong_length" in paths.FINDINGS.read_text()  # the film is shorter than its utterances
     assert all(clip.has_video and clip.has_audio for clip in clips)  # the sound is that of dialog/wav
     assert list(csv.reader(paths.CORPUS_VOTES.read_text().splitlines())) == [["clip_id", "source"]]

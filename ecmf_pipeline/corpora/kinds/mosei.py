@@ -13,14 +13,17 @@ https://github.com/CMU-MultiComp-Lab/CMU-MultimodalSDK. Licence: that of the SDK
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 from ecmf_pipeline.core.clips import Split
 from ecmf_pipeline.corpora.config import CorpusConfig, CorpusKind
 from ecmf_pipeline.corpora.described import Described, Description, Source
-from ecmf_pipeline.corpora.kinds.chsims import read_table_of_labels
+from ecmf_pipeline.corpora.glimpse import Glimpse
+from ecmf_pipeline.corpora.kinds.chsims import is_chsims, read_table_of_labels
 from ecmf_pipeline.corpora.kinds.cmu_sdk import read_folds, read_segments, read_turns
-from ecmf_pipeline.corpora.kinds.sentiment import PUBLISHED, Films, sentiment, sentiment_mapping
+from ecmf_pipeline.corpora.kinds.sentiment import PUBLISHED, Films, parse_score, sentiment, sentiment_mapping
 from ecmf_pipeline.corpora.listing import FindingKind
 
 LABELS = ("CMU_MOSEI_Labels.csd", "CMU_MOSI_Opinion_Labels.csd")
@@ -40,12 +43,10 @@ def _read_sdk(source: Source, path: str) -> Iterator[Described]:
     tied, zero, outside, early, empty = list[str](), list[str](), list[str](), list[str](), list[str]()
     for video, number, (start, end), scores in read_segments(source, path):
         name, in_folds = f"{video}_{number}", folds.get(video, Split.UNLABELED)
-        if end <= max(start, 0.0):
+        if not (math.isfinite(start) and max(start, 0.0) < end < math.inf):
             empty.append(name)
             continue
-        strongest = (
-            _strongest(scores[1:]) if source.config.target == "emotion" else [sentiment(scores[0], source.config)]
-        )
+        strongest = _emotions(scores, source.config) if all(map(math.isfinite, scores)) else []
         if len(strongest) != 1:
             (tied if strongest else zero).append(name)
         if start < 0:
@@ -65,10 +66,14 @@ def _read_sdk(source: Source, path: str) -> Iterator[Described]:
             end=end if whole else 0.0,
         )
     source.report(FindingKind.UNKNOWN_LABEL, tied, "clip", "with equally strong emotions", "left without label")
-    source.report(FindingKind.UNKNOWN_LABEL, zero, "clip", "without any emotion", "left without label")
+    source.report(FindingKind.UNKNOWN_LABEL, zero, "clip", "without emotion or score", "left without label")
     source.report(FindingKind.CONFLICTING_SPLIT, outside, "clip", "of films in no standard fold", "not trained on")
     source.report(FindingKind.MALFORMED_TIME, early, "clip", "with a negative start", "read from 0 s")
     source.report(FindingKind.MALFORMED_TIME, empty, "clip", "without length", "skipped")
+
+
+def _emotions(scores: Sequence[float], config: CorpusConfig) -> list[str]:
+    return _strongest(scores[1:]) if config.target == "emotion" else [sentiment(scores[0], config)]
 
 
 def _strongest(scores: Sequence[float]) -> list[str]:
@@ -81,19 +86,26 @@ def _mapping(config: CorpusConfig) -> Mapping[str, str]:
     return {emotion: emotion for emotion in EMOTIONS} if config.target == "emotion" else sentiment_mapping(config)
 
 
+def _fits(kind: CorpusKind, labels: str, glimpse: Glimpse) -> bool:
+    """Return whether a folder may hold this corpus; ``label.csv`` of both is the same, so that their names decide."""
+    if glimpse.has(labels):
+        return True
+    row = glimpse.first_row("label.csv")
+    is_score = not row.get("label") or parse_score(row["label"]) is not None
+    if not ({"video_id", "clip_id", "label"} <= row.keys() and is_score) or is_chsims(row):
+        return False
+    names = (glimpse.root.resolve().parent.name, glimpse.root.resolve().name, *glimpse.paths)
+    named = {name for name in ("mosei", "mosi") if any(name in part.lower() for part in names)}
+    return not named or kind in named
+
+
 def _describe(kind: CorpusKind, title: str, labels: str) -> Description:
     return Description(
         kind=kind,
         title=title,
         layout=f"{labels} of the SDK, or label.csv (video_id, clip_id, text, label, mode), and films named by video",
         groups="film",
-        fits=lambda glimpse: (
-            glimpse.has(labels)
-            or (
-                {"video_id", "clip_id", "label"} <= glimpse.first_row("label.csv").keys()
-                and (kind == "mosei" or "mosi" in glimpse.root.name.lower())
-            )
-        ),
+        fits=partial(_fits, kind, labels),
         read=_read,
         mapping=_mapping if kind == "mosei" else sentiment_mapping,
         published=f"standard folds; {PUBLISHED}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Mapping
 from pathlib import PurePosixPath
@@ -51,11 +52,12 @@ def sentiment(score: float, config: CorpusConfig) -> str:
 
 
 def parse_score(cell: str) -> float | None:
-    """Return a score; None if the cell is not a number."""
+    """Return a score; None if the cell is not a finite number."""
     try:
-        return float(cell)
+        score = float(cell)
     except ValueError:
         return None
+    return score if math.isfinite(score) else None
 
 
 class Films:
@@ -75,7 +77,7 @@ class Films:
 
     def cut(self, video: str, clip: str) -> str:
         """Return the path of a cut film; empty if there is none. Spreadsheets remove the leading zeros of clips."""
-        for name in dict.fromkeys((clip, clip.zfill(4))):
+        for name in dict.fromkeys((clip, clip.zfill(4), clip.zfill(5))):
             if path := self._cut.get((video, name)) or self._by_stem.get(f"{video}_{name}"):
                 return path
         return ""

@@ -8,8 +8,9 @@ and for parts of a file the row of the part in it.
 
 from __future__ import annotations
 
+import posixpath
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from ecmf_pipeline.core.errors import CorpusError
 from ecmf_pipeline.corpora.config import TableColumn
@@ -35,13 +36,42 @@ OTHER_NAMES: Mapping[TableColumn, Sequence[str]] = {
 """The contents of columns, and other names of them that `guess_columns` accepts."""
 
 
-def guess_columns(header: Collection[str]) -> dict[TableColumn, str]:
-    """Return the names of columns that differ from their content, for ``corpus.columns``."""
+def guess_columns(row: Mapping[str, str]) -> dict[TableColumn, str]:
+    """Return the names of columns that differ from their content, for ``corpus.columns``.
+
+    Args:
+        row: The first row of the table by column. A column such as ``mode`` is the split only if it names one.
+    """
     found = {
-        column: next((name for name in (column, *others) if name in header), column)
+        column: next((name for name in (column, *others) if name in row), column)
         for column, others in OTHER_NAMES.items()
     }
+    if found["split"] != "split" and row[found["split"]].casefold() not in SPLITS:
+        del found["split"]
     return {column: name for column, name in found.items() if name != column}
+
+
+class _Files:
+    """Find the file of a path in the table."""
+
+    def __init__(self, source: Source) -> None:
+        self._roots = [f"{root.as_posix()}/" for root in (source.root.absolute(), source.root.resolve())]
+        paths = [*source.scan.media, *source.scan.sounds]
+        self._files = {clean_name(path): path for path in paths}
+        self._of_stem = {strip_media_extension(name): path for name, path in reversed(self._files.items())}
+        cases = Counter(name.casefold() for name in self._files)
+        self._any_case = {name.casefold(): path for name, path in self._files.items() if cases[name.casefold()] == 1}
+
+    def relative(self, cell: str) -> str:
+        """Return a path relative to the corpus folder, without ``.`` and ``..`` unless it leaves the folder."""
+        path = cell.replace("\\", "/")
+        if root := next((root for root in self._roots if path.startswith(root)), ""):
+            path = path.removeprefix(root)
+        return posixpath.normpath(path) if path else ""
+
+    def find(self, path: str) -> str:
+        """Return the file of a relative path, with or without extension, in any case if only one fits; else empty."""
+        return self._files.get(path) or self._of_stem.get(path) or self._any_case.get(path.casefold(), "")
 
 
 def _read(source: Source) -> Iterator[Described]:
@@ -50,32 +80,33 @@ def _read(source: Source) -> Iterator[Described]:
     required = [
         name for column, name in zip(OTHER_NAMES, names, strict=True) if column == "path" or column in config.columns
     ]
-    path = find_table(root / config.table)
-    table = source.table(path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path), required)
+    found = find_table(root / config.table)
+    table = source.table(found.relative_to(root).as_posix() if found.is_relative_to(root) else str(found), required)
     reject_computed(table)
     unused = [column for column in table.columns if column and column not in names]
     source.report(
         FindingKind.UNUSED_COLUMN, unused, "column", f"of {table.path.name} not read", "name it in corpus.columns"
     )
-    files = {clean_name(path): path for path in (*source.scan.media, *source.scan.sounds)}
-    of_stem = {strip_media_extension(path): path for path in reversed(files.values())}
+    files = _Files(source)
     parts: Counter[str] = Counter()
-    wrong, unknown = [], []
+    wrong, unknown, outside = [], [], []
     for line, row in zip(table.lines, zip(*map(table.column, names), strict=True), strict=True):
         cells = dict(zip(OTHER_NAMES, row, strict=True))
-        path = cells["path"].replace("\\", "/").removeprefix("./")
+        path = files.relative(cells["path"])
         start, end = parse_seconds(cells["start"] or "0"), parse_seconds(cells["end"] or "0")
         if start is None or end is None or start < 0 or (end <= start and (cells["start"] or cells["end"])):
             wrong.append(f"line {line}: {cells['start']} {cells['end']}")
             continue
         if cells["split"].casefold() not in {*SPLITS, ""}:
             unknown.append(cells["split"])
-        stem = ID_SEPARATOR.join(strip_media_extension(path).split("/"))
+        if path.startswith(("/", "../")):
+            outside.append(cells["path"])
+        stem = ID_SEPARATOR.join(part for part in strip_media_extension(path).split("/") if part not in {"", ".."})
         parts[stem] += 1
         yield Described(
             cells["name"] or (f"{stem}_{parts[stem]:04}" if end else stem),
             emotion=cells["label"],
-            path=files.get(path, "") or of_stem.get(path, ""),
+            path=files.find(path),
             group=cells["group"],
             split=SPLITS.get(cells["split"].casefold()),
             text=cells["text"],
@@ -87,6 +118,8 @@ def _read(source: Source) -> Iterator[Described]:
         raise CorpusError(
             f"{table.path}: unknown splits: {quote_names(sorted(set(unknown)))}", f"use {', '.join(SPLITS)}"
         )
+    hint = "copy or link the files into it"
+    source.report(FindingKind.LABEL_WITHOUT_FILE, outside, "path", "outside of the corpus folder", hint)
     source.report(FindingKind.MALFORMED_TIME, wrong, "row", "without valid times", "write seconds or HH:MM:SS,mmm")
 
 
@@ -95,7 +128,7 @@ TABLE = Description(
     title="a corpus with a table",
     layout="a table labels.csv with the column path, one row for each clip",
     groups="the column group",
-    fits=lambda glimpse: "path" in {*(header := glimpse.first_row("labels.csv")), *guess_columns(header)},
+    fits=lambda glimpse: "path" in {*(row := glimpse.first_row("labels.csv")), *guess_columns(row)},
     read=_read,
     mapping=lambda _: {},
     published="the column split",
