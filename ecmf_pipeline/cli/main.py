@@ -345,6 +345,28 @@ def init(
         echo(f"  {command}")
 
 
+@app.command(epilog="Example: ecmf-pipe forget clip07 --group anna --dry-run")
+def forget(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Clip ids or file names; that of a recording means all its parts.")
+    ] = None,
+    *,
+    group: Annotated[
+        list[str] | None, typer.Option(help="Remove all clips of this speaker or dialogue; can be repeated.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be removed; remove nothing.")] = False,
+) -> None:
+    """Remove clips from all tables, features, answers, transcripts, verdicts and reports, and skip them from now on.
+
+    The media files and the tables of the corpus stay. The command prints what remains, and how to remove it. If it was
+    interrupted, the same command finishes the work.
+    """
+    from ecmf_pipeline.settings.params import load_params
+    from ecmf_pipeline.stages.shared.forgetting import forget as forget_clips
+
+    forget_clips(load_params(), names or [], group or [], dry_run=dry_run)
+
+
 def main() -> None:
     """Run the command line; print each error as one message and exit with its code."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM ends a run in the same orderly way as Ctrl-C

@@ -67,6 +67,7 @@ class FindingKind(StrEnum):
     OUTDATED_SEGMENTS = "outdated_segments"
     OVERLAPPING_SUBTITLES = "overlapping_subtitles"
     SUBTITLES_BEYOND_END = "subtitles_beyond_end"
+    FORGOTTEN = "forgotten"
 
 
 MISTAKES = (
