@@ -370,6 +370,7 @@ FILES = (
         "refine",
         "Summary of the refinement.",
         keys={
+            "basis": ("text", "What the sources were trained on: `given`, `verdicts`, or `zero-shot` for nothing."),
             "decisions": ("mapping", "Clips of each decision."),
             "verdicts": ("integer", "Clips whose label a person confirmed."),
             "sources": ("mapping", "Coverage and agreement of each source."),
@@ -381,6 +382,7 @@ FILES = (
         "The numbers that `dvc metrics` and `dvc exp show` print, rounded to four digits. A number that is unknown is "
         "left out. Git tracks this file.",
         keys={
+            "basis": ("text", "`gold` if scores are evaluated on gold labels, else what the models were trained on."),
             "f1": ("number", "Weighted F1 of the fusion model trained on refined labels: the main figure."),
             "f1_lo": ("number", "Lower bound of its 95% bootstrap interval, over groups if the corpus has groups."),
             "f1_hi": ("number", "Upper bound of this interval."),
@@ -392,7 +394,10 @@ FILES = (
             ),
             "given": ("number or null", "Share of the given training labels that are right; only with gold labels."),
             "refined": ("number or null", "Share of the refined training labels in use that are right."),
-            "clips": ("integer", "Clips that are scored."),
+            "agree": ("number or null", "Zero-shot only: share of the common votes on which the sources agree."),
+            "labelled": ("integer or null", "Zero-shot only: clips with a label."),
+            "verdicts": ("integer or null", "Zero-shot only: clips whose label a person confirmed."),
+            "clips": ("integer", "Clips that are scored; zero-shot: all clips."),
             "quarantined": ("integer", "Clips of the corpus that some stage could not use."),
         },
     ),
