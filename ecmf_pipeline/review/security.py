@@ -24,12 +24,12 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ecmf_pipeline.core.files import hide_folder
+from ecmf_pipeline.review.verdict_log import clean_reviewer
 
 PASSWORD = "ECMF_REVIEW_PASSWORD"
 """Environment variable with the password that other machines need."""
 CSRF_HEADER = "x-review-token"
-MAX_NAME = 60
-"""Maximum length of a reviewer's name."""
+REVIEWER_HEADER = "x-reviewer"
 
 _HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -115,7 +115,7 @@ class Access:
     @property
     def project_id(self) -> str:
         """Name under which a browser keeps unsent answers of this project."""
-        return self._derived("project")[:16]
+        return hashlib.sha256(os.fsencode(Path.cwd())).hexdigest()[:16]
 
     def _derived(self, purpose: str) -> str:
         return hmac.new(self.secret, f"{purpose} {self.password}".encode(), hashlib.sha256).hexdigest()
@@ -162,8 +162,12 @@ class Access:
         )
 
     def reviewer(self, request: Request, default: str) -> str:
-        """Return the name of the reviewer."""
-        return clean_reviewer(unquote(request.cookies.get(self.reviewer_cookie, ""))) or default
+        """Return the name of the reviewer.
+
+        A page names the reviewer that it shows: the cookie belongs to all tabs of the browser, the default to the server.
+        """
+        name = request.headers.get(REVIEWER_HEADER, "") or request.cookies.get(self.reviewer_cookie, "")
+        return clean_reviewer(unquote(name)) or default
 
     def set_session(self, response: Response) -> None:
         """Add the cookie to a response."""
@@ -181,12 +185,6 @@ class Access:
             return True
         await asyncio.sleep(_FAILED_LOGIN_SECONDS)
         return False
-
-
-def clean_reviewer(name: str) -> str:
-    """Return a reviewer's name on one line, without control characters, at most `MAX_NAME` characters long."""
-    printable = "".join(character if character.isprintable() else " " for character in name)
-    return " ".join(printable.split())[:MAX_NAME].strip()
 
 
 class Guard:

@@ -37,12 +37,13 @@ def run(*, host: str, port: int | None, reviewer: str, show_others: bool, open_b
         import uvicorn
 
         from ecmf_pipeline.review.app import Options, ReviewApp
-        from ecmf_pipeline.review.security import PASSWORD, Access, clean_reviewer, is_loopback, read_secret
+        from ecmf_pipeline.review.security import PASSWORD, Access, is_loopback, read_secret
     except ImportError as error:
         raise MissingInput(
             f"the review page needs the package {error.name}", command='pip install "ecmf-pipeline[review]"'
         ) from error
     from ecmf_pipeline.review.project import CACHE, Project
+    from ecmf_pipeline.review.verdict_log import clean_reviewer
     from ecmf_pipeline.review.workers import Workers
 
     params = load_params()

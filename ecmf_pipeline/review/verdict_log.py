@@ -11,9 +11,10 @@ import errno
 import io
 import os
 import time
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,8 +24,16 @@ from ecmf_pipeline.core.tables import as_spreadsheet_text
 from ecmf_pipeline.corpora.tables import EXCEL_EXTENSIONS, SYNONYMS, Table, read_table
 from ecmf_pipeline.labels.verdicts import COLUMNS, Answer, latest_answers, parse_answers
 
+MAX_NAME = 60
+"""Maximum length of a reviewer's name."""
 _LOCK_SECONDS = 10.0
 """Longest wait for another server that is writing."""
+
+
+def clean_reviewer(name: str) -> str:
+    """Return a reviewer's name on one line, without control characters, at most `MAX_NAME` characters long."""
+    printable = "".join(character if character.isprintable() else " " for character in name)
+    return " ".join(unicodedata.normalize("NFC", printable).split())[:MAX_NAME].strip()
 
 
 @dataclass(slots=True)
@@ -64,6 +73,15 @@ class VerdictLog:
             self._state = state
         return self._answers
 
+    def reviewer(self, name: str) -> str:
+        """Return a reviewer's name in the spelling of the file: `anna` and `Anna` are one person."""
+        name = clean_reviewer(name)
+        present = {reviewer: None for _, reviewer in self.answers()}
+        if name in present:
+            return name
+        folded = name.casefold()
+        return next((one for one in present if one.casefold() == folded), name)
+
     def record(self, answers: Iterable[Answer]) -> int:
         """Append answers that differ from the present ones, and return their number.
 
@@ -80,7 +98,8 @@ class VerdictLog:
         with self._locked():
             known = dict(self.answers())
             new: list[Answer] = []
-            for answer in answers:
+            for given in answers:
+                answer = replace(given, reviewer=self.reviewer(given.reviewer))
                 key = (answer.clip_id, answer.reviewer)
                 present = known.get(key)
                 if (present.label if present else "") == answer.label and (

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +19,15 @@ from starlette.testclient import TestClient
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, Corpus, write_corpus_tables
+from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.core.files import fingerprint, write_atomic
 from ecmf_pipeline.llm.answers import AnswerCache, AnswerWriter
 from ecmf_pipeline.review.app import Options, ReviewApp, label_keys
 from ecmf_pipeline.review.catalog import load_catalog
 from ecmf_pipeline.review.media import shrink
 from ecmf_pipeline.review.project import Project
-from ecmf_pipeline.review.security import Access, clean_reviewer, read_secret
+from ecmf_pipeline.review.security import Access, read_secret
+from ecmf_pipeline.review.verdict_log import clean_reviewer
 from ecmf_pipeline.review.workers import Workers
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.transcription.table import Transcript, TranscriptRecord, Utterance, Verdict, write_transcripts
@@ -250,6 +254,51 @@ def test_a_span_is_chosen_by_the_page_unless_the_copy_holds_it_only(make_project
     assert (copy.status_code, copy.headers["content-type"]) == (200, "video/mp4")
 
 
+def test_copies_that_were_removed_are_encoded_again(make_project: Callable[..., list[Clip]]) -> None:
+    clips = make_project()
+    Path("corpus/1.mp4").rename("corpus/1.mov")
+    write_corpus_tables(
+        Corpus(
+            [replace(clip, path=clip.path.replace("1.mp4", "1.mov")) for clip in clips],
+            list(LABELS),
+            [],
+            synthetic=False,
+        )
+    )
+    Path("corpus/11.mp4").rename("corpus/11.mov")
+    client = sign_in(make_client())
+    assert [client.get("/media/clip01").status_code for _ in range(2)] == [200, 200]
+    shutil.rmtree("data/.review")
+    assert client.get("/media/clip01").status_code == 200
+    assert answer(client, clips[0], "sad").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/media/clip01", "/faces/clip01", "/faces/clip01/strip.jpg", "/api/effect"])
+def test_a_worker_that_crashes_is_explained_and_the_job_is_repeated(
+    client: TestClient, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(*_: object) -> None:
+        raise BrokenProcessPool
+
+    calls: list[object] = []
+
+    def count(*_: object) -> None:
+        calls.append(None)
+        raise InputError("again")
+
+    Path("corpus/1.mp4").write_bytes(b"")
+    for name in ("encode_clip", "cut_faces", "estimate_effect"):
+        monkeypatch.setattr(f"ecmf_pipeline.review.app.{name}", crash)
+    monkeypatch.setattr("ecmf_pipeline.review.app.find_playable", lambda *_: None)
+    response = client.get(path)
+    assert response.status_code == 404
+    assert "crashed" in response.json()["problem"]
+    for name in ("encode_clip", "cut_faces", "estimate_effect"):
+        monkeypatch.setattr(f"ecmf_pipeline.review.app.{name}", count)
+    assert client.get(path).status_code == 409
+    assert len(calls) == 1
+
+
 # Access
 
 
@@ -326,7 +375,7 @@ def test_nothing_is_shown_without_the_cookie(project: list[Clip], path: str) -> 
     ],
 )
 def test_senseless_answers_are_rejected(client: TestClient, content: str) -> None:
-    assert send(client, "/api/verdict", content).status_code in {400, 409, 413}
+    assert send(client, "/api/verdict", content).status_code in {400, 413, 422}  # the page drops these
     assert not paths.VERDICTS.exists()
 
 
