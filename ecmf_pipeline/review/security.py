@@ -20,7 +20,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ecmf_pipeline.core.files import hide_folder
@@ -41,6 +41,11 @@ _HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
 }
+_OPEN = """<!doctype html>
+<html lang="en">
+<head><meta charset="utf-8"><meta http-equiv="refresh" content="0;url=/"><title>Review clips</title></head>
+<body><a href="/">Review clips</a></body></html>
+"""
 _SECRET_BYTES = 32
 _FAILED_LOGIN_SECONDS = 1.0
 
@@ -164,7 +169,8 @@ class Access:
     def reviewer(self, request: Request, default: str) -> str:
         """Return the name of the reviewer.
 
-        A page names the reviewer that it shows: the cookie belongs to all tabs of the browser, the default to the server.
+        A page names the reviewer that it shows: all tabs of the browser share the cookie, and the next server may have
+        another default.
         """
         name = request.headers.get(REVIEWER_HEADER, "") or request.cookies.get(self.reviewer_cookie, "")
         return clean_reviewer(unquote(name)) or default
@@ -227,7 +233,8 @@ class Guard:
             is_own = request.method != "POST" or request.headers.get("origin") == own
             return None if is_own else PlainTextResponse("This form was sent from another site.", 403)
         if path == "/" and not access.password and _equal(request.query_params.get("token", ""), access.token):
-            response = RedirectResponse("/", 303, {"cache-control": "no-store"})
+            # Not a redirect: after a link on another site, such as a terminal in the browser, it would lack the cookie.
+            response = HTMLResponse(_OPEN, headers={"cache-control": "no-store"})
             access.set_session(response)
             return response
         if not access.has_session(request):

@@ -88,6 +88,7 @@ def open_page(chromium: Any) -> Iterator[Callable[[str], Any]]:
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("request", lambda request: requests.append(request.url))
         page.goto(url)
+        page.wait_for_selector("#labels button")
         return page
 
     yield open_url
@@ -218,7 +219,8 @@ def test_answers_of_two_tabs_are_stored_once_under_the_name_that_each_shows(
     second.keyboard.press("Enter")
     second.wait_for_function("() => document.getElementById('who-name').textContent === 'Ben'")
     second.wait_for_function("() => !document.getElementById('who-dialog').open")
-    second.wait_for_selector("#stage video")
+    for page in (first, second):
+        page.wait_for_function("() => ahead.length === 2")
     server.stop()
     for page, key in ((first, "1"), (second, "2"), (first, "3"), (second, "1")):
         press(page, key)
@@ -240,6 +242,7 @@ def test_an_answer_that_cannot_be_stored_does_not_hold_up_others(
     server: Server, open_page: Callable[[str], Any]
 ) -> None:
     page = open_page(server.start())
+    page.wait_for_function("() => ahead.length === 2")
     server.stop()
     text = paths.MANIFEST.read_text().splitlines(keepends=True)
     paths.MANIFEST.write_text("".join(line for line in text if not line.startswith("clip11,")))
@@ -249,7 +252,7 @@ def test_an_answer_that_cannot_be_stored_does_not_hold_up_others(
     wait_for(lambda: len(rows()) == 1)
     assert rows()[0]["name"] == "clip10"
     assert "clip11 is not stored" in page.locator("#problem").inner_text()
-    assert page.evaluate("Object.keys(localStorage).filter((key) => key.includes('answer')).length") == 0
+    page.wait_for_function("() => unsent().length === 0")
 
 
 def test_the_page_does_not_say_that_no_clip_is_left_if_the_server_is_gone(
@@ -310,9 +313,7 @@ def test_thousands_of_clips_are_left_out_in_one_session(server: Server, open_pag
     assert page.locator("#problem").is_hidden()
 
 
-def test_the_url_opens_the_page_from_another_site(
-    server: Server, open_page: Callable[[str], Any], chromium: Any
-) -> None:
+def test_the_url_opens_the_page_from_another_site(server: Server, chromium: Any) -> None:
     url = server.start()
     context = chromium.new_context()
     page = context.new_page()

@@ -118,6 +118,7 @@ async function sendInOrder() {
       return;
     }
   }
+  problem(rejected); // another tab may have sent the answers
   refreshCounts();
 }
 
