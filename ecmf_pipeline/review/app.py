@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
+from weakref import WeakValueDictionary
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -43,7 +44,7 @@ from ecmf_pipeline.review.effect import estimate_effect
 from ecmf_pipeline.review.faces import FaceStrip, cut_faces
 from ecmf_pipeline.review.media import Playable, describe, encode_clip, find_playable
 from ecmf_pipeline.review.project import CACHE, Project, UnknownAnswer
-from ecmf_pipeline.review.security import Access, Guard
+from ecmf_pipeline.review.security import Access, Guard, client_network
 from ecmf_pipeline.review.transcoding import MEDIA_TYPES
 from ecmf_pipeline.review.verdict_log import clean_reviewer
 from ecmf_pipeline.review.words import find_spoken_words
@@ -110,7 +111,8 @@ class ReviewApp:
         self._project, self._access, self._options, self._workers = project, access, options, workers
         self._encoding: dict[str, Future[Playable]] = {}
         self._strips: dict[tuple[str, str], Future[FaceStrip | None]] = {}
-        self._login_lock = asyncio.Lock()  # wrong passwords take a second each, also if many are tried at once
+        # Wrong passwords of a machine take a second each, also if it tries many at once; others do not wait for it.
+        self._logins: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._effect: tuple[object, Future[dict[str, Any]]] | None = None
         self._templates = Environment(
             loader=PackageLoader("ecmf_pipeline.review"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
@@ -201,7 +203,7 @@ class ReviewApp:
             name, password = clean_reviewer(form.get("name", "")), form.get("password", "")
             if not name:
                 problem = "Enter your name: it is stored with your answers."
-            elif await self._check_password(password):
+            elif await self._check_password(request, password):
                 response = RedirectResponse("/", 303)
                 self._access.set_session(response)
                 self._access.set_reviewer(response, name)
@@ -210,8 +212,10 @@ class ReviewApp:
                 problem = "This is not the password."
         return self._html("login.html", problem=problem)
 
-    async def _check_password(self, password: str) -> bool:
-        async with self._login_lock:
+    async def _check_password(self, request: Request, password: str) -> bool:
+        network = client_network(request.client.host if request.client else "")
+        lock = self._logins.setdefault(network, asyncio.Lock())
+        async with lock:
             return await self._access.check_password(password)
 
     async def _icon(self, request: Request) -> Response:  # noqa: ARG002

@@ -172,7 +172,7 @@ def _check(path: Path, rows: Sequence[Answer], log: VerdictLog, reviewer: str) -
         ),
         lines=tuple(range(2, len(rows) + 2)),
     )
-    answers, unknown = parse_answers(table, log.labels, log.clip_ids())
+    answers, unknown = parse_answers(table, log.labels(), log.clip_ids())
     return list(latest_answers(answers).values()), unknown
 
 

@@ -64,13 +64,13 @@ class Project:
         self._refined: RowFile | None = None
         self.problem = ""
         self._refresh()
-        self.log = VerdictLog(verdicts, CACHE / "verdicts.lock", self.labels, self._clip_ids)
+        self.log = VerdictLog(verdicts, CACHE / "verdicts.lock", lambda: self.labels, self._clip_ids)
 
     def _refresh(self) -> None:
         """Open the tables again if a stage has written them."""
         states = [
             FileState.of(path) if path.is_file() else None
-            for path in (paths.MANIFEST, paths.REFINED, paths.NEXT, paths.TRANSCRIPTS)
+            for path in (paths.MANIFEST, paths.CORPUS, paths.REFINED, paths.NEXT, paths.TRANSCRIPTS)
         ]
         if states == self._states:
             return

@@ -60,6 +60,15 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def client_network(host: str) -> str:
+    """Return what stands for one client: its IPv4 address, or its IPv6 network, of which it may use all addresses."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    return str(address if address.version == 4 else ipaddress.ip_network((int(address), 64), strict=False))
+
+
 def read_secret(path: Path) -> bytes:
     """Return the secret of the cookies; it is created if it does not exist, readable for this user only.
 

@@ -56,6 +56,10 @@ def run(*, host: str, port: int | None, reviewer: str, show_others: bool, open_b
             "choose one; or keep the default host and forward its port by ssh -L",
             command=f"{PASSWORD}=... ecmf-pipe review --host {host}",
         )
+    try:
+        password.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{PASSWORD} is not UTF-8, so no browser could send it", "choose another password") from None
     workers = Workers()
     try:
         project = Project(params.corpus.root, verdicts_path(params.refine.verdicts) or paths.VERDICTS, workers)

@@ -43,32 +43,34 @@ class VerdictLog:
     Attributes:
         path: The csv file; it need not exist.
         lock: The lock file of its writers.
-        labels: The labels of the corpus.
+        labels: Returns the labels of the corpus.
         clip_ids: Returns the clips of the manifest.
     """
 
     path: Path
     lock: Path
-    labels: Sequence[str]
+    labels: Callable[[], Sequence[str]]
     clip_ids: Callable[[], Sequence[str]]
-    _state: FileState | None = field(default=None, init=False)
+    _state: tuple[FileState | None, Sequence[str]] = field(default=(None, ()), init=False)
     _answers: dict[tuple[str, str], Answer] = field(default_factory=dict, init=False)
     _header: tuple[str, ...] = field(default=(), init=False)
     """Columns of the file if rows can be appended to it; empty if it must be written in this form first."""
 
     def answers(self) -> dict[tuple[str, str], Answer]:
-        """Return the answers that count, by clip and reviewer, in order of time; the file is read if it has changed.
+        """Return the answers that count, by clip and reviewer, in order of time.
+
+        The file is read if it or the labels have changed.
 
         Raises:
             InputError: If a person has damaged the file; it is not changed.
         """
-        state = FileState.of(self.path) if self.path.is_file() else None
+        state = (FileState.of(self.path) if self.path.is_file() else None, self.labels())
         if state != self._state:
             self._answers, self._header = {}, ()
-            self._state = None
-            if state is not None:
+            self._state = (None, ())
+            if state[0] is not None:
                 table = self._read()
-                self._answers = latest_answers(parse_answers(table, self.labels, self.clip_ids())[0])
+                self._answers = latest_answers(parse_answers(table, self.labels(), self.clip_ids())[0])
                 self._header = _appendable_header(self.path)
             self._state = state
         return self._answers
@@ -116,7 +118,7 @@ class VerdictLog:
             rows = [_row(answer, header, now) for answer in new]
             _append(self.path, _as_csv(rows))
             self._answers, self._header = known, header
-            self._state = FileState.of(self.path)
+            self._state = (FileState.of(self.path), self.labels())
         return len(new)
 
     @contextmanager

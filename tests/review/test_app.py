@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("starlette")
+from starlette.requests import Request
 from starlette.testclient import TestClient
 
 from ecmf_pipeline.core import paths
@@ -26,7 +28,7 @@ from ecmf_pipeline.review.app import Options, ReviewApp, label_keys
 from ecmf_pipeline.review.catalog import load_catalog
 from ecmf_pipeline.review.media import shrink
 from ecmf_pipeline.review.project import Project
-from ecmf_pipeline.review.security import Access, read_secret
+from ecmf_pipeline.review.security import Access, client_network, read_secret
 from ecmf_pipeline.review.verdict_log import clean_reviewer
 from ecmf_pipeline.review.workers import Workers
 from ecmf_pipeline.settings.params import load_params
@@ -396,6 +398,34 @@ def test_another_host_needs_the_password(project: list[Clip]) -> None:
     assert not client.access.knows_host("evil.example:8350")
 
 
+def test_one_machine_that_tries_passwords_does_not_hold_up_others(
+    project: list[Clip], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert client_network("10.0.0.1") != client_network("10.0.0.2")
+    assert client_network("fe80::1") == client_network("fe80::2%eth0") != client_network("fe81::1")
+    app = ReviewApp(
+        Project(Path("corpus"), paths.VERDICTS, InlineWorkers()),
+        Access(b"s" * 32, "0.0.0.0", 8350, "correct horse"),
+        Options("me"),
+        InlineWorkers(),
+    )
+
+    def check(host: str, password: str) -> asyncio.Task[bool]:
+        return asyncio.create_task(app._check_password(Request({"type": "http", "client": (host, 1)}), password))
+
+    async def attempt() -> list[bool]:
+        guesses = [check("10.0.0.1", "wrong") for _ in range(2)]
+        await asyncio.sleep(0.01)
+        assert await asyncio.wait_for(check("10.0.0.2", "correct horse"), 0.5)
+        assert not any(guess.done() for guess in guesses)
+        await guesses[0]
+        assert not guesses[1].done()
+        return [await guess for guess in guesses]
+
+    monkeypatch.setattr("ecmf_pipeline.review.security._FAILED_LOGIN_SECONDS", 0.1)
+    assert asyncio.run(attempt()) == [False, False]
+
+
 def test_a_name_of_a_reviewer_is_one_line() -> None:
     assert clean_reviewer("  a\n\u202eb\t" + "x" * 100).startswith("a b x")
     assert len(clean_reviewer("x" * 100)) == 60
@@ -447,6 +477,18 @@ def test_new_refined_labels_are_used_without_a_restart(client: TestClient) -> No
     assert names(client)[0] == "clip11"
     write_atomic(paths.NEXT, paths.NEXT.read_text().replace("clip11", "clip03"))
     assert names(client)[0] == "clip03"
+
+
+def test_new_labels_of_the_corpus_are_used_without_a_restart(client: TestClient, project: list[Clip]) -> None:
+    assert answer(client, project[0], "sad").status_code == 200
+    write_corpus_tables(Corpus(project, [*LABELS, "calm"], [], synthetic=False))
+    assert client.get("/api/next").status_code == 200
+    assert answer(client, project[1], "calm").status_code == 200
+    with paths.VERDICTS.open("a") as file:  # by another server
+        file.write("clip02,calm,other,,,\n")
+    assert client.get("/api/next").json()["labelled"] == 3
+    write_corpus_tables(Corpus(project, list(LABELS), [], synthetic=False))
+    assert "'calm'" in client.get("/api/next").json()["problem"]
 
 
 def test_a_damaged_table_is_explained(project: list[Clip]) -> None:

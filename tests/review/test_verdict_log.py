@@ -19,7 +19,7 @@ CLIPS = ["a", "b", "=c", "d,e"]
 
 
 def log_in(folder: Path) -> VerdictLog:
-    return VerdictLog(folder / "labels" / "verdicts.csv", folder / "lock", LABELS, lambda: CLIPS)
+    return VerdictLog(folder / "labels" / "verdicts.csv", folder / "lock", lambda: LABELS, lambda: CLIPS)
 
 
 def write(log: VerdictLog, text: str) -> None:
@@ -132,7 +132,7 @@ from ecmf_pipeline.labels.verdicts import Answer
 from ecmf_pipeline.review.verdict_log import VerdictLog
 folder, start = Path(sys.argv[1]), int(sys.argv[2])
 clips = [f"clip{number}" for number in range(100_000)]
-log = VerdictLog(folder / "verdicts.csv", folder / "lock", ["happy"], lambda: clips)
+log = VerdictLog(folder / "verdicts.csv", folder / "lock", lambda: ["happy"], lambda: clips)
 for number in range(start, 100_000):
     log.record([Answer(clips[number], "happy", "me", digest="0" * 64)])
     print(number, flush=True)
