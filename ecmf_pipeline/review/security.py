@@ -231,7 +231,10 @@ class Guard:
     def _rejection(self, request: Request) -> Response | None:
         access = self._access
         if not access.knows_host(request.headers.get("host", "")):
-            return PlainTextResponse("This server has another name.", 421)
+            return PlainTextResponse(
+                "Use the host and port of the URL that `ecmf-pipe review` prints, and the same port if ssh forwards it.\n",
+                421,
+            )
         path = request.url.path
         if path.startswith("/static/") or path == "/favicon.ico":
             return None
