@@ -191,6 +191,10 @@ def predict(
     if timeline is not None:
         if video is None or text is not None or as_json:
             raise InputError("--timeline needs --video, and neither --text nor --json", "add --video FILE")
+        if timeline.suffix.lower() not in {".csv", ".json"}:
+            raise InputError(
+                f"--timeline: {timeline} has another extension than .csv and .json", "change its extension"
+            )
         from ecmf_pipeline.stages.shared import single_clip
 
         single_clip.run_recording(video, timeline, labels.value if labels else None)
@@ -314,16 +318,53 @@ def doctor(*, as_json: Annotated[bool, typer.Option("--json", help="Print one JS
         raise typer.Exit(code)
 
 
-@app.command(epilog="Example: ecmf-pipe init my-project")
-def init(folder: Annotated[Path, typer.Argument(help="Project folder; created if it does not exist.")]) -> None:
+@app.command(epilog="Example: ecmf-pipe init my-project --corpus /data/RAVDESS")
+def init(
+    folder: Annotated[Path, typer.Argument(help="Project folder; created if it does not exist.")],
+    *,
+    corpus: Annotated[
+        Path | None,
+        typer.Option(help="Folder of a corpus: its layout is recognised, and params.yaml gets the settings for it."),
+    ] = None,
+) -> None:
     """Create a project: a folder with dvc.yaml and params.yaml, set up for git and DVC."""
     from ecmf_pipeline.core.console import echo
     from ecmf_pipeline.sharing.new_project import make_project, next_commands
 
-    committed = make_project(folder)
-    echo(f"created project {folder}: set `corpus` in its params.yaml (or keep the sample), then run")
+    found = None
+    if corpus is not None:
+        from ecmf_pipeline.sharing.found_corpus import find_corpus
+
+        found = find_corpus(corpus)  # before the project, which is not created for a wrong folder
+        for line in found.lines:
+            echo(line)
+    committed = make_project(folder, found.config if found else None)
+    next_step = "check `corpus` in its params.yaml" if found else "set `corpus` in its params.yaml (or keep the sample)"
+    echo(f"created project {folder}: {next_step}, then run")
     for command in next_commands(folder, committed=committed):
         echo(f"  {command}")
+
+
+@app.command(epilog="Example: ecmf-pipe forget clip07 --group anna --dry-run")
+def forget(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Clip ids or file names; that of a recording means all its parts.")
+    ] = None,
+    *,
+    group: Annotated[
+        list[str] | None, typer.Option(help="Remove all clips of this speaker or dialogue; can be repeated.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be removed; remove nothing.")] = False,
+) -> None:
+    """Remove clips from all tables, features, answers, transcripts, verdicts and reports, and skip them from now on.
+
+    The media files and the tables of the corpus stay. The command prints what remains, and how to remove it. If it was
+    interrupted, the same command finishes the work.
+    """
+    from ecmf_pipeline.settings.params import load_params
+    from ecmf_pipeline.stages.shared.forgetting import forget as forget_clips
+
+    forget_clips(load_params(), names or [], group or [], dry_run=dry_run)
 
 
 def main() -> None:

@@ -56,6 +56,14 @@ class WordsFrom(StrEnum):
     """A person corrected the transcript."""
 
 
+class Half(StrEnum):
+    """The part of the pictures that a clip uses: films may show two people side by side."""
+
+    WHOLE = ""
+    LEFT = "left"
+    RIGHT = "right"
+
+
 class Modality(StrEnum):
     """Input modalities, one for each branch of the model."""
 
@@ -94,8 +102,9 @@ class Clip:
     Attributes:
         clip_id: Name of the clip; see `validate_clip_id`.
         path: Media file, relative to the corpus root; empty if there is none.
-        digest: SHA-256 of the content, in hex: of the file's bytes, or for a part of a file of these and its times
-            (`content_digest`). Features, transcripts and quarantine entries are kept by it. Empty if there is no file.
+        digest: SHA-256 of the content, in hex: of the file's bytes, or for a part of a file of these, its times
+            and its half (`content_digest`). Features, transcripts and quarantine entries are kept by it. Empty if there
+            is no file.
         bytes: Size of the file in bytes.
         duration: Length in seconds; 0 if unknown.
         has_video: Whether the file has a video stream.
@@ -119,6 +128,7 @@ class Clip:
         end: End of the clip in the media file, in seconds; 0 for the whole file.
         words_from: Where the transcript comes from.
         language: Language code of the transcript (en, zh); empty if unknown.
+        half: The half of the pictures that shows the speaker; empty for whole pictures.
     """
 
     clip_id: ClipId
@@ -145,6 +155,7 @@ class Clip:
     end: float = 0.0
     words_from: WordsFrom = WordsFrom.NOWHERE
     language: str = ""
+    half: Half = Half.WHOLE
 
     @property
     def sound(self) -> Sound | None:
@@ -154,12 +165,15 @@ class Clip:
         if self.audio_path:
             digest = content_digest(self.audio_digest, self.start, self.end)
             return Sound(self.audio_path, digest, self.audio_digest, self.audio_bytes)
-        return Sound(self.path, self.digest, self.file_digest, self.bytes)
+        # Both halves of the pictures have the same sound.
+        digest = content_digest(self.file_digest, self.start, self.end) if self.half else self.digest
+        return Sound(self.path, digest, self.file_digest, self.bytes)
 
 
 MANIFEST_COLUMNS = tuple(field.name for field in fields(Clip))
 _SPLITS = {split.value: split for split in Split}
 _WORDS_FROM = {origin.value: origin for origin in WordsFrom}
+_HALVES = {half.value: half for half in Half}
 _INDEX = "ecmf-pipe index"
 
 
@@ -235,11 +249,15 @@ def clip_of_row(cells: Sequence[str]) -> Clip:
     return _clip(cells, None)
 
 
-def content_digest(file_digest: str, start: float, end: float) -> str:
-    """Return the digest of a part of a file from ``start`` to ``end`` seconds; that of the file if ``end`` is 0."""
-    if not end or not file_digest:
+def content_digest(file_digest: str, start: float, end: float, half: Half = Half.WHOLE) -> str:
+    """Return the digest of a part of a file: the time from ``start`` to ``end`` seconds, and a half of the pictures.
+
+    It is that of the file if ``end`` is 0 (all of the time) and the pictures are whole.
+    """
+    if not file_digest or not (end or half):
         return file_digest
-    return hashlib.sha256(f"{file_digest} {start:.3f} {end:.3f}".encode()).hexdigest()
+    part = f"{file_digest} {start:.3f} {end:.3f} {half.value}".rstrip()
+    return hashlib.sha256(part.encode()).hexdigest()
 
 
 def marked_transcript(clip: Clip) -> str:
@@ -265,7 +283,7 @@ def _cell(value: object) -> str:
 def _clip(row: Sequence[str], labels: Set[str] | None) -> Clip:
     clip_id, path, digest, size, duration, has_video, has_audio, transcript, translation, *more = row
     given, gold, split, group, face_path, face_digest, face_bytes, *more = more
-    audio_path, audio_digest, audio_bytes, file_digest, start, end, words_from, language = more
+    audio_path, audio_digest, audio_bytes, file_digest, start, end, words_from, language, half = more
     if not clip_id:
         raise ValueError("the clip id is empty")
     if labels is not None:
@@ -296,6 +314,7 @@ def _clip(row: Sequence[str], labels: Set[str] | None) -> Clip:
         parse_number(end),
         _WORDS_FROM[one_of(words_from, _WORDS_FROM, "words_from")],
         language,
+        _HALVES[one_of(half, _HALVES, "half")],
     )
 
 

@@ -32,6 +32,8 @@ CORPUS = DATA / "corpus.json"
 QUARANTINE = DATA / "quarantine"
 SETTINGS = DATA / "settings"
 FINDINGS = DATA / "index" / "findings.csv"
+CORPUS_VOTES = DATA / "index" / "votes.csv"
+"""Votes that come with the corpus."""
 SEGMENTS = DATA / "segments" / "segments.csv"
 SEGMENT_FINDINGS = DATA / "segments" / "findings.csv"
 SEGMENT_CACHE = DATA / "segments" / "cache"
@@ -48,6 +50,12 @@ CORRECTIONS = Path("labels") / "transcripts.csv"
 """Transcripts that people have corrected."""
 VERDICTS = Path("labels") / "verdicts.csv"
 """Human labels. People write them, so they are tracked by Git and not in `DATA`, which can be computed again."""
+FORGOTTEN = Path("labels") / "forgotten.csv"
+"""Hashes of the clips that `ecmf-pipe forget` removed and `index` skips."""
+FORGETTING = KEPT / "forgetting.json"
+"""What an unfinished `ecmf-pipe forget` still removes."""
+REVIEW_CACHE = DATA / ".review"
+"""Encoded media, face crops, the lock of the verdicts and the secret of the cookies; not tracked by Git or DVC."""
 REFINED = DATA / "labels" / "refined.csv"
 NEXT = DATA / "labels" / "next.csv"
 METRICS = DATA / "metrics"
@@ -79,6 +87,15 @@ def quarantine(stage: str, modality: Modality | None = None) -> Path:
 def models_trained_on(labels: Labels) -> Path:
     """Return the folder of trained models, with one folder for each variant (``fusion`` or a modality)."""
     return DATA / "fusion" / labels
+
+
+NO_MODELS = "no_models.json"
+"""File in the folder of trained models if there were too few labels to train on."""
+
+
+def no_models(labels: Labels) -> Path:
+    """Return the file that stands for the models if there were too few labels to train on."""
+    return models_trained_on(labels) / NO_MODELS
 
 
 def training_curve(labels: Labels) -> Path:

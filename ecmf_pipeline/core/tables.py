@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -194,6 +194,46 @@ def write_sealed(path: Path, text: str) -> bool:
     changed = write_atomic(path, text, only_if_changed=True)
     write_atomic(seal_of(path), _seal(path, text.encode()), only_if_changed=True)
     return changed
+
+
+def drop_rows(path: Path, unwanted: Callable[[Mapping[str, str]], bool], *, dry_run: bool = False) -> int:
+    """Remove rows of a csv file, atomically, and seal it again if it was sealed; all other bytes stay as they are.
+
+    Args:
+        path: A csv file with commas, semicolons or tabs, also one that a person wrote.
+        unwanted: Returns whether a row is removed, given its cells by column; column names are in lower case.
+        dry_run: Whether they are only counted.
+
+    Returns:
+        The number of removed rows.
+
+    Raises:
+        InputError: If the file is not UTF-8, or a quote is not closed.
+    """
+    data = path.read_bytes()
+    try:
+        text = data.decode()
+        mark = "\ufeff" if text.startswith("\ufeff") else ""
+        lines = list(io.StringIO(text.removeprefix(mark), newline=""))
+        separator = max(",;\t", key=(lines or [""])[0].count)
+        records = csv.reader(lines, strict=True, delimiter=separator)
+        header = [cell.strip().casefold() for cell in next(records, [])]
+        kept, start, removed = lines[: records.line_num], records.line_num, 0
+        for record in records:
+            if unwanted(dict(zip(header, record, strict=False))):
+                removed += 1
+            else:
+                kept += lines[start : records.line_num]
+            start = records.line_num
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} is not a csv file in UTF-8 ({error})", "save it as one, then run again") from error
+    if removed and not dry_run:
+        content = mark + "".join(kept)
+        if seal_of(path).is_file():
+            write_sealed(path, content)
+        else:
+            write_atomic(path, content)
+    return removed
 
 
 def seal_of(path: Path) -> Path:

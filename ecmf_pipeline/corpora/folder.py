@@ -154,15 +154,14 @@ def read_folder(config: CorpusConfig, segments: Segments | None = None) -> Corpu
         for part in [parts.get(clip_id, _Part(clip_id, ""))]
     )
     candidates = tuple(clip.clip_id for clip in clips if clip.split is Split.CANDIDATE)
+    cut = {clip.clip_id for clip in clips if clip.end}
     return CorpusListing(
         root,
         clips,
         labels,
         candidates,
         tuple(findings),
-        expected_seconds={name: seconds for name, seconds in expected.items() if not parts[name].segment.end}
-        if segments
-        else expected,
+        expected_seconds={name: seconds for name, seconds in expected.items() if name not in cut},
         subtitles=listed.subtitles,
         cut_digests={path: recording.digest for path, recording in (segments or {}).items()},
     )
@@ -237,7 +236,7 @@ class _NameResolver:
                 if len(matches) > 1:
                     raise AmbiguousName(
                         f"name {name!r} matches {len(matches)} clips ({quote_names(matches)})",
-                        "write the name with its folder",
+                        "write the name with its folder, or the clip id",
                     )
                 return matches[0]
         return validate_clip_id(strip_media_extension(joined))
@@ -345,8 +344,8 @@ def _missing_findings(
     if not given:
         found = "no clip has a usable label" if rows else "there are no labels"
         message = (
-            f"{LABELS}: {found}: predicted labels are zero-shot, unverified; list labels in columns name,label to "
-            "train a model"
+            f"{LABELS}: {found}: without 30 verdicts, predicted labels are zero-shot, unverified; list labels in "
+            "columns name,label to train a model"
         )
         findings.append(Finding(FindingKind.NO_LABELS, "", message, count=len(files)))
     elif unlabelled := [clip_id for clip_id in files if clip_id not in given]:

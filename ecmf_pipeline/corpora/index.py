@@ -15,11 +15,11 @@ from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, ClipId, Corpus, Split, content_digest, write_corpus_tables
 from ecmf_pipeline.core.console import format_count, progress_bar
 from ecmf_pipeline.core.errors import WrongLength, clip_error
-from ecmf_pipeline.core.files import FileState, write_sealed_json
+from ecmf_pipeline.core.files import FileState, write_csv, write_sealed_json
 from ecmf_pipeline.core.tables import as_spreadsheet_text, write_sealed_csv
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.corpora.languages import count_languages, translation_language
-from ecmf_pipeline.corpora.lengths import wrong_lengths
+from ecmf_pipeline.corpora.lengths import spans_past_end, wrong_lengths
 from ecmf_pipeline.corpora.listing import CorpusListing, Finding, FindingKind, count_by_kind, quote_names
 from ecmf_pipeline.corpora.measuring import (
     CacheWriter,
@@ -100,6 +100,7 @@ def index_corpus(
     findings = (
         *listing.findings,
         *found,
+        *spans_past_end(clips, measured),
         *_outdated_segments(listing, measured),
         *_stream_findings(clips, measured),
         *_sound_findings(listing.clips, measured),
@@ -117,7 +118,7 @@ def index_corpus(
 
 
 def write_index(listing: CorpusListing, result: IndexResult, quarantine: Quarantine) -> bool:
-    """Write `last_scan.OUTPUTS`: the quarantine table, corpus description, findings, metrics and manifest.
+    """Write `last_scan.OUTPUTS`: the quarantine table, corpus description, findings, votes, metrics and manifest.
 
     Returns:
         Whether the manifest changed.
@@ -131,16 +132,35 @@ def write_index(listing: CorpusListing, result: IndexResult, quarantine: Quarant
         for finding in result.findings
     )
     write_sealed_csv(paths.FINDINGS, ["kind", "clip_id", "message", "count"], rows)
-    write_sealed_json(
-        paths.INDEX_METRICS,
-        {**_counts(result.clips), **_language_counts(result.clips), "findings": count_by_kind(result.findings)},
-    )
+    write_csv(paths.CORPUS_VOTES, *_vote_rows(listing))
+    metrics = {**_counts(result.clips), **_language_counts(result.clips), "findings": count_by_kind(result.findings)}
+    write_sealed_json(paths.INDEX_METRICS, {**metrics, "splits": describe_splits(listing)})
     return write_corpus_tables(
         Corpus([*result.clips], [*listing.labels], [*listing.candidate_order], synthetic=listing.synthetic)
     )
 
 
-def format_index_summary(result: IndexResult, labels: Sequence[str], *, read: int, changed: bool) -> str:
+def _vote_rows(listing: CorpusListing) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows of the votes of the corpus, in the format of ``vote.sources``; without votes no rows."""
+    header = ["clip_id", "source", *(f"p_{label}" for label in listing.labels)]
+    return header, [
+        [as_spreadsheet_text(clip_id), source, *(f"{probs.get(label, 0.0):.6g}" for label in listing.labels)]
+        for source, votes in sorted(listing.votes.items())
+        for clip_id, probs in sorted(votes.items())
+    ]
+
+
+def describe_splits(listing: CorpusListing) -> str:
+    """Describe the groups and splits of a published corpus; empty for others."""
+    if not listing.splits:
+        return ""
+    groups = len({clip.group for clip in listing.clips if clip.group})
+    return f"{format_count(groups, 'group')} ({listing.groups}); {listing.splits}"
+
+
+def format_index_summary(
+    result: IndexResult, labels: Sequence[str], *, read: int, changed: bool, splits: str = ""
+) -> str:
     """Format the lines that `index` prints: a summary, then at most `SHOWN_FINDINGS` findings.
 
     Labels other than MER's are listed, so that the user can spot a typing error among them.
@@ -150,6 +170,7 @@ def format_index_summary(result: IndexResult, labels: Sequence[str], *, read: in
         labels: The classes.
         read: How many files this run read.
         changed: Whether the manifest changed.
+        splits: The groups and splits of a published corpus; see `describe_splits`.
     """
     counts = _counts(result.clips)
     custom_labels = "" if set(labels) <= set(MER_LABELS) else f"; labels: {', '.join(labels)}"
@@ -160,8 +181,7 @@ def format_index_summary(result: IndexResult, labels: Sequence[str], *, read: in
     )
     shown = select_findings(result.findings, SHOWN_FINDINGS)
     lines = [summary, *(f"  {finding.message}" for finding in shown)]
-    if text := _sound_only(result.clips):
-        lines.insert(1, f"  {text}")
+    lines[1:1] = [f"  {text}" for text in (splits, _sound_only(result.clips)) if text]
     if hidden := len(result.findings) - len(shown):
         lines.append(f"  ... and {hidden} more in {paths.FINDINGS}")
     return "\n".join(lines)
@@ -280,7 +300,7 @@ def _measured_clip(clip: Clip, sizes: Mapping[str, int], measured: Mapping[str, 
         face_bytes=sizes.get(clip.face_path, 0),
         audio_digest=sound.digest if clip.audio_path else "",
         audio_bytes=sizes.get(clip.audio_path, 0),
-        digest=content_digest(media.digest, clip.start, clip.end),
+        digest=content_digest(media.digest, clip.start, clip.end, clip.half),
         file_digest=media.digest,
         bytes=sizes.get(clip.path, 0),
         duration=round(clip.end - clip.start, 3) if clip.end else media.duration or sound.duration,

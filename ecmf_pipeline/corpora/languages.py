@@ -11,7 +11,7 @@ import hashlib
 import io
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
@@ -200,6 +200,17 @@ def _write_cache(path: Path, keys: Sequence[int], probs: NDArray[np.float16]) ->
     np.savez(content, detector=np.array(_detector()), keys=np.array(keys, np.uint64), probs=probs)
     with suppress(OSError):  # the next run computes them again
         write_atomic(path, content.getvalue())
+
+
+def forget_texts(path: Path, texts: Collection[str], *, dry_run: bool = False) -> int:
+    """Remove texts from the cache of `detect_languages`; return how many it had."""
+    known = _read_cache(path)
+    found = known.keys() & {_key(text) for text in texts}
+    if found and not dry_run:
+        left = [key for key in known if key not in found]
+        probs = np.stack([known[key] for key in left]) if left else np.empty((0, len(_LANGUAGES)), np.float16)
+        _write_cache(path, left, probs)
+    return len(found)
 
 
 def _detector() -> str:

@@ -29,6 +29,7 @@ OUTPUTS = (
     paths.CORPUS,
     paths.FINDINGS,
     seal_of(paths.FINDINGS),
+    paths.CORPUS_VOTES,
     paths.quarantine("index"),
     paths.INDEX_METRICS,
 )

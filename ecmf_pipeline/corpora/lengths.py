@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol
 
+from ecmf_pipeline.core.clips import Clip
 from ecmf_pipeline.core.console import format_count
 from ecmf_pipeline.corpora.listing import CorpusListing, Finding, FindingKind, quote_names
 from ecmf_pipeline.corpora.tables import Table
@@ -65,6 +66,26 @@ def table_lengths(table: Table, start: str, end: str, duration: str = "") -> tup
         f"{quote_names(invalid)}; write seconds or HH:MM:SS,mmm"
     )
     return lengths, [Finding(FindingKind.MALFORMED_TIME, "", message, count=len(invalid))]
+
+
+def spans_past_end(clips: Iterable[Clip], measured: Mapping[str, _Measured]) -> Iterator[Finding]:
+    """Yield a finding about parts of files that start after the end of their file, and one about those that end there.
+
+    Args:
+        clips: The clips.
+        measured: The measurement of each file by path; one without a duration is not compared.
+    """
+    outside, longer = list[str](), list[str]()
+    for clip in clips:
+        seconds = measured[clip.path].duration if clip.end and clip.path in measured else 0.0
+        if seconds > 0 and clip.start >= seconds:
+            outside.append(f"{clip.clip_id} from {clip.start:g} s of {seconds:g} s")
+        elif seconds > 0 and clip.end > seconds + MAX_DIFFERENCE:
+            longer.append(f"{clip.clip_id} to {clip.end:g} s of {seconds:g} s")
+    for names, problem in ((outside, "after the end of its file"), (longer, "that ends after its file")):
+        if names:
+            message = f"{format_count(len(names), 'clip')} {problem}: {quote_names(names)}; correct the times"
+            yield Finding(FindingKind.WRONG_LENGTH, "", message, count=len(names))
 
 
 def wrong_lengths(listing: CorpusListing, measured: Mapping[str, _Measured]) -> Iterator[tuple[str, Finding]]:

@@ -67,6 +67,7 @@ class FindingKind(StrEnum):
     OUTDATED_SEGMENTS = "outdated_segments"
     OVERLAPPING_SUBTITLES = "overlapping_subtitles"
     SUBTITLES_BEYOND_END = "subtitles_beyond_end"
+    FORGOTTEN = "forgotten"
 
 
 MISTAKES = (
@@ -133,6 +134,9 @@ class CorpusListing:
         expected_seconds: The length of clips in the tables, if they have it.
         quarantines_wrong_length: Whether a file of another length is quarantined.
         subtitles: The subtitle file of each clip that has one.
+        groups: The meaning of a group, such as "actor"; empty if unknown.
+        splits: How the clips are split, in words; empty if the split is that of the user's tables.
+        votes: The probability of each label, by source of votes and clip; votes that come with the corpus.
         cut_digests: SHA-256 of each file at the time when it was cut into clips, by path.
     """
 
@@ -145,6 +149,9 @@ class CorpusListing:
     expected_seconds: Mapping[ClipId, float] = field(default_factory=dict)
     quarantines_wrong_length: bool = False
     subtitles: Mapping[ClipId, SubtitleFile] = field(default_factory=dict)
+    groups: str = ""
+    splits: str = ""
+    votes: Mapping[str, Mapping[ClipId, Mapping[str, float]]] = field(default_factory=dict)
     cut_digests: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -5,7 +5,8 @@ A file at which the demuxer crashes or hangs is quarantined; the run continues.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import astuple, dataclass, field, replace
 from functools import partial
@@ -22,6 +23,7 @@ from ecmf_pipeline.core.errors import (
 )
 from ecmf_pipeline.core.files import (
     FileState,
+    exclusive_lock,
     local_cache_bytes,
     parse_local_cache,
     read_local_cache,
@@ -44,7 +46,7 @@ from ecmf_pipeline.runner.machine import as_out_of_memory, usable_cores
 from ecmf_pipeline.runner.quarantine import is_worth_retrying, program_version
 from ecmf_pipeline.runner.step import Spool, SpoolWriter
 
-CACHE_VERSION = 4
+CACHE_VERSION = 5
 _ROW_TYPES = (int, int, int, int, str, float, float, bool, bool, str, str, str, str, float, int, str)
 """Types of a cached row: the state, then the measurement without its limit; the limit and the program follow."""
 
@@ -129,6 +131,28 @@ class IndexCache:
         if self._changed:
             write_local_cache(self.path, {**self.head, "files": self._rows})
             self._changed = False
+
+
+def forget_files(path: Path, is_forgotten: Callable[[str], bool], *, dry_run: bool = False) -> int:
+    """Remove files from the index cache and all measurements from its spool; return how many the cache had.
+
+    Args:
+        path: The index cache.
+        is_forgotten: Returns whether a path, relative to the corpus folder, is removed.
+        dry_run: Whether they are only counted.
+
+    Raises:
+        StoreBusy: If another run is measuring.
+    """
+    with exclusive_lock(path.with_name(".index.lock"), str(path)):
+        content = read_local_cache(path)
+        files = content.get("files", {})
+        left = {name: row for name, row in files.items() if not is_forgotten(name)}
+        if not dry_run:
+            shutil.rmtree(path.with_name(".index.spool"), ignore_errors=True)  # its files are measured again
+            if len(left) < len(files):
+                write_local_cache(path, {**content, "files": left})
+    return len(files) - len(left)
 
 
 def known_states(path: Path, root: Path, names: Iterable[str]) -> dict[str, FileState]:

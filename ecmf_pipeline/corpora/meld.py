@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from ecmf_pipeline.core.clips import Clip, ClipId, Split
 from ecmf_pipeline.core.console import format_count
-from ecmf_pipeline.core.errors import CorpusError, ParamsError
+from ecmf_pipeline.core.errors import CorpusError
 from ecmf_pipeline.corpora.config import MELD_TO_MER, MER_LABELS, CorpusConfig
 from ecmf_pipeline.corpora.lengths import table_lengths
 from ecmf_pipeline.corpora.listing import (
@@ -20,6 +19,7 @@ from ecmf_pipeline.corpora.listing import (
     quote_names,
     require_folder,
 )
+from ecmf_pipeline.corpora.mapping import chosen_mapping, unmapped_findings
 from ecmf_pipeline.corpora.scan import is_sound_file, scan_media, strip_media_extension, unread_findings
 from ecmf_pipeline.corpora.sidecars import match_subtitles
 from ecmf_pipeline.corpora.tables import read_table
@@ -32,7 +32,7 @@ CANDIDATES = "test"
 
 
 def read_meld(config: CorpusConfig) -> CorpusListing:
-    """List MELD in its published layout; one of its three csv files is enough.
+    """List MELD in its published layout; one of its three csv files is enough, in the folder or in one below it.
 
     Clips are searched below the corpus folder, in folders whose names contain the part (``train_splits``,
     ``dev_splits_complete``, ``output_repeated_splits_test``). Without clips, only text can be used. Clip ids have the
@@ -52,17 +52,17 @@ def read_meld(config: CorpusConfig) -> CorpusListing:
             f"{root} has no utterances in {', '.join(TABLES.values())}",
             "set corpus.root in params.yaml to the folder with MELD's csv files",
         )
-    mapping = MELD_TO_MER if config.mapping is None else _casefolded(config.mapping, {emotion for _, emotion in rows})
+    mapping = chosen_mapping(config.mapping, MELD_TO_MER, {emotion for _, emotion in rows})
     labels = config.labels or _default_labels(mapping)
     scan = scan_media(root, nested=True)
-    findings += [*scan.findings, *unread_findings(scan, tuple(TABLES.values()))]
+    findings += [*scan.findings, *unread_findings(scan, tuple(_find_tables(root).values()))]
     sounds = {strip_media_extension(path): path for path in scan.sounds}
     beside = {strip_media_extension(path) for path in scan.media}
     alone = [path for stem, path in sounds.items() if stem not in beside]
     files = _files(root, [*scan.media, *alone], findings)
     subtitles, subtitle_findings = match_subtitles(scan.subtitles, files)
     findings += subtitle_findings
-    findings += _label_findings([emotion for _, emotion in rows], mapping, labels)
+    findings += unmapped_findings([emotion for _, emotion in rows], mapping, labels)
     if not files:
         message = f"{root}: no clip has a file dia{{D}}_utt{{U}}.mp4: only text can be used; add the media files"
         findings.append(Finding(FindingKind.NO_MEDIA, "", message, count=len(rows)))
@@ -80,26 +80,16 @@ def read_meld(config: CorpusConfig) -> CorpusListing:
     )
     order = tuple(clip.clip_id for clip, _ in rows if clip.split is Split.CANDIDATE)
     return CorpusListing(
-        root, tuple(clips), labels, order, tuple(findings), expected_seconds=expected, subtitles=subtitles
+        root,
+        tuple(clips),
+        labels,
+        order,
+        tuple(findings),
+        expected_seconds=expected,
+        subtitles=subtitles,
+        groups=config.groups,
+        splits="published split: the train and dev parts are trained on, the test part is predicted",
     )
-
-
-def _casefolded(mapping: Mapping[str, str], emotions: set[str]) -> dict[str, str]:
-    """Casefold the emotions of ``corpus.mapping``; emotions of MELD that the files do not contain are allowed."""
-    if unknown := [emotion for emotion in mapping if emotion.casefold() not in emotions | set(MELD_TO_MER)]:
-        raise ParamsError(
-            f"corpus.mapping: no utterance has the emotion {' or '.join(map(repr, unknown))}",
-            f"use the emotions of the files: {', '.join(sorted(emotions - {''}))}",
-            keys=["corpus.mapping"],
-        )
-    counts = Counter(emotion.casefold() for emotion in mapping)
-    if repeated := [emotion for emotion in mapping if counts[emotion.casefold()] > 1]:
-        raise ParamsError(
-            f"corpus.mapping: {', '.join(map(repr, repeated))} are the same emotion",
-            "map each emotion once",
-            keys=["corpus.mapping"],
-        )
-    return {emotion.casefold(): label for emotion, label in mapping.items()}
 
 
 def _default_labels(mapping: Mapping[str, str]) -> tuple[str, ...]:
@@ -108,14 +98,18 @@ def _default_labels(mapping: Mapping[str, str]) -> tuple[str, ...]:
     return MER_LABELS if mapped <= set(MER_LABELS) else tuple(sorted(mapped))
 
 
+def _find_tables(root: Path) -> dict[str, str]:
+    """Return the csv file of each part, relative to ``root``: in it, or in one of its folders (``train/``)."""
+    found = ((part, [*root.glob(name), *sorted(root.glob(f"*/{name}"))]) for part, name in TABLES.items())
+    return {part: paths[0].relative_to(root).as_posix() for part, paths in found if paths}
+
+
 def _rows(
     root: Path, config: CorpusConfig, findings: list[Finding], expected: dict[ClipId, float]
 ) -> Iterable[tuple[Clip, str]]:
     """Yield each clip, without path and label, and its emotion; add its length to ``expected``."""
     seen: set[str] = set()
-    for part, name in TABLES.items():
-        if not (root / name).is_file():
-            continue
+    for part, name in _find_tables(root).items():
         table = read_table(root / name, COLUMNS)
         lengths, invalid_times = table_lengths(table, "starttime", "endtime")
         findings += [*table.findings, *invalid_times]
@@ -188,17 +182,3 @@ def _complete_clip(
         gold_label=label if candidate else "",
         split=clip.split if candidate or label else Split.UNLABELED,
     )
-
-
-def _label_findings(emotions: Iterable[str], mapping: Mapping[str, str], labels: Sequence[str]) -> list[Finding]:
-    findings = []
-    for emotion, count in sorted(Counter(emotions).items()):
-        label = mapping.get(emotion, "")
-        if label not in labels:
-            problem = f"is mapped to {label!r}, which is not in corpus.labels" if label else "has no label"
-            message = (
-                f"params.yaml: emotion {emotion!r} {problem}: {format_count(count, 'clip')} without label; map it in "
-                "corpus.mapping to use them"
-            )
-            findings.append(Finding(FindingKind.UNKNOWN_LABEL, "", message, count=count))
-    return findings

@@ -80,7 +80,7 @@ _UNREAD_KINDS = (
         "table",
         _extensions(
             "csv tsv xlsx xlsm xls ods json jsonl ndjson parquet feather arrow npz pkl pickle mat h5 hdf5 sav dta "
-            "rds rdata sqlite sqlite3 db arff"
+            "rds rdata sqlite sqlite3 db arff csd"
         ),
         "this corpus.kind reads other names",
     ),

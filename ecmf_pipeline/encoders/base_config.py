@@ -118,7 +118,7 @@ def locate_model(
         model: A folder or an id.
         revision: Branch, tag or commit on the hub.
         required_file: A file that every model folder contains.
-        hint: How to fix a folder that is missing or is not a model; None: the hint for an encoder.
+        hint: How to fix a model that is missing or is not one; None: the hint for an encoder.
 
     Raises:
         MissingWeights: If it is neither, or if the hub cannot return the commit of ``revision``.
@@ -132,7 +132,7 @@ def locate_model(
         return ModelSource(model)
     if not is_hub_id(model):
         raise MissingWeights(f"model folder {folder} does not exist", hint, command=command)
-    return ModelSource(model, _hub_commit(model, revision))
+    return ModelSource(model, _hub_commit(model, revision, hint if command is None else None))
 
 
 def is_hub_id(model: str) -> bool:
@@ -187,7 +187,7 @@ def read_model_config(model: str, revision: str) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def _hub_commit(model: str, revision: str) -> str:
+def _hub_commit(model: str, revision: str, hint: str | None = None) -> str:
     """Return the commit of ``revision``.
 
     The cached commit is used until the cache is emptied: a moving branch on the hub must not silently make features
@@ -197,13 +197,13 @@ def _hub_commit(model: str, revision: str) -> str:
         return revision
     reference = hub_reference_path(model, revision)
     if not reference.is_file():
-        _fetch_config(model, revision)  # writes the reference
+        _fetch_config(model, revision, hint)  # writes the reference
     if not reference.is_file():
         raise ModelError(f"the hub returned no commit for revision {revision!r} of {model}", "set revision to a commit")
     return reference.read_text(encoding="utf-8").strip()
 
 
-def _fetch_config(model: str, revision: str) -> None:
+def _fetch_config(model: str, revision: str, hint: str | None) -> None:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -212,7 +212,8 @@ def _fetch_config(model: str, revision: str) -> None:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise MissingWeights(
             f"model {model!r} is neither a local folder nor available on the hub ({type(error).__name__})",
-            "set model to a folder with a transformers model, or check the id, the revision and the network",
+            "check the id, the revision and the network; or "
+            + (hint or "set model to a folder with a transformers model"),
         ) from error
 
 

@@ -43,6 +43,8 @@ class LabelEvidence:
         groups: Speaker or dialogue of each clip, (n,); None if some are unknown.
         seed: Seed of the folds of human labels.
         config: Priors of the label model.
+        given_are_human: Whether the given labels are the human labels. They are then no further source: a clip whose
+            label is hidden has none of either.
     """
 
     votes: Mapping[str, Floats]
@@ -53,6 +55,7 @@ class LabelEvidence:
     groups: NDArray[np.str_] | None
     seed: int
     config: LabelModelConfig
+    given_are_human: bool = False
 
     @classmethod
     def of(
@@ -64,6 +67,7 @@ class LabelEvidence:
         folds: Ints,
         seed: int,
         config: LabelModelConfig,
+        given_are_human: bool = False,
     ) -> LabelEvidence:
         """Collect the data of a corpus with n clips and K labels."""
         index = {label: position for position, label in enumerate(corpus.labels)}
@@ -76,6 +80,7 @@ class LabelEvidence:
             groups=groups_to_draw([clip.group for clip in corpus.clips]),
             seed=seed,
             config=config,
+            given_are_human=given_are_human,
         )
 
     @property
@@ -85,14 +90,17 @@ class LabelEvidence:
 
     @property
     def with_given(self) -> dict[str, Floats]:
-        """The votes, with the given labels as another source."""
+        """The votes, with the given labels as another source, unless they are the human labels."""
+        if self.given_are_human:
+            return dict(self.votes)
         classes = next(iter(self.votes.values())).shape[1]
         given_votes = np.where((self.given >= 0)[:, None], np.eye(classes)[self.given], np.nan)
         return {**self.votes, GIVEN: given_votes}
 
     def posterior(self, votes: Mapping[str, Floats], human_labels: Ints) -> Floats:
         """Return the label model's probabilities, (n, K), for a subset of votes and human labels."""
-        return assess(votes, self.given, human_labels, folds=self.folds, seed=self.seed, config=self.config).posterior
+        given = np.where(human_labels >= 0, self.given, -1) if self.given_are_human else self.given
+        return assess(votes, given, human_labels, folds=self.folds, seed=self.seed, config=self.config).posterior
 
 
 def measure_calibration(evidence: LabelEvidence) -> dict[str, Any] | None:

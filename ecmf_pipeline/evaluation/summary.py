@@ -79,9 +79,14 @@ def _plot_text(text: str) -> str:
 
 def summary(results: Mapping[str, Any]) -> str:
     """Format the results of `evaluate` in a few lines."""
+    on = (
+        "verdicts"
+        if (results["judged_by"], results["basis"]) == ("given", "verdicts")
+        else f"{results['judged_by']} labels"
+    )
     lines = [
         f"evaluate: weighted F1 {results['weighted_f1']:.4f}, accuracy {results['accuracy']:.4f} over "
-        f"{results['clips']} clips, evaluated on {results['judged_by']} labels (fusion trained on {results['model']} "
+        f"{results['clips']} clips, evaluated on {on} (fusion trained on {results['model']} "
         "labels)"
     ]
     if over := results["fusion_over_best_modality"]:

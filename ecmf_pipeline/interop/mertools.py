@@ -89,6 +89,8 @@ def read_submission(path: Path, *, skip_blank: bool = False) -> dict[str, str]:
         raise CorpusError(f"{path}: names occur twice: {quote_names(duplicates)}", hint)
     rows = [row for row in zip(names, labels, strict=True) if row[1] or not skip_blank]
     if blank := [name or "(no name)" for name, label in rows if not label or not name]:
+        if "basis" in table.columns:
+            hint += "; a zero-shot submission has no label where the sources are too uncertain: fill it in by hand"
         raise CorpusError(f"{path}: rows have no name or no label: {quote_names(blank)}", hint)
     return dict(rows)
 

@@ -41,3 +41,12 @@ def training_basis(given: Ints, verdicts: Ints) -> Basis:
 def known_labels(given: Ints, verdicts: Ints) -> Ints:
     """Return the verdicts, (n,), and the given labels of clips without one."""
     return np.where(verdicts >= 0, verdicts, given)
+
+
+def describe_verdicts(known: Ints) -> str:
+    """Return how many of the needed verdicts there are, and what else is missing to train on them, for labels (n,)."""
+    n_known = int((known >= 0).sum())
+    text = f"{n_known} of {MIN_GOLD} verdicts"
+    if n_known >= MIN_GOLD and not can_train(known):
+        text += f", but fewer than two labels with at least {MIN_CLIPS_OF_LABEL} clips each"
+    return text

@@ -168,6 +168,10 @@ class LabelModelConfig(Config):
     rounds: int = Field(default=200, gt=0)
 
 
+_MIN_OVER_CHANCE = 1.2
+"""Minimum ratio of the probability of a zero-shot label to that of a label drawn at random."""
+
+
 class RefineConfig(Config):
     """The `refine` stage: when a label is down-weighted, dropped, replaced or added.
 
@@ -197,7 +201,8 @@ class RefineConfig(Config):
         pseudo_weight: Weight of a pseudo-label of probability one; labelled clips have a mean weight of one.
         pseudo_splits: Splits whose clips may get pseudo-labels.
         zero_shot_above: Minimum probability of a label of a corpus with too few labels to train on; below it, the clip
-            gets none. These probabilities are not calibrated before there are 30 verdicts.
+            gets none. With two labels it is at least 0.6, since one of them always has a probability of 0.5. 0: each
+            clip with a vote gets a label. These probabilities are not calibrated before there are 30 verdicts.
         review_budget: Number of clips without a usable label listed for review, by highest entropy.
         label_next: Number of clips, labelled or not, in ``data/labels/next.csv``, the list of clips to label by hand
             next.
@@ -220,6 +225,11 @@ class RefineConfig(Config):
     zero_shot_above: float = Field(default=0.4, ge=0, le=1)
     review_budget: int = Field(default=20, ge=0)
     label_next: int = Field(default=100, ge=0)
+
+    def zero_shot_threshold(self, n_labels: int) -> float:
+        """Return the minimum probability of a zero-shot label among ``n_labels``; see ``zero_shot_above``."""
+        above = min(1.0, _MIN_OVER_CHANCE / n_labels)
+        return max(self.zero_shot_above, above) if self.zero_shot_above else 0.0
 
     @model_validator(mode="after")
     def _check_thresholds(self) -> RefineConfig:

@@ -19,12 +19,12 @@ from ecmf_pipeline.core.arrays import Bools, Floats, Ints
 from ecmf_pipeline.core.clips import Clip, ClipId, Split, label_indices
 from ecmf_pipeline.core.console import format_count, format_share
 from ecmf_pipeline.core.predictions import Basis
+from ecmf_pipeline.labels.basis import describe_verdicts
 from ecmf_pipeline.labels.config import RefineConfig
 from ecmf_pipeline.labels.label_model import Assessment
 from ecmf_pipeline.labels.reasons import compare
 from ecmf_pipeline.labels.selection import can_be_judged, label_entropy
 from ecmf_pipeline.labels.thresholds import NEVER, Thresholds, find_thresholds
-from ecmf_pipeline.labels.verdicts import MIN_GOLD
 from ecmf_pipeline.labels.votes import ABSTAIN
 
 
@@ -135,7 +135,7 @@ def decide(
             of most reviewers is trained on with its share as probability; None if there are no such clips.
         is_bad: Clips that people call unusable, (n,): they are not trained on; None if there are none.
         basis: What the sources were trained on. With `Basis.ZERO_SHOT` each unlabelled clip gets its most probable
-            label from ``zero_shot_above`` on, without quota; there are no given labels to keep a balance with.
+            label from ``zero_shot_threshold`` on, without quota; there are no given labels to keep a balance with.
 
     Returns:
         One decision per clip, in the same order.
@@ -150,7 +150,9 @@ def decide(
     if missing := set(assessment.votes) - set(families):
         raise ValueError(f"sources without a family: {sorted(missing)}")
     if basis is Basis.ZERO_SHOT:
-        config = config.model_copy(update={"pseudo_above": config.zero_shot_above, "pseudo_families": 1})
+        config = config.model_copy(
+            update={"pseudo_above": config.zero_shot_threshold(len(labels)), "pseudo_families": 1}
+        )
     given = np.array(label_indices(clips, labels), np.int64)
     gold = np.full(len(clips), -1) if gold is None else gold
     thresholds = find_thresholds(assessment, given, gold, config)
@@ -403,7 +405,7 @@ def describe_zero_shot(decisions: Sequence[Decision], assessment: Assessment, go
     lines = [
         f"zero-shot, unverified: {format_count(n_labelled, 'clip')} labelled by {format_count(voting, 'source')}, "
         f"{len(zero_shot) - n_labelled} without label; the confidence is not calibrated",
-        f"{len(known)} of {MIN_GOLD} verdicts"
+        describe_verdicts(gold)
         + (
             f"; the sources agree with {int((assessment.probs[known].argmax(axis=1) == gold[known]).sum())} of them, "
             "predicted without their own verdict"

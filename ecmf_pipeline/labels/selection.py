@@ -101,10 +101,11 @@ def select_first_clips(
     points = _joint_components({name: values[rows] for name, values in features.items()}, len(rows))
     if not len(rows) or not points.shape[1]:
         return []
-    fitted = KMeans(min(clusters, len(np.unique(points, axis=0))), n_init=3, random_state=0).fit(points)
+    # Copies of a clip differ by rounding; KMeans would leave clusters without clips.
+    fitted = KMeans(min(clusters, len(np.unique(points.round(6), axis=0))), n_init=3, random_state=0).fit(points)
     distances = ((points - fitted.cluster_centers_[fitted.labels_]) ** 2).sum(axis=1)
     chosen: list[tuple[int, float, int]] = []
-    for cluster in range(fitted.n_clusters):
+    for cluster in np.unique(fitted.labels_):
         members = np.flatnonzero(fitted.labels_ == cluster)
         if known[rows[members]].any():
             continue

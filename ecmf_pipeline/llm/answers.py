@@ -267,8 +267,12 @@ class AnswerWriter(PartWriter[RowT], Generic[RowT]):
         new = {row.key: row for row in rows if row.key not in self.cache}
         if not new:
             return 0
-        content = "".join(row.line() for row in new.values())
-        name = f"part-{self._place(number):06d}-{sha256_text(content)[:_HASH_DIGITS]}.jsonl"
+        self._write_part(self._place(number), "".join(row.line() for row in new.values()))
+        self.cache.refresh()
+        return len(new)
+
+    def _write_part(self, number: int, content: str) -> None:
+        name = f"part-{number:06d}-{sha256_text(content)[:_HASH_DIGITS]}.jsonl"
         temporary_path = self.spool.folder / name
         write_atomic(temporary_path, content)
         self.cache.folder.mkdir(parents=True, exist_ok=True)
@@ -276,8 +280,33 @@ class AnswerWriter(PartWriter[RowT], Generic[RowT]):
         flush_folder(self.cache.folder)
         flush_folder(self.cache.folder.parent)
         KeptParts(self.cache.folder).keep([name])
-        self.cache.refresh()
-        return len(new)
+
+    def drop(self, unwanted: Callable[[str], bool]) -> int:
+        """Drop answers, also from kept parts: parts with such answers are written anew without them.
+
+        If the process is killed in between, some answers are in two parts, and the next call finishes the work.
+
+        Args:
+            unwanted: Returns whether the answer with a key is dropped.
+
+        Returns:
+            The number of dropped answers.
+        """
+        keys = set(filter(unwanted, (row.key for row in self.cache.rows())))
+        if not keys:
+            return len(keys)
+        self.spool.folder.mkdir(parents=True, exist_ok=True)
+        for path in part_files(self.cache.folder):
+            rows = self.cache.parse(_read_part(path))
+            left = [row for row in rows if row.key not in keys]
+            if len(left) == len(rows):
+                continue
+            if left:
+                self._write_part(_part_number(path), "".join(row.line() for row in left))
+            KeptParts(self.cache.folder).drop([path.name])
+            path.unlink()
+        flush_folder(self.cache.folder)
+        return len(keys)
 
     def seal(self, number: int, tasks: Sequence[str], clip_ids: Sequence[str]) -> int:
         """Combine finished batches into one part; see `PartWriter`. An answer that several clips share counts once."""

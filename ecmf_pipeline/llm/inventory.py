@@ -6,6 +6,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ecmf_pipeline.core.clips import Clip
@@ -28,7 +29,7 @@ Caches = Sequence[tuple[AnswerFiles, Callable[[bytes], TextScores | FormAnswer]]
 def cached_answer_counts(caches: Caches) -> Iterator[tuple[AnswerFiles, str, int, int]]:
     """Yield for each cache and fingerprint: files, fingerprint, number of answers, number of abstentions."""
     for answer_files, parse in caches:
-        for name in _fingerprints(answer_files):
+        for name in cached_fingerprints(answer_files.cache):
             rows = list(AnswerCache(answer_files.cache, name, parse).rows())
             yield answer_files, name, len(rows), sum(_is_abstention(row) for row in rows)
 
@@ -55,7 +56,7 @@ def prune(caches: Caches, in_use: set[str], *, remove: bool) -> Iterator[str]:
         A description of each group of answers, after its removal.
     """
     for answer_files, parse in caches:
-        for name in _fingerprints(answer_files):
+        for name in cached_fingerprints(answer_files.cache):
             if name not in in_use:
                 if remove:
                     with AnswerWriter(
@@ -202,7 +203,8 @@ def _is_abstention(row: TextScores | FormAnswer) -> bool:
     return row.values is None if isinstance(row, FormAnswer) else not row.scores
 
 
-def _fingerprints(answer_files: AnswerFiles) -> list[str]:
-    kept = KeptParts(answer_files.cache).folder
-    folders = (answer_files.cache, kept) if kept else (answer_files.cache,)
+def cached_fingerprints(cache: Path) -> list[str]:
+    """Return the fingerprints with answers in a cache or among its kept parts, sorted."""
+    kept = KeptParts(cache).folder
+    folders = (cache, kept) if kept else (cache,)
     return sorted({path.name for folder in folders for path in folder.glob("*") if path.is_dir()})

@@ -1,16 +1,16 @@
-"""Read the pictures and the sound of clips, each a file or a span of a longer recording."""
+"""Read the pictures and the sound of clips, each a file or a part of a longer recording."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ecmf_pipeline.core.clips import Clip
+from ecmf_pipeline.core.clips import Clip, Half
 from ecmf_pipeline.core.config import Frames
 from ecmf_pipeline.core.errors import ClipError
 from ecmf_pipeline.core.files import FileState
@@ -64,8 +64,10 @@ class ClipReader:
             ClipError: See `read_samplings`; also if no picture is shown in the span.
         """
         if span.is_whole:
-            return read_samplings(path, self._config, counts)
-        return sample_pictures(self._video(path).sample, counts, span)
+            samplings = read_samplings(path, self._config, counts)
+        else:
+            samplings = sample_pictures(self._video(path).sample, counts, span)
+        return [replace(sampling, frames=crop_half(sampling.frames, span.half)) for sampling in samplings]
 
     def frames_at(self, path: Path, span: Span, times: NDArray[np.float32]) -> NDArray[np.uint8]:
         """Read the frames of a clip at given times, as returned by `samplings`, uint8 (T, H, W, 3).
@@ -74,8 +76,10 @@ class ClipReader:
             ClipError: See `read_frames_at`.
         """
         if span.is_whole:
-            return read_frames_at(path, self._config, times)
-        return pictures_at(self._video(path).sample, times, span)
+            frames = read_frames_at(path, self._config, times)
+        else:
+            frames = pictures_at(self._video(path).sample, times, span)
+        return crop_half(frames, span.half)
 
     def sound(self, path: Path, span: Span) -> NDArray[np.float32]:
         """Read the sound of a clip: of the decoded sound of the whole file, the samples in the span, float32 (n,).
@@ -105,8 +109,17 @@ class ClipReader:
 
 
 def span_of(clip: Clip) -> Span:
-    """Return the span of a clip in its media file."""
-    return Span(clip.start, clip.end)
+    """Return the part of its media file that a clip is."""
+    return Span(clip.start, clip.end, clip.half)
+
+
+def crop_half(pictures: NDArray[np.uint8], half: Half) -> NDArray[np.uint8]:
+    """Return a half of pictures, uint8 (..., H, W, 3); without the middle column if the width is odd."""
+    width = pictures.shape[-2] // 2
+    if not half or not width:
+        return pictures
+    cropped = pictures[..., :width, :] if half is Half.LEFT else pictures[..., -width:, :]
+    return np.ascontiguousarray(cropped)  # face detectors need contiguous pictures
 
 
 def _result_of(read: Callable[[], _Opened]) -> _Opened | ClipError | None:

@@ -16,6 +16,7 @@ from ecmf_pipeline.media.containers import by_preference, open_container
 
 if TYPE_CHECKING:
     from av.container import InputContainer
+    from pysubs2 import SSAEvent
 
 SUBTITLE_EXTENSIONS = (".srt", ".vtt", ".ass", ".ssa")
 """The extensions of subtitle files that are read, in lower case."""
@@ -26,8 +27,14 @@ _TEXT_CODECS = {"ass", "mov_text", "srt", "ssa", "subrip", "text", "webvtt"}
 _MAX_BYTES = 2**25
 """Larger files are not subtitles."""
 
-_TIMING = re.compile(r"^.*\d:\d{1,2}[.,]\d{1,3}[ \t]*-->[ \t]*\d+:[\d:]*\d[.,]\d{1,3}.*$", re.MULTILINE)
-"""The line with the times of a cue in SubRip and WebVTT."""
+_MAX_SHOWN = 80
+"""Characters of a damaged line in messages."""
+
+_TIME = r"(-?)(?:(\d{1,2}):)?(\d{1,2}):(\d{1,2})(?:[.,:](\d+))?"
+_TIMING = re.compile(rf"^[ \t]*{_TIME}[ \t]*-->[ \t]*{_TIME}(?![\d:.,]).*$", re.MULTILINE)
+"""The line with the times of a cue in SubRip and WebVTT. Hours and fractions may be missing."""
+
+_DAMAGED_TIMING = re.compile(r"^(?:.*\d:\d.*-->.*|.*-->.*\d:\d.*|[ \t]*\d+:\d+:\d+[.,]\d+[ \t-]*)$", re.MULTILINE)
 
 _BLANK_LINE = re.compile(r"\n[ \t]*\n")
 _SCRIPT = re.compile(r"^\[(?:script info|events)\]", re.IGNORECASE | re.MULTILINE)
@@ -36,6 +43,8 @@ _SCRIPT = re.compile(r"^\[(?:script info|events)\]", re.IGNORECASE | re.MULTILIN
 _LAST_INDEX = "\n\n0\n"
 """pysubs2 removes a number in the last line of a cue, because the number of the next cue follows in SubRip."""
 
+_LINE_BREAK = re.compile(r"<br[ \t]*/?>", re.IGNORECASE)
+_VTT_COMMENT = re.compile(r"NOTE(?:\s|$)")
 _VTT_TIME = re.compile(r"<[\d:.]+>")
 _REMARK = re.compile(
     r"\[[^]]*\]|\([^)]*\)|\{[^}]*\}|\u3010[^\u3011]*\u3011|\uff08[^\uff09]*\uff09|\uff3b[^\uff3d]*\uff3d"
@@ -139,14 +148,14 @@ def read_subtitle_file(path: Path) -> Subtitles:
         raise InputError(f"{path} has no subtitles in SubRip, WebVTT or SubStation Alpha", "replace or remove it")
     is_vtt = text.lstrip().startswith("WEBVTT")
     if not is_script:
+        text = _with_full_times(path, "\n\n".join(_vtt_blocks(text)) if is_vtt else text)
         text = _LAST_INDEX.join([*(_vtt_cues(text) if is_vtt else [text]), ""])
     try:
         with warnings.catch_warnings(action="ignore"):
-            events = pysubs2.SSAFile.from_string(text, "ass" if is_script else "vtt" if is_vtt else "srt")
+            events = pysubs2.SSAFile.from_string(text, "ass" if is_script else "srt")
     except (pysubs2.exceptions.Pysubs2Error, ArithmeticError, LookupError, ValueError) as error:
         raise InputError(f"{path} is a damaged subtitle file ({error})", "replace or remove it") from error
-    shown = [event for event in events if not event.is_comment and not event.is_drawing]
-    cues = ((event.start / 1000, event.end / 1000, event.plaintext) for event in shown)
+    cues = ((event.start / 1000, event.end / 1000, _plain(event)) for event in events if not event.is_comment)
     if not is_script:
         cues = ((start, end, html.unescape(text)) for start, end, text in cues)
     return Subtitles(_sorted_cues(cues), encoding=decoded.encoding)
@@ -179,8 +188,49 @@ def subtitle_streams(container: InputContainer) -> list[Any]:
     return sorted(text, key=lambda stream: bool(stream.disposition & Disposition.forced))
 
 
+def _plain(event: SSAEvent) -> str:
+    """Return the text of an event of SubStation Alpha without tags and drawings."""
+    from pysubs2 import SSAEvent
+    from pysubs2.formats.substation import parse_tags
+
+    shown = "".join(fragment for fragment, style in parse_tags(event.text) if not style.drawing)
+    return SSAEvent(text=shown).plaintext
+
+
+def _with_full_times(path: Path, text: str) -> str:
+    """Return SubRip or WebVTT with all times as ``00:00:01,000``, and line ends for those of HTML.
+
+    pysubs2 takes a line whose times it does not know for words.
+
+    Raises:
+        InputError: If the times of a cue cannot be read.
+    """
+    if damaged := next((line for line in _DAMAGED_TIMING.findall(text) if not _TIMING.match(line)), None):
+        raise InputError(
+            f"{path} has a cue whose times cannot be read: {damaged.strip()[:_MAX_SHOWN]!r}",
+            "write its times as 00:00:01,000 --> 00:00:02,000, or remove it",
+        )
+    return _LINE_BREAK.sub("\n", _TIMING.sub(_full_times, text))
+
+
+def _full_times(timing: re.Match[str]) -> str:
+    parts = timing.groups(default="")
+    return " --> ".join(_full_time(*parts[first : first + 5]) for first in (0, 5))
+
+
+def _full_time(sign: str, hours: str, minutes: str, seconds: str, fraction: str) -> str:
+    if sign:
+        return "00:00:00,000"
+    return f"{int(hours or 0):02d}:{minutes:0>2}:{seconds:0>2},{fraction[:3]:0<3}"
+
+
+def _vtt_blocks(text: str) -> Iterator[str]:
+    """Yield the blocks of WebVTT that are no comments."""
+    return (block for block in _BLANK_LINE.split(text) if not _VTT_COMMENT.match(block.lstrip("\n")))
+
+
 def _vtt_cues(text: str) -> Iterator[str]:
-    """Yield the times and lines of each cue of WebVTT, without its identifier; comments and styles are left out."""
+    """Yield the times and lines of each cue of WebVTT, without its identifier; styles are left out."""
     for block in _BLANK_LINE.split(text):
         if timing := _TIMING.search(block):
             yield _VTT_TIME.sub("", block[timing.start() :])
@@ -200,8 +250,11 @@ def _decoded(container: InputContainer, stream: Any) -> Iterator[tuple[float, fl
             continue
         start = float(packet.pts * packet.time_base)
         text = "\n".join(rect.dialogue.decode("utf-8", "replace") for rect in rects if rect.type == b"ass")
-        plain = SSAEvent(text=text).plaintext
-        yield start, start + float((packet.duration or 0) * packet.time_base), html.unescape(plain)
+        yield (
+            start,
+            start + float((packet.duration or 0) * packet.time_base),
+            html.unescape(_plain(SSAEvent(text=text))),
+        )
 
 
 def _sorted_cues(timed: Iterable[tuple[float, float, str]]) -> tuple[Cue, ...]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ecmf_pipeline.core.clips import Half
 from ecmf_pipeline.core.errors import UnreadableMedia
 
 _MAX_REORDERED = 16
@@ -42,19 +43,21 @@ class Timeline:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A span of time of a file.
+    """A part of a file: a span of time, and perhaps one half of the pictures.
 
     Attributes:
         start: Start in seconds from the start of the file.
         end: End in seconds; 0 for the whole file.
+        half: The half of the pictures.
     """
 
     start: float = 0.0
     end: float = 0.0
+    half: Half = Half.WHOLE
 
     @property
     def is_whole(self) -> bool:
-        """Whether it is the whole file."""
+        """Whether it is all of the time."""
         return not self.end
 
     def within(self, timeline: Timeline) -> tuple[float, float]:

@@ -31,7 +31,7 @@ from ecmf_pipeline.report.blocks import (
     stacked,
 )
 from ecmf_pipeline.report.inputs import Ablation, Difference, PredictedClip, ReportInput, VariantRow
-from ecmf_pipeline.report.scores import GIVEN_CAVEAT, bounds
+from ecmf_pipeline.report.scores import bounds, caveat
 
 MOST_FLAGGED = 20
 """Maximum number of rows of the table of clips without a usable modality."""
@@ -168,11 +168,11 @@ def ablation_section(ablation: Ablation | None) -> Section:
 
 def _introduction(ablation: Ablation) -> str:
     reference = ablation.reference
-    caveat = f" {GIVEN_CAVEAT}" if ablation.judged_by == "given" else ""
     text = (
         f"The reference is the fusion ({reference.kind}) of {join_items(reference.modalities)}, trained on given "
         f"labels. Its weighted F1 is {score(reference.weighted_f1)} over {count(reference.clips, 'clip')}, from "
-        f"out-of-fold predictions of models that saw neither the clip nor its group.{caveat} Each difference is "
+        f"out-of-fold predictions of models that saw neither the clip nor its group."
+        f"{caveat(ablation.judged_by, ablation.basis)} Each difference is "
         "variant minus reference, with a 95% interval over clips (over groups if they are known) and seeds. Each "
         "variant is trained with one model for each fold, once for each seed, and its score is the mean over seeds; "
         "the section Scores averages the predictions of several models, so its scores differ."

@@ -100,6 +100,8 @@ def _sizes(report: ReportInput) -> str:
     )
     if groups:
         sentence += f" They come from {count(len(groups), 'speaker or dialogue', 'speakers or dialogues')}."
+    if origin := report.index.get("splits"):
+        sentence += f" {clean_text(str(origin))}."
     return sentence
 
 

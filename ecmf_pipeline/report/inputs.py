@@ -64,7 +64,7 @@ class ReportInput:
     Attributes:
         corpus: ``kind``, ``root``, ``labels`` (in the order of the model's outputs), ``synthetic``, ``basis`` (what
             models are trained on; see `Basis`) and ``verdicts`` (their number).
-        index: Metrics of the `index` stage, of which only ``findings`` (count by kind) is used.
+        index: Metrics of the `index` stage, of which ``findings`` (count by kind) and ``splits`` are used.
         findings: Findings about the corpus: ``kind``, ``clip_id``, ``message``.
         coverage: Number of clips that are ``done``, ``absent``, ``quarantined``, ``missing``, by modality.
         absent: The modalities of which no clip has an input; they are left out of ``coverage`` and ``encoders``.

@@ -327,7 +327,7 @@ def _methods(metrics: Mapping[str, Any] | None) -> list[Block]:
     columns.append("#Label model minus this method (weighted F1, 95% interval)")
     best = max(metrics["methods"], key=lambda name: metrics["methods"][name]["accuracy"])
     sentence = (
-        "All methods combine the same votes, including the given labels, and are evaluated on "
+        "All methods combine the same votes and are evaluated on "
         f"{count(metrics['clips'], 'label')} known to be right. Methods that learn from such labels are evaluated out "
         f"of fold. Highest accuracy: {best}."
     )

@@ -31,6 +31,7 @@ from ecmf_pipeline.report.inputs import Confusion, Difference, Evaluation, Label
 from ecmf_pipeline.report.zero_shot import UNVERIFIED, Conclusion, zero_shot_blocks
 
 GIVEN_CAVEAT = "The evaluation uses given labels, some of which may be wrong."
+VERDICTS_CAVEAT = "The evaluation uses verdicts, whose clips were chosen and not drawn at random."
 
 
 def scores_section(report: ReportInput, evaluation: Evaluation) -> Section:
@@ -42,7 +43,9 @@ def scores_section(report: ReportInput, evaluation: Evaluation) -> Section:
         why = "No scores: there are neither gold labels nor given labels to evaluate predictions on."
         return Section("scores", title, [Notice(why)])
     blocks: list[Block] = []
-    if evaluation.judged_by == "given":
+    if evaluation.judged_by == "given" and evaluation.basis is Basis.VERDICTS:
+        blocks.append(Notice(VERDICTS_CAVEAT))
+    elif evaluation.judged_by == "given":
         why = "They measure agreement with these labels, not accuracy."
         blocks.append(
             Notice(f"The scores below use the given labels as truth, because there are no gold labels. {why}")
@@ -66,7 +69,7 @@ def confusion_section(evaluation: Evaluation) -> Section:
         cells = [Cell(count(number), number / total if total else 0.0) for number in counts]
         recall = percent(counts[len(rows)] / total) if total else UNKNOWN
         rows.append([corpus_text(label, 40), *cells, count(total), recall])
-    truth = "Given label" if evaluation.judged_by == "given" else "True label"
+    truth = "Given label" if evaluation.judged_by == "given" and evaluation.basis is Basis.GIVEN else "True label"
     columns = [truth, *(f"#{shorten(label, 40)}" for label in confusion.labels), "#Clips", "#Recall"]
     caption = f"Confusion matrix ({evaluation_basis(evaluation)}). A darker tint means a larger share of the row."
     table = Table(caption, columns, rows, spread="Predicted label", spread_over=len(confusion.labels))
@@ -246,7 +249,7 @@ def fusion_conclusion(evaluation: Evaluation) -> Conclusion:
         difference,
         first=f"Fusion{which.get(difference.model or '', '')}",
         second=f"the best single modality{f' ({difference.best})' if difference.best else ''}",
-        judged_by=evaluation.judged_by,
+        caveat=caveat(evaluation.judged_by, evaluation.basis),
     )
 
 
@@ -256,7 +259,8 @@ def training_conclusion(evaluation: Evaluation) -> Conclusion:
     labels_already_used = difference is not None and evaluation.judged_by == "given"
     if difference is None or difference.difference is None or labels_already_used:
         if labels_already_used:
-            why = "there are no gold labels, and refinement used the given labels"
+            of = "verdicts" if evaluation.basis is Basis.VERDICTS else "given labels"
+            why = f"there are no gold labels, and refinement used the {of}"
         elif evaluation.fusion is None or evaluation.fusion.refined is None:
             why = "no model trained on refined labels was evaluated"
         else:
@@ -270,7 +274,7 @@ def training_conclusion(evaluation: Evaluation) -> Conclusion:
         difference,
         first="The fusion model trained on refined labels",
         second="the one trained on the given labels",
-        judged_by=evaluation.judged_by,
+        caveat=caveat(evaluation.judged_by, evaluation.basis),
     )
 
 
@@ -290,9 +294,15 @@ def bounds(difference: Difference) -> str:
     return f"{signed(difference.low)} to {signed(difference.high)}"
 
 
-def _compare(difference: Difference, *, first: str, second: str, judged_by: str | None) -> Conclusion:
+def caveat(judged_by: str | None, basis: Basis) -> str:
+    """Return a sentence on labels that are no held-out gold labels, after a space; empty for gold labels."""
+    if judged_by != "given":
+        return ""
+    return f" {VERDICTS_CAVEAT if basis is Basis.VERDICTS else GIVEN_CAVEAT}"
+
+
+def _compare(difference: Difference, *, first: str, second: str, caveat: str) -> Conclusion:
     amount, low, high = difference.difference or 0.0, difference.low, difference.high
-    caveat = f" {GIVEN_CAVEAT}" if judged_by == "given" else ""
     result = f"weighted F1 {signed(amount)}"
     if low is None or high is None:
         sentence = f"{first} cannot be compared with {second}: the difference ({result}) has no confidence interval."

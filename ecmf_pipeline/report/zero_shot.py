@@ -44,7 +44,7 @@ def zero_shot_tiles(evaluation: Evaluation, labels: ZeroShot) -> list[Tile]:
         Tile(
             "Verdicts",
             f"{labels.verdicts} of {labels.verdicts_needed}",
-            f"models are trained from {labels.verdicts_needed} on",
+            f"models are trained from {labels.verdicts_needed} of two labels on",
         ),
     ]
     if evaluation.judged_by == "gold":
@@ -99,8 +99,8 @@ def next_step(labels: ZeroShot) -> str:
     """Return what a person should do next."""
     return (
         f"{labels.verdicts} of {labels.verdicts_needed} verdicts: label the first clips of {paths.NEXT} in "
-        f"{paths.VERDICTS} and run dvc repro. From {labels.verdicts_needed} verdicts on, models are trained and "
-        "calibrated on them."
+        f"{paths.VERDICTS} and run dvc repro. From {labels.verdicts_needed} verdicts of two labels on, models are "
+        "trained and calibrated on them."
     )
 
 

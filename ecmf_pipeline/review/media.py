@@ -11,6 +11,7 @@ from pathlib import Path
 from ecmf_pipeline.core.clips import Clip
 from ecmf_pipeline.core.errors import ChangedSinceIndex, ClipError, FileUnreachable
 from ecmf_pipeline.core.files import hide_folder
+from ecmf_pipeline.media.clip_reader import span_of
 from ecmf_pipeline.review.transcoding import is_playable, target, transcode
 
 CACHE_BYTES = 1_000_000_000
@@ -66,7 +67,7 @@ def find_playable(clip: Clip, root: Path, cache: Path) -> Playable | None:
         ClipError: If a file of the clip is missing, has changed, or cannot be opened.
     """
     path = media_file(clip, root)
-    if not clip.audio_path and is_playable(path):
+    if not clip.audio_path and not clip.half and is_playable(path):
         return Playable(path, clip.start, clip.end)
     copy = cache / f"{_key(clip)}.{target().extension}"
     try:
@@ -88,7 +89,7 @@ def encode_clip(clip: Clip, root: Path, cache: Path) -> Playable:
     path = media_file(clip, root)
     sound = _inside(root, clip.audio_path, clip.audio_bytes) if clip.audio_path else None
     hide_folder(cache.parent)
-    copy = transcode(path, cache, _key(clip), clip.start, clip.end, sound)
+    copy = transcode(path, cache, _key(clip), span_of(clip), sound)
     shrink(cache, CACHE_BYTES, keep=copy)
     return Playable(copy)
 

@@ -23,8 +23,7 @@ from ecmf_pipeline.review.verdict_log import VerdictLog
 from ecmf_pipeline.review.words import with_transcript
 from ecmf_pipeline.review.workers import Workers
 
-CACHE = paths.DATA / ".review"
-"""Encoded media, face crops, the lock of the verdicts and the secret of the cookies; not tracked by Git or DVC."""
+CACHE = paths.REVIEW_CACHE
 
 _FIRST = 50
 """Number of clips that can be shown while the others are read, if `refine` has not written a list."""

@@ -9,9 +9,12 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ecmf_pipeline.core.clips import Half
 from ecmf_pipeline.core.errors import ClipError, UnreadableMedia
+from ecmf_pipeline.media.clip_reader import crop_half
 from ecmf_pipeline.media.containers import by_preference, open_container, video_streams
 from ecmf_pipeline.media.pictures import deinterlaced, read_orientation, shown_size
+from ecmf_pipeline.media.timeline import Span
 
 if TYPE_CHECKING:
     from av.container import InputContainer, OutputContainer
@@ -101,15 +104,14 @@ def is_playable(path: Path) -> bool:
         )
 
 
-def transcode(source: Path, folder: Path, key: str, start: float, end: float, sound: Path | None) -> Path:
+def transcode(source: Path, folder: Path, key: str, part: Span, sound: Path | None) -> Path:
     """Encode a clip for browsers.
 
     Args:
         source: The media file.
         folder: Folder of the result.
         key: Name of the result without extension.
-        start: Start of the clip in the file, in seconds.
-        end: End of the clip; 0 for the whole file.
+        part: The part of the file.
         sound: File with the sound if it is not in the media file.
 
     Raises:
@@ -121,7 +123,7 @@ def transcode(source: Path, folder: Path, key: str, start: float, end: float, so
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".{key}.{os.getpid()}.{encoders.extension}"
     options = {"movflags": "+faststart"} if encoders.extension == "mp4" else {}
-    span = (start, end or start + _MAX_SECONDS)
+    span = (part.start, part.end or part.start + _MAX_SECONDS)
     try:
         with (
             av.open(str(temporary), "w", options=options) as output,
@@ -129,7 +131,7 @@ def transcode(source: Path, folder: Path, key: str, start: float, end: float, so
             open_container(sound or source) as sounds,
         ):
             # All streams are added before the first packet is written.
-            video = _VideoEncoder.of(pictures, output, encoders)
+            video = _VideoEncoder.of(pictures, output, encoders, part.half)
             audio = _AudioEncoder.of(sounds, output, encoders)
             packets = 0
             if video is not None:  # first: the size of its pictures is known only when one is decoded
@@ -172,8 +174,10 @@ def _origin(container: InputContainer) -> float:
 
 
 class _VideoEncoder:
-    def __init__(self, container: InputContainer, stream: Any, output: OutputContainer, encoders: Target) -> None:
-        self._container, self._stream, self._output = container, stream, output
+    def __init__(
+        self, container: InputContainer, stream: Any, output: OutputContainer, encoders: Target, half: Half
+    ) -> None:
+        self._container, self._stream, self._output, self._half = container, stream, output, half
         rate = stream.average_rate or stream.guessed_rate or 25
         encoder: Any = output.add_stream(encoders.video, rate=min(max(Fraction(rate), Fraction(1)), Fraction(60)))
         self._encoder = encoder
@@ -182,9 +186,11 @@ class _VideoEncoder:
         self._encoder.codec_context.time_base = _TIME_BASE
 
     @classmethod
-    def of(cls, container: InputContainer, output: OutputContainer, encoders: Target) -> _VideoEncoder | None:
+    def of(
+        cls, container: InputContainer, output: OutputContainer, encoders: Target, half: Half
+    ) -> _VideoEncoder | None:
         streams = video_streams(container)
-        return cls(container, streams[0], output, encoders) if streams else None
+        return cls(container, streams[0], output, encoders, half) if streams else None
 
     def encode(self, span: tuple[float, float]) -> int:
         """Encode the pictures of the span; return the number of packets."""
@@ -200,8 +206,8 @@ class _VideoEncoder:
                 continue
             orientation = read_orientation(decoded)
             frame = shown.reformat(width - width % 2, height - height % 2, "yuv420p")
-            if orientation.turns or orientation.mirrored:
-                frame = _turned(frame, orientation)
+            if orientation.turns or orientation.mirrored or self._half:
+                frame = _upright(frame, orientation, self._half)
             if not is_set:
                 self._encoder.width, self._encoder.height = frame.width, frame.height
                 is_set = True
@@ -213,12 +219,14 @@ class _VideoEncoder:
         return count + (_mux(self._output, self._encoder.encode()) if is_set else 0)
 
 
-def _turned(frame: Any, orientation: Any) -> Any:
+def _upright(frame: Any, orientation: Any, half: Half) -> Any:
+    """Return a half of a stored frame, upright; its sides are even."""
     import av
     import numpy as np
 
-    upright = np.ascontiguousarray(orientation.turned(frame.to_ndarray(format="rgb24")))
-    return av.VideoFrame.from_ndarray(upright, format="rgb24").reformat(format="yuv420p")
+    picture = np.ascontiguousarray(crop_half(orientation.turned(frame.to_ndarray(format="rgb24")), half))
+    height, width = (max(2, side - side % 2) for side in picture.shape[:2])
+    return av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(width, height, "yuv420p")
 
 
 class _AudioEncoder:

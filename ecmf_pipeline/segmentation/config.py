@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from ecmf_pipeline.core.config import Config
 
-RECIPE = 1
+RECIPE = 2
 """Incremented with every code change that changes the cached cues or speech."""
 
 

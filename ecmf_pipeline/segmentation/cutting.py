@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -13,6 +14,10 @@ from ecmf_pipeline.segmentation.config import SegmentConfig
 
 _DECIMALS = 3
 """Times are stored in milliseconds."""
+
+
+_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]\s*|[^\s\u3040-\u30ff\u3400-\u9fff]+\s*")
+"""A word with the space after it; Chinese and Japanese write none, there a character."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,14 +153,14 @@ def _padded(utterances: Sequence[Utterance], seconds: float, config: SegmentConf
 def _parts(one: Utterance, limit: float) -> list[Utterance]:
     """Cut into equal parts of at most ``limit`` seconds; the words are divided in proportion."""
     count = max(1, ceil(one.seconds / limit - 1e-6))
-    words = one.text.split(" ")
+    words = _WORD.findall(one.text)
     if count == 1:
         return [one]
     return [
         Utterance(
             one.start + one.seconds * part / count,
             one.start + one.seconds * (part + 1) / count,
-            " ".join(words[len(words) * part // count : len(words) * (part + 1) // count]),
+            "".join(words[len(words) * part // count : len(words) * (part + 1) // count]).strip(),
         )
         for part in range(count)
     ]

@@ -14,6 +14,8 @@ from pathlib import Path
 import ecmf_pipeline
 from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.core.files import write_atomic
+from ecmf_pipeline.corpora.config import CorpusConfig
+from ecmf_pipeline.sharing.found_corpus import write_corpus
 
 IGNORED = {
     "": ["dvc_plots"],
@@ -45,7 +47,7 @@ IGNORED = {
         "transfer.json",
         "report",
     ],
-    "data/index": ["findings.csv", "findings.csv.sha256"],
+    "data/index": ["findings.csv", "findings.csv.sha256", "votes.csv"],
     "data/cues": ["audio.csv", "audio.csv.sha256", "face.csv", "face.csv.sha256"],
     "data/features": [
         "global.zarr",
@@ -91,8 +93,12 @@ COMMITTED = (".dvc", ".dvcignore", ".gitignore", "dvc.yaml", "params.yaml", "dat
 """Files and folders of a new project that git tracks; its folder may hold clips too."""
 
 
-def make_project(folder: Path) -> bool:
+def make_project(folder: Path, corpus: CorpusConfig | None = None) -> bool:
     """Copy dvc.yaml and params.yaml to ``folder`` and make it a DVC project.
+
+    Args:
+        folder: The project folder.
+        corpus: The corpus that params.yaml gets. None: the sample.
 
     If there is no git repository yet, one is created, and the files are committed if git knows the user: `dvc exp`
     needs a commit.
@@ -128,6 +134,8 @@ def make_project(folder: Path) -> bool:
         _run([*dvc, "config", "core.analytics", "false"], folder)
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copyfile(_template(name), folder / name)
+    if corpus is not None:
+        write_corpus(folder / "params.yaml", corpus)
     for below, names in IGNORED.items():
         # DVC adds these lines itself, but removes them if a run fails.
         _add_lines(folder / below / ".gitignore", [f"/{name}" for name in names])

@@ -6,6 +6,7 @@ from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.core.errors import TooFewClips
 from ecmf_pipeline.core.files import write_json, write_sealed_json
+from ecmf_pipeline.core.predictions import Basis
 from ecmf_pipeline.evaluation.controls import compare_controls, fusion_predictions, predict_out_of_fold, training_sets
 from ecmf_pipeline.evaluation.label_quality import LabelEvidence, compare_methods, measure_calibration, measure_sources
 from ecmf_pipeline.evaluation.scoring import Evaluator, evaluate
@@ -75,7 +76,15 @@ def run() -> None:
                 f"the fusion model cannot be trained on each training set: {error.message}"
             )
     votes, label_model = all_votes(corpus), params.refine.label_model
-    evidence = LabelEvidence.of(corpus, votes, human_labels=verdicts, folds=folds, seed=seed, config=label_model)
+    evidence = LabelEvidence.of(
+        corpus,
+        votes,
+        human_labels=verdicts,
+        folds=folds,
+        seed=seed,
+        config=label_model,
+        given_are_human=labelled.basis is Basis.VERDICTS,
+    )
     results["label_model"] = measure_calibration(evidence)
     results["label_methods"] = compare_methods(evidence, params.evaluate)
     write_sealed_json(paths.SOURCES, measure_sources(evidence, labels))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from ecmf_pipeline.core import paths
@@ -22,9 +23,9 @@ def run() -> None:
     """Print the summary of the last run if nothing has changed since; otherwise scan the corpus."""
     started_ns = time.time_ns()
     params = load_params()
-    segments = f"{params.segment.by} {_digest_of(paths.SEGMENTS)} {_digest_of(paths.SEGMENT_FINDINGS)}"
+    tables = (params.segment.by, *map(_digest_of, (paths.SEGMENTS, paths.SEGMENT_FINDINGS, paths.FORGOTTEN)))
     last = LastScan(
-        f"{params.corpus!r} {params.index!r} {params.needs_face_crops} {_read_for_notes(params)!r} {segments}",
+        f"{params.corpus!r} {params.index!r} {params.needs_face_crops} {_read_for_notes(params)!r} {tables}",
         *scanned_folders(params.corpus, face_crops=params.needs_face_crops),
     )
     summary = last.summary()
@@ -44,7 +45,13 @@ def _read_for_notes(params: Params) -> tuple[object, ...]:
 
 
 def _scan(params: Params, last: LastScan, started_ns: int) -> None:
-    from ecmf_pipeline.corpora.index import format_index_summary, index_corpus, write_index
+    from ecmf_pipeline.corpora.forgotten import (
+        limited_to,
+        read_forgotten,
+        without_forgotten,
+        without_forgotten_content,
+    )
+    from ecmf_pipeline.corpora.index import describe_splits, format_index_summary, index_corpus, write_index
     from ecmf_pipeline.corpora.languages import count_languages, translation_language, with_languages
     from ecmf_pipeline.corpora.registry import read_corpus
     from ecmf_pipeline.corpora.segments import read_segment_findings
@@ -54,17 +61,22 @@ def _scan(params: Params, last: LastScan, started_ns: int) -> None:
     listing = read_corpus(params.corpus, face_crops=params.needs_face_crops, segments=read_segments_in_use(params))
     if params.segment.by:
         listing = replace(listing, findings=(*listing.findings, *read_segment_findings(paths.SEGMENT_FINDINGS)))
+    forgotten = read_forgotten()
+    listing = without_forgotten(listing, forgotten)
     result = index_corpus(
         listing, paths.INDEX_CACHE, workers=params.index.workers, clip_timeout=params.index.clip_timeout
     )
+    result = without_forgotten_content(result, forgotten)
     clips = with_languages(result.clips, params.corpus.language, cache_path=paths.LANGUAGE_CACHE)
     result = replace(result, clips=clips)
+    listing = limited_to(listing, {clip.clip_id for clip in clips}) if forgotten.salts else listing
     quarantine = Quarantine(paths.quarantine("index"), stage="index")
     changed = write_index(listing, result, quarantine)
     languages = count_languages([clip.language for clip in clips])
     notes = [f"\n  {note}" for note in language_notes(params, languages, translation_language(clips))]
-    echo("".join([format_index_summary(result, listing.labels, read=result.hashed, changed=changed), *notes]))
+    format_summary = partial(format_index_summary, result, listing.labels, splits=describe_splits(listing))
+    echo("".join([format_summary(read=result.hashed, changed=changed), *notes]))
     quarantine.check_share(sum(bool(clip.path) for clip in result.clips), params.index.max_quarantined)
     if result.is_final:
-        summary = format_index_summary(result, listing.labels, read=0, changed=False)
+        summary = format_summary(read=0, changed=False)
         last.remember("".join([summary, *notes]), started_ns=started_ns)

@@ -124,5 +124,6 @@ def run(*, dry_run: bool = False) -> None:
     if labelled.is_zero_shot and config.verdicts:
         echo(
             f"  next: label the first clips of {paths.NEXT}: run ecmf-pipe review, or write {config.verdicts} (columns "
-            f"name,label); then run dvc repro; models are trained from {MIN_GOLD} verdicts on"
+            f"name,label); then run dvc repro; models are trained from {MIN_GOLD} verdicts of "
+            "two labels on"
         )

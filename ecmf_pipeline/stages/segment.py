@@ -9,6 +9,7 @@ import time
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.console import echo, format_count
+from ecmf_pipeline.core.files import sha256_file
 from ecmf_pipeline.corpora.last_scan import LastScan
 from ecmf_pipeline.corpora.registry import scanned_folders
 from ecmf_pipeline.corpora.segments import OUTPUTS, write_segments
@@ -34,7 +35,8 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
         echo("segment: segment.by is not set, each file is one clip")
         return
     folders = scanned_folders(params.corpus)
-    settings = f"{params.corpus!r} {params.segment!r}"
+    forgotten = sha256_file(paths.FORGOTTEN) if paths.FORGOTTEN.is_file() else ""
+    settings = f"{params.corpus!r} {params.segment!r} {forgotten}"
     last = LastScan(settings, *folders, record=paths.LAST_SEGMENTATION, outputs=OUTPUTS)
     summary = None if retry_quarantined else last.summary()
     if summary is None:
@@ -45,12 +47,14 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
 
 def _segment(params: Params, last: LastScan, started_ns: int, workers: int | None, *, retry_quarantined: bool) -> None:
     from ecmf_pipeline.corpora.folder import read_files
+    from ecmf_pipeline.corpora.forgotten import read_forgotten, segments_without_forgotten, without_forgotten
     from ecmf_pipeline.corpora.index import index_corpus
     from ecmf_pipeline.segmentation.run import segment
 
     warn_of_shared_outputs([paths.SEGMENTS.parent])
     config = params.segment if workers is None else params.segment.model_copy(update={"workers": workers})
-    listing = read_files(params.corpus)
+    forgotten = read_forgotten()
+    listing = without_forgotten(read_files(params.corpus), forgotten)
     indexed = index_corpus(
         listing, paths.INDEX_CACHE, workers=params.index.workers, clip_timeout=params.index.clip_timeout
     )
@@ -64,12 +68,13 @@ def _segment(params: Params, last: LastScan, started_ns: int, workers: int | Non
         index_cache=paths.INDEX_CACHE,
         retry_quarantined=retry_quarantined,
     )
-    changed = write_segments(paths.SEGMENTS, result.recordings, paths.SEGMENT_FINDINGS, result.findings)
-    count = sum(len(recording.segments) for recording in result.recordings.values())
+    recordings = segments_without_forgotten(result.recordings, listing, forgotten)
+    changed = write_segments(paths.SEGMENTS, recordings, paths.SEGMENT_FINDINGS, result.findings)
+    count = sum(len(recording.segments) for recording in recordings.values())
 
     def summary(read: int, state: str) -> str:
         return (
-            f"segment: {format_count(count, 'clip')} of {format_count(len(result.recordings), 'recording')} by "
+            f"segment: {format_count(count, 'clip')} of {format_count(len(recordings), 'recording')} by "
             f"{config.by}, {read} read, {result.quarantined} quarantined; table {state}"
         )
 

@@ -94,5 +94,5 @@ def _write_nothing(labels: paths.Labels) -> None:
     """Write a folder without models and an empty training curve, which DVC expects."""
     folder = paths.models_trained_on(labels)
     shutil.rmtree(folder, ignore_errors=True)
-    write_json(folder / "no_models.json", {"reason": "too few labels to train on"})
+    write_json(paths.no_models(labels), {"reason": "too few labels to train on"})
     write_csv(paths.training_curve(labels), _CURVE_COLUMNS, [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from ecmf_pipeline.core.clips import Corpus
 from ecmf_pipeline.core.console import echo, format_count
 from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.core.predictions import Basis
+from ecmf_pipeline.corpora.tables import read_table
 from ecmf_pipeline.labels.label_model import GIVEN
 from ecmf_pipeline.labels.tables import read_external_votes, write_votes
 from ecmf_pipeline.labels.voters import (
@@ -76,15 +78,21 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
 
 
 def _external_votes(params: Params, corpus: Corpus) -> dict[str, NDArray[np.float64]]:
-    """Read the votes of the csv files in ``vote.sources``, by source."""
+    """Read the votes of the corpus and of the csv files in ``vote.sources``, by source."""
     votes: dict[str, NDArray[np.float64]] = {}
     reserved = _own_sources(params)
-    for path in params.vote.sources:
-        sources, _ = read_external_votes(Path(path), corpus.labels, [clip.clip_id for clip in corpus.clips])
+    for path in (*_corpus_votes(), *map(Path, params.vote.sources)):
+        sources, _ = read_external_votes(path, corpus.labels, [clip.clip_id for clip in corpus.clips])
         if duplicates := sorted((reserved | votes.keys()) & sources.keys()):
             raise InputError(f"{path}: another source has the name {duplicates[0]!r}", "rename the source in the file")
         votes.update(sources)
     return votes
+
+
+def _corpus_votes() -> Iterator[Path]:
+    """Yield the table with the votes that come with the corpus, if it has any."""
+    if paths.CORPUS_VOTES.is_file() and len(read_table(paths.CORPUS_VOTES, ("clip_id", "source")).rows):
+        yield paths.CORPUS_VOTES
 
 
 def _own_sources(params: Params) -> set[str]:

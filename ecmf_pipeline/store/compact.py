@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from itertools import chain, compress, groupby
 from pathlib import Path
@@ -113,6 +113,42 @@ def compact(
         dropped,
         written,
     )
+
+
+def drop_clips(writer: StoreWriter, clip_ids: Set[str]) -> int:
+    """Drop all rows of some clips from one settings group, also from kept parts; return their number.
+
+    Other rows are copied byte by byte into new parts. Kept parts that the group lacks are removed if they have such
+    rows: their other rows are in the group, or are replaced.
+
+    Args:
+        writer: The writer of the store, which holds its lock.
+        clip_ids: The clips.
+
+    Raises:
+        StoreError: If a part is damaged; nothing is changed.
+    """
+    folder = writer.folder
+    parts = read_parts(folder, writer.fingerprint)
+    for error in parts.damaged.values():
+        raise error
+    keep = {name: tuple(clip_id not in clip_ids for clip_id in part.clip_id) for name, part in parts.intact.items()}
+    changed = [name for name, kept in keep.items() if not all(kept)]
+    dropped = sum(kept.count(False) for kept in keep.values())
+    staging = writer.spool.folder
+    staging.mkdir(parents=True, exist_ok=True)
+    for name in parts.superseded:
+        _remove(folder / name, staging)
+    for name in changed:
+        if any(keep[name]):
+            _write_merged({name: keep[name]}, parts, writer)
+        _remove(folder / name, staging)
+    kept_parts = KeptParts(folder)
+    if kept_parts.folder is not None:
+        stored = read_parts(kept_parts.folder, writer.fingerprint)
+        outdated = {name for name, part in stored.intact.items() if not clip_ids.isdisjoint(part.clip_id)}
+        kept_parts.drop(outdated | set(stored.superseded) | set(stored.damaged))
+    return dropped
 
 
 def plan_merges(

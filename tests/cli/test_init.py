@@ -18,7 +18,7 @@ from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.core.paths import DATA
 from ecmf_pipeline.sharing.new_project import IGNORED, make_project
 
-NOT_STAGES = {"status", "init", "encoders", "doctor", "score"}
+NOT_STAGES = {"status", "init", "encoders", "doctor", "score", "forget"}
 
 
 def ecmf_pipe(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:

@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ecmf_pipeline.core.clips import Clip, ClipId, Split, read_manifest, validate_clip_id, write_manifest
+from ecmf_pipeline.core.clips import (
+    Clip,
+    ClipId,
+    Half,
+    Split,
+    content_digest,
+    read_manifest,
+    validate_clip_id,
+    write_manifest,
+)
 from ecmf_pipeline.core.errors import CorpusError, MissingInput
 
 
@@ -33,6 +42,34 @@ def test_manifest_is_sorted_and_its_bytes_are_stable(tmp_path):
     assert not write_manifest(path, reversed(clips))
     assert path.stat().st_mtime_ns == stamp
     assert read_manifest(path) == sorted(clips, key=lambda clip: clip.clip_id)
+
+
+def test_halves_of_a_film_have_digests_of_their_own_but_the_same_sound():
+    digest = "1" * 64
+    assert content_digest(digest, 0, 0) == digest
+    assert content_digest(digest, 1, 2).startswith("113235f27930b398")  # stored features keep it
+    parts = [(0, 0), (1, 2)]
+    assert len({content_digest(digest, *part, half) for part in parts for half in Half}) == 6
+    left, right = (
+        Clip(
+            ClipId("a"),
+            digest=content_digest(digest, 1, 2, half),
+            has_audio=True,
+            file_digest=digest,
+            start=1,
+            end=2,
+            half=half,
+        )
+        for half in (Half.LEFT, Half.RIGHT)
+    )
+    assert left.sound == right.sound
+    assert left.sound.digest == content_digest(digest, 1, 2)
+
+
+def test_manifest_keeps_halves(tmp_path):
+    clips = [Clip(ClipId(f"a{half}"), half=half) for half in Half]
+    write_manifest(tmp_path / "m.csv", clips)
+    assert read_manifest(tmp_path / "m.csv") == clips
 
 
 def test_duplicate_clip_id_is_rejected(tmp_path):

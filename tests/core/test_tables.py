@@ -11,7 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ecmf_pipeline.core.errors import EcmfError, MissingInput
-from ecmf_pipeline.core.tables import as_spreadsheet_text, from_spreadsheet_text, open_table, write_sealed_csv
+from ecmf_pipeline.core.tables import (
+    as_spreadsheet_text,
+    drop_rows,
+    from_spreadsheet_text,
+    open_table,
+    write_sealed_csv,
+)
 
 COMMAND = "ecmf-pipe index"
 
@@ -77,3 +83,16 @@ def test_plain_cells_are_unchanged() -> None:
     for cell in ("", "clip_001", "3 of 4 sources vote", "l'amour", "'", "0.5"):
         assert as_spreadsheet_text(cell) == from_spreadsheet_text(cell) == cell
     assert list(csv.reader([as_spreadsheet_text("@SUM(A1)")])) == [["'@SUM(A1)"]]
+
+
+def test_rows_are_dropped_and_all_other_bytes_stay(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_bytes('\ufeffName;Text\r\na;"x;\r\ny"\r\n\r\nb;"z"\r\na;"'.encode() + b'w"')
+    assert drop_rows(path, lambda row: row.get("name") == "a", dry_run=True) == 2
+    assert path.read_bytes().endswith(b'"w"')
+    assert drop_rows(path, lambda row: row.get("name") == "a") == 2
+    assert path.read_text("utf-8-sig") == 'Name;Text\n\nb;"z"\n'
+    assert path.read_bytes() == '\ufeffName;Text\r\n\r\nb;"z"\r\n'.encode()
+    path.write_bytes(b"name,text\na,\xff\n")
+    with pytest.raises(EcmfError):
+        drop_rows(path, lambda _: True)

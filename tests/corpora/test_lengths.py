@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 
+from ecmf_pipeline.core.clips import Clip, ClipId
 from ecmf_pipeline.corpora.index import IndexResult, index_corpus
-from ecmf_pipeline.corpora.lengths import parse_seconds
+from ecmf_pipeline.corpora.lengths import parse_seconds, spans_past_end
 from ecmf_pipeline.corpora.listing import CorpusListing, FindingKind, count_by_kind
 
 Read = Callable[..., CorpusListing]
@@ -85,3 +87,19 @@ def test_start_and_end_of_meld_are_compared(tmp_path: Path, read: Read) -> None:
     rows = [f'Hi,A,joy,0,{number},"00:00:10,000","00:00:12,000"' for number in (0, 1)]
     (root / "train_sent_emo.csv").write_text("\n".join([header, *rows]))
     assert wrong_clips(index(read(root, "meld"), tmp_path / "cache.json")) == ["train_dia0_utt1"]
+
+
+@dataclass
+class Seconds:
+    duration: float
+
+
+def test_parts_after_the_end_of_their_file_are_reported() -> None:
+    times = {"in": (0, 9), "rounded": (8, 10.9), "longer": (8, 12), "outside": (10, 11), "whole": (0, 0)}
+    clips = [Clip(ClipId(name), "a.avi", start=start, end=end) for name, (start, end) in times.items()]
+    found = list(
+        spans_past_end([*clips, Clip(ClipId("unknown"), "b.avi", start=99, end=100)], {"a.avi": Seconds(10.0)})
+    )
+    assert [(finding.kind, finding.count) for finding in found] == [(FindingKind.WRONG_LENGTH, 1)] * 2
+    assert "'outside from 10 s of 10 s'" in found[0].message
+    assert "'longer to 12 s of 10 s'" in found[1].message

@@ -88,6 +88,14 @@ def test_meld_clips_are_found_in_the_folder_of_their_part(root: Path) -> None:
     assert count_by_kind(corpus.findings)[FindingKind.LABEL_WITHOUT_FILE.value] == 4
 
 
+def test_a_csv_file_may_be_in_the_folder_of_its_part(root: Path) -> None:
+    (root / "train").mkdir()
+    (root / "train_sent_emo.csv").rename(root / "train/train_sent_emo.csv")
+    corpus = listing(root)
+    assert len(corpus.clips) == 6
+    assert FindingKind.UNREAD_FILES not in count_by_kind(corpus.findings)
+
+
 def test_custom_mapping_and_groups_are_used(root: Path) -> None:
     mapping = {"joy": "up", "sadness": "down", "fear": "down", "anger": "down", "disgust": "down"}
     corpus = listing(root, mapping=mapping, groups="speaker")

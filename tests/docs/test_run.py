@@ -36,7 +36,7 @@ STAGES = (
     "evaluate ablate report"
 )
 
-NOT_RUN = {"init", "doctor", "score"}
+NOT_RUN = {"init", "doctor", "review", "score"}
 """Commands of pages that need other files, or time; their own tests run them."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -137,3 +138,15 @@ def test_with_few_known_labels_sources_are_compared_with_the_combined_votes() ->
     assert metrics["sources"]["source0"]["votes"] > 150
     assert "10 of 30 needed labels" in str(vote_source_blocks(metrics)[1])
     assert vote_source_blocks(None) == []
+
+
+@pytest.mark.usefixtures("few_baselines")
+def test_verdicts_that_are_the_given_labels_are_not_a_source_too() -> None:
+    evidence = make_evidence(gold=0, human_labels=120)
+    given = replace(evidence, given=evidence.human_labels, given_are_human=True)
+    without = replace(evidence, given=np.full(CLIPS, -1))
+    for name, scores in compare_methods(given, CONFIG)["methods"].items():
+        assert scores["accuracy"] < 1, name
+    assert GIVEN not in measure_sources(given, LABELS)["sources"]
+    hidden = np.full(CLIPS, -1)
+    np.testing.assert_allclose(given.posterior(given.votes, hidden), without.posterior(given.votes, hidden))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ecmf_pipeline.core.clips import Clip, ClipId, Modality
+from ecmf_pipeline.core.clips import Clip, ClipId, Half, Modality, content_digest
 from ecmf_pipeline.core.errors import ChangedSinceIndex
 from ecmf_pipeline.core.files import sha256_file
 from ecmf_pipeline.extraction.run import input_digests
@@ -70,3 +71,32 @@ def test_another_sound_file_fails_only_the_audio_branch(clip: Clip, tmp_path: Pa
 def test_the_sound_of_a_part_of_a_film_has_a_digest_of_its_own(clip: Clip) -> None:
     parts = [replace(clip, start=start, end=start + 1) for start in (0.0, 1.0)]
     assert len({digests(part)[Modality.AUDIO] for part in (clip, *parts)}) == 3
+
+
+def test_halves_of_a_film_have_features_of_their_own(tmp_path: Path, make_clip: Callable[..., Path]) -> None:
+    photograph = np.zeros((48, 64, 3), np.uint8)
+    photograph[:, 32:] = 200
+    film = make_clip(tmp_path / "two.mp4", pictures=10, photograph=photograph, audio_seconds=0.4)
+    digest = sha256_file(film)
+    brightness: dict[Half, float] = {}
+    inputs = []
+    for half in (Half.LEFT, Half.RIGHT):
+        clip = Clip(
+            ClipId(half.value),
+            film.name,
+            content_digest(digest, 0, 0.3, half),
+            film.stat().st_size,
+            has_video=True,
+            has_audio=True,
+            file_digest=digest,
+            end=0.3,
+            half=half,
+        )
+        inputs.append(digests(clip))
+        view = opened(clip, tmp_path)[Modality.GLOBAL]
+        assert isinstance(view, OpenedView)
+        brightness[half] = float(np.mean(view.prepared))
+    assert brightness[Half.LEFT] < 10
+    assert brightness[Half.RIGHT] > 190
+    assert inputs[0][Modality.GLOBAL] != inputs[1][Modality.GLOBAL]
+    assert inputs[0][Modality.AUDIO] == inputs[1][Modality.AUDIO]

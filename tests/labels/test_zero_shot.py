@@ -11,7 +11,7 @@ from ecmf_pipeline.core.predictions import Basis
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.corpora.labels import labels_in_use
 from ecmf_pipeline.encoders.embedded.mini_xception import EXPRESSIONS
-from ecmf_pipeline.labels.basis import known_labels, training_basis
+from ecmf_pipeline.labels.basis import describe_verdicts, known_labels, training_basis
 from ecmf_pipeline.labels.config import RefineConfig
 from ecmf_pipeline.labels.refine import LabelAction, decide
 from ecmf_pipeline.labels.selection import select_first_clips
@@ -119,6 +119,35 @@ def test_zero_shot_decisions_abstain_below_the_threshold_and_name_their_basis() 
     assert [one.refined_label for one in decisions] == ["x", "", "", "z"]
     assert [one.basis for one in decisions] == [Basis.ZERO_SHOT] * 3 + [Basis.VERDICTS]
     assert all(isinstance(one.decision, LabelAction) for one in decisions)
+
+
+@pytest.mark.parametrize(("above", "labels"), [(0.4, ["", "x"]), (0.0, ["y", "x"])])
+def test_of_two_labels_none_is_chosen_at_chance(above: float, labels: list[str]) -> None:
+    votes = {"llm": np.array([[0.49, 0.51], [0.95, 0.05]])}
+    decisions = decide(
+        assess_without_labels(votes, np.full(2, -1), {}, other=0.7),
+        [Clip(ClipId(name), has_video=True) for name in "ab"],
+        ("x", "y"),
+        RefineConfig(zero_shot_above=above, review_budget=0),
+        families={"llm": "llm"},
+        basis=Basis.ZERO_SHOT,
+    )
+    assert [one.refined_label for one in decisions] == labels
+
+
+def test_first_clips_among_copies_that_differ_by_rounding() -> None:
+    rng = np.random.default_rng(0)
+    features = {"audio": np.repeat(100 * rng.normal(size=(2, 88)), [8, 4], axis=0) + 1e-9 * rng.normal(size=(12, 88))}
+    nobody = np.zeros(12, np.bool_)
+    first = select_first_clips(features, np.zeros(12), ~nobody, nobody, clusters=30)
+    assert [row < 8 for row in first] == [True, False]
+
+
+def test_verdicts_of_one_label_are_not_enough() -> None:
+    one, two = np.zeros(31, np.int64), np.arange(31) % 2
+    assert describe_verdicts(two) == "31 of 30 verdicts"
+    assert "two labels" in describe_verdicts(one)
+    assert "two labels" not in describe_verdicts(one[:29])
 
 
 def test_first_clips_are_one_of_each_cluster_without_a_verdict() -> None:

@@ -1,4 +1,4 @@
-"""The sound of a part of a file is cut from the sound of the whole file."""
+"""The sound and the pictures of a part of a file are cut from those of the whole file."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import av
 import numpy as np
 import pytest
 
+from ecmf_pipeline.core.clips import Half
 from ecmf_pipeline.core.errors import NoAudioStream, SilentAudio
 from ecmf_pipeline.media import clip_reader
 from ecmf_pipeline.media.audio import DecodedSound, read_audio, read_sound
-from ecmf_pipeline.media.clip_reader import ClipReader
+from ecmf_pipeline.media.clip_reader import ClipReader, crop_half
 from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.media.timeline import Span
 
@@ -112,3 +113,25 @@ def test_a_recording_is_decoded_once_for_all_its_parts(tmp_path, voice, monkeypa
     write_sound(path, "pcm_s16le", voice[: 2 * RATE])  # another content
     reader.sound(path, Span(0, 0.5))
     assert reads == ["a.wav", "b.wav", "a.wav"]
+
+
+@pytest.mark.parametrize("size", [(64, 48), (62, 48)])
+@pytest.mark.parametrize("times", [(0.0, 0.0), (0.4, 1.2)])
+def test_a_half_is_cut_from_the_whole_pictures(tmp_path, make_clip, times, size):
+    photograph = np.random.default_rng(7).integers(0, 255, (size[1], size[0], 3), np.uint8)
+    path, reader = make_clip(tmp_path / "a.mp4", pictures=40, photograph=photograph), ClipReader(MEDIA)
+    (whole,) = reader.samplings(path, Span(*times), [4])
+    middle = size[0] // 2
+    for half, expected in ((Half.LEFT, whole.frames[:, :, :middle]), (Half.RIGHT, whole.frames[:, :, middle:])):
+        span = Span(*times, half)
+        (part,) = reader.samplings(path, span, [4])
+        np.testing.assert_array_equal(part.frames, expected)
+        np.testing.assert_array_equal(part.times, whole.times)
+        assert part.frames.flags.c_contiguous
+        np.testing.assert_array_equal(reader.frames_at(path, span, whole.times), expected)
+
+
+def test_an_odd_width_has_halves_of_equal_width():
+    pictures = np.arange(5 * 3, dtype=np.uint8).reshape(1, 1, 5, 3)
+    np.testing.assert_array_equal(crop_half(pictures, Half.LEFT), pictures[:, :, :2])
+    np.testing.assert_array_equal(crop_half(pictures, Half.RIGHT), pictures[:, :, 3:])

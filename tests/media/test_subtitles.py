@@ -122,6 +122,49 @@ def test_speakers_and_sounds_are_not_words(shown: str, words: str) -> None:
     assert clean_words(shown) == words
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("00:00:01 --> 00:00:02", "00:00:02 --> 00:00:03"),
+        ("00:01.000 --> 00:02.000", "00:02,000 --> 00:03,000"),
+        ("0:0:1,0 --> 0:0:2,00", "00:00:02:000 --> 00:00:03:000"),
+        ("-00:00:01,000 --> 00:00:02,000", "00:00:02,0000-->00:00:03,000 X1:100 X2:200"),
+    ],
+)
+def test_times_of_other_spellings_are_no_words(tmp_path: Path, first: str, second: str) -> None:
+    path = tmp_path / "a.srt"
+    path.write_text(f"1\n{first}\nOne<br>1994\n\n2\n{second}\nTwo\n")
+    start = 0.0 if first[0] == "-" else 1.0
+    assert read_cues(path) == [Cue(start, 2.0, "One\n1994"), Cue(2.0, 3.0, "Two")]
+
+
+@pytest.mark.parametrize(
+    "line", ["00:00:0x,000 --> 00:00:03,000", "00:00:02,000", "00:00:02,000 -->", "123:00:02,000 --> 123:00:03,000"]
+)
+def test_times_that_cannot_be_read_are_an_input_error(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "a.srt"
+    path.write_text(f"1\n00:00:01,000 --> 00:00:02,000\nOne\n\n2\n{line}\nTwo\n")
+    with pytest.raises(InputError, match=line):
+        read_cues(path)
+
+
+def test_cues_in_comments_are_no_cues(tmp_path: Path) -> None:
+    path = tmp_path / "a.vtt"
+    path.write_text("WEBVTT\n\nNOTE\n00:01.000 --> 00:02.000\nOld\n\nNOTE 1:5 --> 2\n\n00:01.000 --> 00:02.000\nNew\n")
+    assert read_cues(path) == [Cue(1.0, 2.0, "New")]
+
+
+@pytest.mark.parametrize("name", ["a.ass", "a.mkv"])
+def test_drawings_are_no_words_and_the_words_beside_them_are(tmp_path: Path, name: str) -> None:
+    shown = r"{\k20}Hel{\k30}lo{\p1}m 0 0 l 100 0{\p0}\Nyou"
+    path = tmp_path / name
+    if name == "a.ass":
+        path.write_text(f"[Events]\nDialogue: 0,0:00:01.00,0:00:02.00,Default,,0,0,0,,{shown}\n")
+    else:
+        write_sound_with_subtitles(path, "ass", {"eng": [(1.0, 2.0, shown)]})
+    assert [cue.text for cue in read_cues(path)] == ["Hello\nyou"]
+
+
 def _srt(tmp_path: Path, *cues: tuple[float, float, Sequence[str]]) -> Path:
     path = tmp_path / "a.srt"
     lines = ("\n".join([f"{n}\n00:00:{a:06.3f} --> 00:00:{b:06.3f}", *text, ""]) for n, (a, b, text) in enumerate(cues))

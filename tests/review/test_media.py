@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 
-from ecmf_pipeline.core.clips import Clip, ClipId, content_digest
+from ecmf_pipeline.core.clips import Clip, ClipId, Half, content_digest
 from ecmf_pipeline.core.errors import UnreadableMedia
 from ecmf_pipeline.media.containers import probe_media
+from ecmf_pipeline.media.timeline import WHOLE
 from ecmf_pipeline.review.media import Playable, encode_clip, find_playable
 from ecmf_pipeline.review.transcoding import Target, is_playable, transcode
 from tests.media.film_writing import write_display_matrix
@@ -77,6 +79,20 @@ def test_a_span_of_a_playable_recording_needs_no_copy(tmp_path: Path, make_clip:
     assert found == Playable(tmp_path / "long.mp4", 0.5, 1.5)
 
 
+def test_a_half_of_a_playable_film_is_encoded(tmp_path: Path, make_clip: Callable[..., Path]) -> None:
+    photograph = np.zeros((48, 76, 3), np.uint8)
+    photograph[:, 38:] = 200
+    film = make_clip(tmp_path / "two.mp4", pictures=3, photograph=photograph)
+    for half, grey in ((Half.LEFT, 0), (Half.RIGHT, 200)):
+        clip = clip_of(film, half=half, file_digest="0" * 64)
+        clip = replace(clip, digest=content_digest("0" * 64, 0, 0, half))
+        assert find_playable(clip, tmp_path, tmp_path / "media") is None
+        found = encode_clip(clip, tmp_path, tmp_path / "media").path
+        with av.open(str(found)) as container:
+            assert (container.streams.video[0].width, container.streams.video[0].height) == (38, 48)
+        assert greys(found) == pytest.approx([grey] * 3, abs=4)
+
+
 def test_sound_in_another_file_is_added(old_film: Path, tmp_path: Path, make_clip: Callable[..., Path]) -> None:
     silent = make_clip(tmp_path / "silent.mp4", pictures=20)
     assert is_playable(silent)
@@ -90,7 +106,7 @@ def test_webm_replaces_mp4_if_its_encoders_are_missing(
 ) -> None:
     webm = Target("webm", "libvpx", "libopus", {"deadline": "realtime", "cpu-used": "8", "crf": "20", "b": "1M"})
     monkeypatch.setattr("ecmf_pipeline.review.transcoding.target", lambda: webm)
-    found = transcode(old_film, tmp_path / "media", "x", 0, 0, None)
+    found = transcode(old_film, tmp_path / "media", "x", WHOLE, None)
     assert found.suffix == ".webm"
     assert is_playable(found)
 
@@ -98,7 +114,7 @@ def test_webm_replaces_mp4_if_its_encoders_are_missing(
 def test_a_turned_film_is_upright(tmp_path: Path, make_clip: Callable[..., Path]) -> None:
     path = make_clip(tmp_path / "phone.mp4", pictures=5)
     write_display_matrix(path, 1, mirrored=False)
-    result = transcode(path, tmp_path / "media", "x", 0, 0, None)
+    result = transcode(path, tmp_path / "media", "x", WHOLE, None)
     with av.open(str(result)) as container:
         assert (container.streams.video[0].width, container.streams.video[0].height) == (48, 64)
 
@@ -107,5 +123,5 @@ def test_a_file_that_holds_nothing_leaves_nothing(tmp_path: Path) -> None:
     path = tmp_path / "empty.avi"
     path.write_bytes(b"no film")
     with pytest.raises(UnreadableMedia):
-        transcode(path, tmp_path / "media", "x", 0, 0, None)
+        transcode(path, tmp_path / "media", "x", WHOLE, None)
     assert list((tmp_path / "media").iterdir()) == []

@@ -71,6 +71,14 @@ def test_long_cues_are_cut_into_equal_parts_with_their_words():
     assert spans(cutting) == [(0, 8.333), (8.333, 16.667), (16.667, 25)]
 
 
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [("你今天高兴吗", ["你今", "天高", "兴吗"]), ("我 love 你们 two", ["我", "love 你", "们 two"])],
+)
+def test_chinese_cues_are_cut_between_characters(text, parts):
+    assert [clip.text for clip in cut([Utterance(0, 25, text)], 30, CUES).clips] == parts
+
+
 def test_speech_is_joined_over_short_pauses_and_cut_at_the_longest():
     speech = [Utterance(0, 2), Utterance(2.2, 4), Utterance(6, 10), Utterance(10.3, 14), Utterance(14.1, 18)]
     assert spans(cut(speech, 100, SPEECH)) == [(0, 4), (6, 10), (10.3, 18)]

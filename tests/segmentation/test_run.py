@@ -183,3 +183,13 @@ def test_an_hour_is_searched_for_speech_in_bounded_memory():
     rng = np.random.default_rng(0)
     hour: NDArray[np.float32] = (0.001 * rng.standard_normal(3600 * 16_000)).astype(np.float32)
     assert segmentation.find_speech(hour, 0.5) == []
+
+
+def test_labels_of_parts_and_of_clips_without_file(tmp_path: Path) -> None:
+    (tmp_path / "talk.mp4").touch()
+    (tmp_path / "labels.csv").write_text("name,label,duration\ntalk__00h00m00s000,happy,1\ngone,sad,2\n")
+    parts = {"talk.mp4": CutRecording("d", (Segment(0, 1.5), Segment(2, 3)))}
+    listing = read_corpus(CorpusConfig(kind="folder", root=tmp_path), segments=parts)
+    labels = {str(clip.clip_id): clip.given_label for clip in listing.clips}
+    assert labels == {"gone": "sad", "talk__00h00m00s000": "happy", "talk__00h00m02s000": ""}
+    assert dict(listing.expected_seconds) == {"gone": 2.0}, "the length of a part is known"

@@ -26,6 +26,7 @@ PARAMS = {
     "corpus": {"kind": "folder", "root": "corpus"},
     "models": {"names": ["efficientnet_lite0"]},
     "media": {"frames": 2},
+    "transcribe": {"model": None},
     "extract": {"encoders": {"global": "efficientnet_lite0", "audio": "egemaps"}, "workers": 0},
     "llm": {"model": "llm", "gguf_file": "none.gguf"},  # never loaded, since no clip has a transcript
     "train": {"training": {"folds": 2, "seeds": 1, "epochs": 2}},

@@ -178,6 +178,19 @@ def write_sources(**files: str) -> None:
     Path("params.yaml").write_text(params.replace("lightgbm: null", f"lightgbm: null, sources: [{names}]"))
 
 
+def test_votes_of_the_corpus_are_used_without_being_listed(project: Callable[[int], None]) -> None:
+    project(1)
+    paths.CORPUS_VOTES.parent.mkdir(parents=True, exist_ok=True)
+    paths.CORPUS_VOTES.write_text("clip_id,source\n")
+    vote.run()
+    assert sources() == {"face/linear", "text/linear", "all/linear", "llm"}
+    paths.CORPUS_VOTES.write_text("clip_id,source,p_happy,p_sad\nc00,crowd/voice,0.25,0.75\n")
+    vote.run()
+    assert "crowd/voice" in sources()
+    votes = all_votes(read_labelled_corpus())
+    np.testing.assert_allclose(votes["crowd/voice"][0], [0.25, 0.75])
+
+
 def test_external_votes_are_written_last_and_used_by_all_stages(
     project: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,8 @@ from ecmf_pipeline.cli.main import app
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import read_corpus_description, write_corpus_description
 from ecmf_pipeline.core.errors import InputError, MissingInput
-from ecmf_pipeline.core.files import read_sealed_json, sha256_file, write_sealed_json
+from ecmf_pipeline.core.files import read_sealed_json, sha256_file, write_json, write_sealed_json
+from ecmf_pipeline.stages.shared.status import output_state
 from tests.corpora.test_sidecars import write_sound
 
 UTTERANCES = {
@@ -155,6 +156,25 @@ def test_missing_models_are_reported_with_the_command_of_their_labels(
     with pytest.raises(MissingInput) as caught:
         CliRunner().invoke(app, ["predict", "--text", "I love it.", "--labels", labels], catch_exceptions=False)
     assert caught.value.command == f"ecmf-pipe train --labels {labels}"
+
+
+@pytest.mark.parametrize("labels", ["given", "refined"])
+def test_without_labels_missing_models_ask_for_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, labels: paths.Labels
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text("preset: embedded\n")
+    write_json(paths.no_models(labels), {})
+    with pytest.raises(MissingInput) as caught:
+        CliRunner().invoke(app, ["predict", "--text", "I love it.", "--labels", labels], catch_exceptions=False)
+    assert caught.value.command == "dvc repro"
+    assert output_state(paths.models_trained_on(labels) / "fusion") == "no labels"
+
+
+def test_a_timeline_is_csv_or_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"t\.txt"):
+        CliRunner().invoke(app, ["predict", "--video", "a.mp4", "--timeline", "t.txt"], catch_exceptions=False)
 
 
 def test_missing_model_of_a_transfer_is_reported_with_its_folder(

@@ -7,6 +7,7 @@ import socket
 from pathlib import Path
 
 import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from ecmf_pipeline.core.errors import ModelError
 from ecmf_pipeline.core.weights import WHISPER, embedded_model
@@ -43,6 +44,18 @@ def test_a_transformers_model_of_the_hub_is_refused(tmp_path: Path, monkeypatch:
     assert "--model openai/whisper-small --output_dir whisper-small-ct2" in (caught.value.command or "")
     (snapshot / "config.json").write_text("{}")
     assert config.settings()["weights"] == {"model": "openai/whisper-small", "commit": commit}
+
+
+def test_without_network_the_hint_is_about_transcription(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> str:
+        raise LocalEntryNotFoundError("offline")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ModelError) as caught:
+        TranscribeConfig(model="Systran/faster-whisper-small").source()
+    assert "transcribe.model" in (caught.value.hint or "")
+    assert "transformers" not in (caught.value.hint or "")
 
 
 def test_a_folder_without_tokenizer_is_refused_and_the_hub_is_not_asked(

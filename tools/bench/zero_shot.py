@@ -140,7 +140,7 @@ def read_words(meld: Path, cache: Path) -> World:
 
 def _print_zero_shot(world: World) -> None:
     """Print the accuracy of zero-shot labels, and of each source."""
-    n, threshold = len(world.truth), RefineConfig().zero_shot_above
+    n, threshold = len(world.truth), RefineConfig().zero_shot_threshold(len(world.labels))
     posterior, voted = label(world, np.full(n, ABSTAIN)), has_vote(world)
     right = (posterior.argmax(axis=1) == world.truth) & voted
     answered = voted & (posterior.max(axis=1) >= threshold)

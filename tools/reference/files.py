@@ -165,6 +165,16 @@ FILES = (
         },
     ),
     FileEntry(
+        "data/index/votes.csv",
+        "index",
+        "Votes that come with the corpus (CREMA-D, CH-SIMS), in the format of `vote.sources`; no rows if it has none.",
+        columns={
+            "clip_id": ("text", "Clip."),
+            "source": ("text", "Who voted, such as `crowd/voice` or `people/text`."),
+            "p_<label>": ("number", "Share of the votes on the label."),
+        },
+    ),
+    FileEntry(
         "data/segments/segments.csv",
         "segment",
         "One row for each clip of a recording, and one without times for a recording without clips. Header only if "
@@ -350,6 +360,9 @@ FILES = (
             "candidate": ("integer", "Clips of the submission."),
             "unlabeled": ("integer", "The others."),
             "findings": ("mapping", "Clips, rows or files of each kind of finding."),
+            "languages": ("mapping", "Number of transcripts in each language."),
+            "translation_language": ("text", "Language of the translations; empty without any."),
+            "splits": ("text", "Groups and splits of a published corpus; empty for other corpora."),
         },
     ),
     FileEntry(
@@ -390,6 +403,7 @@ FILES = (
         keys={
             "weighted_f1": ("number", "Weighted F1 of the fusion model trained on refined labels: the main figure."),
             "accuracy": ("number", "Its accuracy."),
+            "basis": ("text", "What the models were trained on; `zero-shot`: nothing of this corpus, and other keys."),
             "clips": ("integer", "Clips that are scored."),
             "judged_by": ("`gold` or `given`", "The labels that predictions are compared with."),
             "model": ("text", "The labels that the model of the main figure was trained on."),

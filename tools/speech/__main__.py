@@ -25,6 +25,7 @@ from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.corpora.sample.config import SampleConfig
 from ecmf_pipeline.corpora.sample.plan import plan_clips
 from ecmf_pipeline.media.audio import read_audio
+from ecmf_pipeline.media.clip_reader import ClipReader
 from ecmf_pipeline.media.config import SAMPLE_RATE, MediaConfig
 from ecmf_pipeline.runner import Target
 from ecmf_pipeline.transcription.config import EMBEDDED, TranscribeConfig
@@ -58,7 +59,7 @@ def _transcribe(recogniser: Recogniser, config: TranscribeConfig, path: Path) ->
     from ecmf_pipeline.core.files import sha256_file
 
     recording = Recording(path, sha256_file(path), path.stat().st_size, (Target("clip", "words", ""),))
-    return assess_transcript(recogniser.recognise("", recording.read(MediaConfig())), config)
+    return assess_transcript(recogniser.recognise("", recording.read(ClipReader(MediaConfig()))), config)
 
 
 def add_noise(samples: Samples, snr: float, rng: np.random.Generator) -> Samples:

@@ -75,6 +75,8 @@ def fetch(model: EmbeddedModel, folder: Path) -> bool:
             if cache is not None:
                 _add_to_cache(model, cache, new)
         final = folder / model.name
+        if model.is_present(folder):  # another process fetched it at the same time, and may use it already
+            return False
         if final.exists():
             shutil.rmtree(final)
         new.rename(final)

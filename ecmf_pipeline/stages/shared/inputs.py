@@ -27,7 +27,7 @@ from ecmf_pipeline.core.files import read_sealed_json, sha256_file
 from ecmf_pipeline.core.predictions import Basis, PredictionTable
 from ecmf_pipeline.encoders.config import E5Config, TextConfig
 from ecmf_pipeline.extraction.features import FeatureOrigin, StoredFeatures, open_features, open_store
-from ecmf_pipeline.labels.basis import can_train, known_labels, training_basis
+from ecmf_pipeline.labels.basis import can_train, describe_verdicts, known_labels, training_basis
 from ecmf_pipeline.labels.label_model import Assessment, assess
 from ecmf_pipeline.labels.tables import read_decisions, read_votes
 from ecmf_pipeline.labels.verdicts import MIN_GOLD, Verdicts, combine_answers, read_answers, verdicts_path
@@ -127,7 +127,7 @@ def echo_nothing_to_train(stage: str, labelled: LabelledCorpus) -> None:
     """Print that a stage has nothing to do, because there are too few labels to train on."""
     n_known = int((labelled.known >= 0).sum())
     echo(
-        f"{stage}: {'too few' if n_known else 'no'} labels: nothing to train; {n_known} of {MIN_GOLD} verdicts, the "
+        f"{stage}: {'too few' if n_known else 'no'} labels: nothing to train; {describe_verdicts(labelled.known)}; the "
         "labels of `refine` are zero-shot, unverified"
     )
 
@@ -321,6 +321,12 @@ def refined_sha256() -> str:
 
 def missing_models(labels: paths.Labels) -> MissingInput:
     """Return the error that no models were trained on these labels."""
+    if paths.no_models(labels).is_file():
+        return MissingInput(
+            f"{paths.models_trained_on(labels)} holds no models: there were too few labels to train on",
+            f"write labels for {MIN_GOLD} clips of {paths.NEXT} into {paths.VERDICTS}, then run the pipeline",
+            command="dvc repro",
+        )
     return MissingInput(
         f"{paths.models_trained_on(labels)} holds no models",
         f"train the models on {labels} labels",

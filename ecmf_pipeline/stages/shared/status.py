@@ -38,7 +38,13 @@ def stage_rows(params: Params) -> Iterator[Row]:
     yield "index", len(clips) - quarantined - without_file, 0, without_file, quarantined
     yield from _clip_rows(params, clips)
     for name, path in _outputs():
-        yield name, "yes" if path.exists() else "no", "", "", ""
+        yield name, output_state(path), "", "", ""
+
+
+def output_state(path: Path) -> str:
+    """Return whether a stage is done; ``no labels`` if there was nothing to train."""
+    has_nothing_to_train = (path.parent / paths.NO_MODELS).is_file()
+    return "no labels" if has_nothing_to_train else "yes" if path.exists() else "no"
 
 
 def _clip_rows(params: Params, clips: list[Clip]) -> Iterator[Row]:
