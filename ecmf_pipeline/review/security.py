@@ -232,7 +232,7 @@ class Guard:
         access = self._access
         if not access.knows_host(request.headers.get("host", "")):
             return PlainTextResponse(
-                "Use the host and port of the URL that `ecmf-pipe review` prints, and the same port if ssh forwards it.\n",
+                "Use the host and port of the URL that `ecmf-pipe review` prints, the same port if ssh forwards it.\n",
                 421,
             )
         path = request.url.path
