@@ -42,6 +42,9 @@ OTHER_ANSWERS = (UNSURE, BAD_CLIP, NO_EMOTION)
 MIN_GOLD = 30
 """Minimum number of gold labels for calibrated probabilities."""
 
+MAX_SECONDS = 3600.0
+"""Longest time of an answer; a longer one is not that of a person who looked at the clip."""
+
 _NEUTRAL = ("neutral", "neu", "中性", "平静")
 _HINT = "correct the file, or remove it from params.yaml"
 
@@ -175,11 +178,7 @@ def parse_answers(table: Table, labels: Sequence[str], clip_ids: Sequence[str]) 
             if name in unsigned:
                 raise wrong("the clip occurs twice")
             unsigned.add(name)
-        try:
-            duration = parse_number(seconds or "0")
-        except ValueError:
-            raise wrong(f"seconds is {seconds!r}, not a number") from None
-        answers.append(Answer(name, found, from_spreadsheet_text(reviewer), time, duration, digest))
+        answers.append(Answer(name, found, from_spreadsheet_text(reviewer), time, read_seconds(seconds), digest))
     known = set(clip_ids)
     inside = [answer for answer in answers if answer.clip_id in known]
     if answers and not inside:
@@ -189,6 +188,17 @@ def parse_answers(table: Table, labels: Sequence[str], clip_ids: Sequence[str]) 
             "use the clip ids of data/manifest.csv, or remove the file from params.yaml",
         )
     return inside, [*dict.fromkeys(answer.clip_id for answer in answers if answer.clip_id not in known)]
+
+
+def read_seconds(cell: str) -> float:
+    """Return a number of seconds, also with a decimal comma; 0 (unknown) if the cell holds something else.
+
+    Spreadsheets turn such numbers into dates; labels are not lost for that.
+    """
+    try:
+        return round(parse_number(cell.replace(",", ".") or "0", high=MAX_SECONDS), 1)
+    except ValueError:
+        return 0.0
 
 
 def latest_answers(answers: Iterable[Answer]) -> dict[tuple[str, str], Answer]:

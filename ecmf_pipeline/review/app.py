@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl
+from weakref import WeakValueDictionary
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -24,26 +26,37 @@ from starlette.staticfiles import StaticFiles
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip
-from ecmf_pipeline.core.errors import ClipError, EcmfError, StoreBusy
+from ecmf_pipeline.core.errors import ClipError, EcmfError, StoreBusy, WorkerCrashed
 from ecmf_pipeline.core.files import FileState
-from ecmf_pipeline.labels.verdicts import BAD_CLIP, MIN_GOLD, NO_EMOTION, UNSURE, Answer, neutral_label, other_answers
+from ecmf_pipeline.labels.verdicts import (
+    BAD_CLIP,
+    MAX_SECONDS,
+    MIN_GOLD,
+    NO_EMOTION,
+    UNSURE,
+    Answer,
+    neutral_label,
+    other_answers,
+)
 from ecmf_pipeline.review.agreement import measure_agreement
 from ecmf_pipeline.review.catalog import Filters
 from ecmf_pipeline.review.effect import estimate_effect
 from ecmf_pipeline.review.faces import FaceStrip, cut_faces
 from ecmf_pipeline.review.media import Playable, describe, encode_clip, find_playable
-from ecmf_pipeline.review.project import CACHE, Project
-from ecmf_pipeline.review.security import Access, Guard, clean_reviewer
+from ecmf_pipeline.review.project import CACHE, Project, UnknownAnswer
+from ecmf_pipeline.review.security import Access, Guard, client_network
 from ecmf_pipeline.review.transcoding import MEDIA_TYPES
+from ecmf_pipeline.review.verdict_log import clean_reviewer
 from ecmf_pipeline.review.words import find_spoken_words
 from ecmf_pipeline.review.workers import Workers
+
+Result = TypeVar("Result")
 
 _LETTERS = "acdefghijklmopqtwxy"
 """Keys of the labels after the tenth: all letters that are not keys of something else."""
 _OTHER_KEYS = {UNSURE: "u", BAD_CLIP: "b", NO_EMOTION: "n"}
 _MAX_BODY = 20_000
 _MAX_AHEAD = 5
-_MAX_SECONDS = 3600.0
 _KEPT_STRIPS = 16
 
 
@@ -98,7 +111,8 @@ class ReviewApp:
         self._project, self._access, self._options, self._workers = project, access, options, workers
         self._encoding: dict[str, Future[Playable]] = {}
         self._strips: dict[tuple[str, str], Future[FaceStrip | None]] = {}
-        self._login_lock = asyncio.Lock()  # wrong passwords take a second each, also if many are tried at once
+        # Wrong passwords of a machine take a second each, also if it tries many at once; others do not wait for it.
+        self._logins: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._effect: tuple[object, Future[dict[str, Any]]] | None = None
         self._templates = Environment(
             loader=PackageLoader("ecmf_pipeline.review"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
@@ -189,7 +203,7 @@ class ReviewApp:
             name, password = clean_reviewer(form.get("name", "")), form.get("password", "")
             if not name:
                 problem = "Enter your name: it is stored with your answers."
-            elif await self._check_password(password):
+            elif await self._check_password(request, password):
                 response = RedirectResponse("/", 303)
                 self._access.set_session(response)
                 self._access.set_reviewer(response, name)
@@ -198,8 +212,10 @@ class ReviewApp:
                 problem = "This is not the password."
         return self._html("login.html", problem=problem)
 
-    async def _check_password(self, password: str) -> bool:
-        async with self._login_lock:
+    async def _check_password(self, request: Request, password: str) -> bool:
+        network = client_network(request.client.host if request.client else "")
+        lock = self._logins.setdefault(network, asyncio.Lock())
+        async with lock:
             return await self._access.check_password(password)
 
     async def _icon(self, request: Request) -> Response:  # noqa: ARG002
@@ -258,7 +274,7 @@ class ReviewApp:
             sent.name,
             sent.label,
             self._name(request),
-            seconds=min(sent.seconds, _MAX_SECONDS),
+            seconds=min(sent.seconds, MAX_SECONDS),
             digest=sent.digest,
         )
         stored = await run_in_threadpool(self._project.record, answer)
@@ -277,9 +293,9 @@ class ReviewApp:
             FileState.of(path) if path.is_file() else None
             for path in (self._project.log.path, paths.REFINED, paths.VOTES, paths.PARAMS)
         ]
-        if self._effect is None or self._effect[0] != state or self._effect[1].exception is None:
+        if self._effect is None or self._effect[0] != state or _has_failed(self._effect[1]):
             self._effect = (state, self._workers.submit(estimate_effect))
-        return JSONResponse(await asyncio.wrap_future(self._effect[1]))
+        return JSONResponse(await _result(self._effect[1]))
 
     # Media
 
@@ -293,7 +309,7 @@ class ReviewApp:
                 encoding = self._workers.submit(encode_clip, clip, self._project.root, cache)
                 self._encoding[clip.clip_id] = encoding
                 encoding.add_done_callback(lambda _: self._encoding.pop(clip.clip_id, None))
-            playable = await asyncio.shield(asyncio.wrap_future(encoding))
+            playable = await _result(encoding)
         media_type = MEDIA_TYPES.get(playable.path.suffix[1:].lower(), "application/octet-stream")
         headers = {"cache-control": "private, max-age=3600", "vary": "cookie"}
         return FileResponse(playable.path, media_type=media_type, headers=headers)
@@ -301,7 +317,7 @@ class ReviewApp:
     async def _cutting(self, request: Request) -> Future[FaceStrip | None]:
         clip = await run_in_threadpool(self._project.clip, request.path_params["name"])
         key = (clip.clip_id, clip.digest)
-        if key not in self._strips:
+        if key not in self._strips or _has_failed(self._strips[key]):
             while len(self._strips) >= _KEPT_STRIPS:
                 self._strips.pop(next(iter(self._strips)))
             self._strips[key] = self._workers.submit(cut_faces, clip)
@@ -312,14 +328,14 @@ class ReviewApp:
         cutting = await self._cutting(request)
         if not cutting.done():
             return JSONResponse({"ready": False, "times": [], "scores": []})
-        strip = cutting.result()
+        strip = await _result(cutting)
         return JSONResponse(
             {"ready": True, "times": strip.times if strip else [], "scores": strip.scores if strip else []}
         )
 
     async def _strip(self, request: Request) -> Response:
         cutting = await self._cutting(request)
-        strip = await asyncio.shield(asyncio.wrap_future(cutting))
+        strip = await _result(cutting)
         if strip is None:
             raise HTTPException(404, "there are no face crops of this clip")
         return Response(strip.picture, media_type="image/jpeg", headers={"cache-control": "private, max-age=600"})
@@ -339,6 +355,8 @@ class ReviewApp:
 
     async def _explain(self, request: Request, error: Exception) -> Response:
         status = 404 if isinstance(error, ClipError) else 503 if isinstance(error, StoreBusy) else 409
+        if isinstance(error, UnknownAnswer):
+            status = 422  # the page drops the answer, which would hold up those behind it
         if isinstance(error, ClipError):
             text = describe(error)
         elif isinstance(error, EcmfError):
@@ -350,6 +368,22 @@ class ReviewApp:
             response.status_code = status
             return response
         return JSONResponse({"problem": text}, status)
+
+
+async def _result(job: Future[Result]) -> Result:
+    """Wait for a job of a worker, which goes on if the browser leaves.
+
+    Raises:
+        WorkerCrashed: If the worker process ends, probably in a decoder.
+    """
+    try:
+        return await asyncio.shield(asyncio.wrap_future(job))
+    except BrokenProcessPool:
+        raise WorkerCrashed("the process that worked on this has crashed") from None
+
+
+def _has_failed(job: Future[Any]) -> bool:
+    return job.done() and (job.cancelled() or job.exception() is not None)
 
 
 async def _body(request: Request, content_type: str = "application/json") -> bytes:
@@ -371,13 +405,16 @@ async def _body(request: Request, content_type: str = "application/json") -> byt
 @lru_cache(maxsize=256)
 def _known_playable(clip: Clip, root: Path, cache: Path, state: FileState) -> Playable:  # noqa: ARG001
     found = find_playable(clip, root, cache)
-    if found is None:
+    if found is None or found.path.parent == cache:
         raise LookupError
     return found
 
 
 def _find_playable(clip: Clip, root: Path, cache: Path) -> Playable | None:
-    """Return what the browser plays; files that it plays as they are, are opened once, not for each byte range."""
+    """Return what the browser plays; files that it plays as they are, are opened once, not for each byte range.
+
+    Copies are looked up each time: they are removed if the cache is full.
+    """
     try:
         return _known_playable(clip, root, cache, FileState.of(root / clip.path))
     except (LookupError, OSError):

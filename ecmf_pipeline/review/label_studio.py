@@ -8,6 +8,7 @@ control of the labelling interface.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,14 @@ from ecmf_pipeline.core.console import echo, format_count
 from ecmf_pipeline.core.errors import InputError, MissingInput
 from ecmf_pipeline.core.files import parse_json, read_text, write_atomic, write_json
 from ecmf_pipeline.corpora.tables import Table, read_table
-from ecmf_pipeline.labels.verdicts import Answer, latest_answers, other_answers, parse_answers, verdicts_path
+from ecmf_pipeline.labels.verdicts import (
+    Answer,
+    latest_answers,
+    other_answers,
+    parse_answers,
+    read_seconds,
+    verdicts_path,
+)
 from ecmf_pipeline.review.catalog import Filters
 from ecmf_pipeline.review.project import Project
 from ecmf_pipeline.review.verdict_log import VerdictLog
@@ -31,6 +39,8 @@ _CONTROL = "label"
 """Name of the choices in the labelling interface: ``from_name`` of a result, and a column of JSON-MIN and csv."""
 _OBJECT = "clip"
 """Name of the media in the labelling interface: ``to_name`` of a result."""
+_TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d")
+_DIGEST = re.compile(r"[0-9a-f]{1,64}\Z")
 _REVIEWER_KEYS = ("reviewer", "annotator", "completed_by")
 
 
@@ -150,12 +160,26 @@ def _check(path: Path, rows: Sequence[Answer], log: VerdictLog, reviewer: str) -
         path,
         ("name", "label", "reviewer", "time", "seconds", "digest"),
         tuple(
-            (row.clip_id, row.label, row.reviewer or reviewer, row.time, str(row.seconds), row.digest) for row in rows
+            (
+                row.clip_id,
+                row.label,
+                row.reviewer or reviewer,
+                _matching(_TIME, row.time),
+                str(row.seconds),
+                _matching(_DIGEST, row.digest),
+            )
+            for row in rows
         ),
         lines=tuple(range(2, len(rows) + 2)),
     )
-    answers, unknown = parse_answers(table, log.labels, log.clip_ids())
+    answers, unknown = parse_answers(table, log.labels(), log.clip_ids())
     return list(latest_answers(answers).values()), unknown
+
+
+def _matching(pattern: re.Pattern[str], text: str) -> str:
+    """Return the part of a text that has a form; empty if there is none."""
+    found = pattern.match(text)
+    return found[0] if found else ""
 
 
 def _csv_answers(path: Path) -> list[Answer]:
@@ -165,7 +189,7 @@ def _csv_answers(path: Path) -> list[Answer]:
     times = table.column("time" if "time" in table.columns else "updated_at")
     columns = (table.column("name"), table.column("label"), reviewers, times, seconds, table.column("digest"))
     return [
-        Answer(name, label, who, time, _seconds(path, spent), digest)
+        Answer(name, label, who, time, read_seconds(spent), digest)
         for name, label, who, time, spent, digest in zip(*columns, strict=True)
     ]
 
@@ -180,7 +204,7 @@ def _json_answers(path: Path) -> list[Answer]:
     answers = []
     for number, task in enumerate(tasks, start=1):
         try:
-            answers += list(_answers_of(path, task))
+            answers += list(_answers_of(task))
         except (KeyError, TypeError, AttributeError, IndexError) as error:
             raise InputError(
                 f"{path}: task {number} is not one of the exported tasks ({error!r})",
@@ -191,10 +215,10 @@ def _json_answers(path: Path) -> list[Answer]:
     return answers
 
 
-def _answers_of(path: Path, task: Mapping[str, Any]) -> Iterator[Answer]:
+def _answers_of(task: Mapping[str, Any]) -> Iterator[Answer]:
     if "annotations" not in task:  # JSON-MIN: one flat record for each annotation
         if _CONTROL in task:
-            yield _answer(path, task["name"], task[_CONTROL], task, task.get("digest", ""))
+            yield _answer(task["name"], task[_CONTROL], task, task.get("digest"))
         return
     data = task["data"]
     for annotation in task["annotations"]:
@@ -205,20 +229,17 @@ def _answers_of(path: Path, task: Mapping[str, Any]) -> Iterator[Answer]:
                 choices = result["value"]["choices"]
                 if len(choices) != 1:
                     raise ValueError(f"{len(choices)} choices for one clip: {json.dumps(choices)}")
-                yield _answer(path, data["name"], choices[0], annotation, data.get("digest", ""))
+                yield _answer(data["name"], choices[0], annotation, data.get("digest"))
 
 
-def _answer(path: Path, name: str, label: str, annotation: Mapping[str, Any], digest: str) -> Answer:
+def _answer(name: object, label: object, annotation: Mapping[str, Any], digest: object) -> Answer:
     who = next((annotation[key] for key in _REVIEWER_KEYS if annotation.get(key) is not None), "")
     if isinstance(who, dict):
         who = who.get("email") or who.get("id") or ""
-    time = str(annotation.get("updated_at") or annotation.get("created_at") or "")[:19]
-    spent = _seconds(path, str(annotation.get("lead_time") or ""))
-    return Answer(name, str(label), f"label-studio {who}" if isinstance(who, int) else str(who), time, spent, digest)
-
-
-def _seconds(path: Path, cell: str) -> float:
-    try:
-        return round(float(cell or 0), 1)
-    except ValueError:
-        raise InputError(f"{path}: {cell!r} is not a number of seconds") from None
+    if not isinstance(name, str) or not isinstance(label, str):
+        raise TypeError(f"{name!r} or {label!r} is not a text")
+    spent = read_seconds(str(annotation.get("lead_time") or ""))
+    time = str(annotation.get("updated_at") or annotation.get("created_at") or "")
+    return Answer(
+        name, label, f"label-studio {who}" if isinstance(who, int) else str(who), time, spent, str(digest or "")
+    )

@@ -37,6 +37,10 @@ class Progress:
     answered: int
 
 
+class UnknownAnswer(InputError):
+    """The clip or the label of an answer is not in the project, so sending the answer again is of no use."""
+
+
 class Project:
     """The clips and answers of the project in the current directory.
 
@@ -59,13 +63,13 @@ class Project:
         self._refined: RowFile | None = None
         self.problem = ""
         self._refresh()
-        self.log = VerdictLog(verdicts, CACHE / "verdicts.lock", self.labels, self._clip_ids)
+        self.log = VerdictLog(verdicts, CACHE / "verdicts.lock", lambda: self.labels, self._clip_ids)
 
     def _refresh(self) -> None:
         """Open the tables again if a stage has written them."""
         states = [
             FileState.of(path) if path.is_file() else None
-            for path in (paths.MANIFEST, paths.REFINED, paths.NEXT, paths.TRANSCRIPTS)
+            for path in (paths.MANIFEST, paths.CORPUS, paths.REFINED, paths.NEXT, paths.TRANSCRIPTS)
         ]
         if states == self._states:
             return
@@ -148,17 +152,23 @@ class Project:
         with self._lock:
             return dict(self.log.answers())
 
+    def reviewer(self, name: str) -> str:
+        """Return a reviewer's name as it is in the file of answers."""
+        with self._lock:
+            return self.log.reviewer(name)
+
     def record(self, answer: Answer) -> int:
         """Append an answer unless the reviewer has already given it; return the number of appended rows.
 
         Raises:
-            InputError: If the clip or the label is unknown, or the file of answers is damaged.
+            UnknownAnswer: If the clip or the label is unknown.
+            InputError: If the file of answers is damaged.
         """
         if answer.label not in {*self.labels, *other_answers(self.labels), ""}:
-            raise InputError(f"unknown label {answer.label!r}")
+            raise UnknownAnswer(f"unknown label {answer.label!r}")
         with self._lock:
             if self._manifest.find(answer.clip_id) is None:
-                raise InputError(f"no clip {answer.clip_id!r} in {paths.MANIFEST}")
+                raise UnknownAnswer(f"no clip {answer.clip_id!r} in {paths.MANIFEST}")
             return self.log.record([answer])
 
     def queue(self, filters: Filters, reviewer: str, skip: Collection[str], count: int) -> list[str]:
@@ -175,7 +185,7 @@ class Project:
             catalog = self._catalog
         if any(filters):
             catalog = self.catalog(wait=True)
-        answers = self.answers()
+        answers, reviewer = self.answers(), self.reviewer(reviewer)
         skipped = set(skip)
         unsure: list[str] = []
 
@@ -200,7 +210,7 @@ class Project:
         catalog = self.catalog()
         if catalog is None:
             return None
-        answers = self.answers()
+        answers, reviewer = self.answers(), self.reviewer(reviewer)
         if filters.kind == "reviewers":  # the clips change with each answer
             matching = {clip.clip_id: clip for clip in self._matching(catalog, filters, answers)}
         else:
@@ -246,7 +256,7 @@ class Project:
         clip = self.clip(clip_id)
         with self._lock:
             refined = (self._refined.find(clip_id) if self._refined else None) or {}
-        answers = self.answers()
+        answers, reviewer = self.answers(), self.reviewer(reviewer)
         mine = answers.get((clip_id, reviewer))
         is_mine_outdated = mine is not None and is_outdated(mine, clip.digest)
         return {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import mmap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,10 +10,10 @@ from ecmf_pipeline.core.errors import InputError, MissingInput
 
 
 class RowFile:
-    """A csv file of this project whose first column is a unique clip id; the file is mapped, not read.
+    """A csv file of this project whose first column is a unique clip id; only rows that are looked up are parsed.
 
-    Rows are single lines sorted by clip id, as `index` and `refine` write them. A file that is replaced by
-    another keeps its content for the owner of this object.
+    The file is read, not mapped: the server would be killed if an editor shortened it. Rows are single lines sorted by
+    clip id, as `index` and `refine` write them.
 
     Args:
         path: The file.
@@ -29,12 +28,11 @@ class RowFile:
         self.path = path
         self.command = command
         try:
-            with path.open("rb") as file:
-                self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._bytes = path.read_bytes()
         except FileNotFoundError:
             raise MissingInput(f"{path} does not exist", "run the stage that writes it", command=command) from None
-        except ValueError:
-            raise InputError(f"{path} is empty", "write it again", command=command) from None
+        if not self._bytes:
+            raise InputError(f"{path} is empty", "write it again", command=command)
         self.columns = self._parse(self._bytes[: self._line_end(0)])
         self._first_row = self._line_end(0) + 1
 

@@ -20,16 +20,16 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ecmf_pipeline.core.files import hide_folder
+from ecmf_pipeline.review.verdict_log import clean_reviewer
 
 PASSWORD = "ECMF_REVIEW_PASSWORD"
 """Environment variable with the password that other machines need."""
 CSRF_HEADER = "x-review-token"
-MAX_NAME = 60
-"""Maximum length of a reviewer's name."""
+REVIEWER_HEADER = "x-reviewer"
 
 _HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -41,6 +41,11 @@ _HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
 }
+_OPEN = """<!doctype html>
+<html lang="en">
+<head><meta charset="utf-8"><meta http-equiv="refresh" content="0;url=/"><title>Review clips</title></head>
+<body><a href="/">Review clips</a></body></html>
+"""
 _SECRET_BYTES = 32
 _FAILED_LOGIN_SECONDS = 1.0
 
@@ -53,6 +58,15 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def client_network(host: str) -> str:
+    """Return what stands for one client: its IPv4 address, or its IPv6 network, of which it may use all addresses."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    return str(address if address.version == 4 else ipaddress.ip_network((int(address), 64), strict=False))
 
 
 def read_secret(path: Path) -> bytes:
@@ -115,7 +129,7 @@ class Access:
     @property
     def project_id(self) -> str:
         """Name under which a browser keeps unsent answers of this project."""
-        return self._derived("project")[:16]
+        return hashlib.sha256(os.fsencode(Path.cwd())).hexdigest()[:16]
 
     def _derived(self, purpose: str) -> str:
         return hmac.new(self.secret, f"{purpose} {self.password}".encode(), hashlib.sha256).hexdigest()
@@ -162,8 +176,13 @@ class Access:
         )
 
     def reviewer(self, request: Request, default: str) -> str:
-        """Return the name of the reviewer."""
-        return clean_reviewer(unquote(request.cookies.get(self.reviewer_cookie, ""))) or default
+        """Return the name of the reviewer.
+
+        A page names the reviewer that it shows: all tabs of the browser share the cookie, and the next server may have
+        another default.
+        """
+        name = request.headers.get(REVIEWER_HEADER, "") or request.cookies.get(self.reviewer_cookie, "")
+        return clean_reviewer(unquote(name)) or default
 
     def set_session(self, response: Response) -> None:
         """Add the cookie to a response."""
@@ -181,12 +200,6 @@ class Access:
             return True
         await asyncio.sleep(_FAILED_LOGIN_SECONDS)
         return False
-
-
-def clean_reviewer(name: str) -> str:
-    """Return a reviewer's name on one line, without control characters, at most `MAX_NAME` characters long."""
-    printable = "".join(character if character.isprintable() else " " for character in name)
-    return " ".join(printable.split())[:MAX_NAME].strip()
 
 
 class Guard:
@@ -218,7 +231,10 @@ class Guard:
     def _rejection(self, request: Request) -> Response | None:
         access = self._access
         if not access.knows_host(request.headers.get("host", "")):
-            return PlainTextResponse("This server has another name.", 421)
+            return PlainTextResponse(
+                "Use the host and port of the URL that `ecmf-pipe review` prints, the same port if ssh forwards it.\n",
+                421,
+            )
         path = request.url.path
         if path.startswith("/static/") or path == "/favicon.ico":
             return None
@@ -229,7 +245,8 @@ class Guard:
             is_own = request.method != "POST" or request.headers.get("origin") == own
             return None if is_own else PlainTextResponse("This form was sent from another site.", 403)
         if path == "/" and not access.password and _equal(request.query_params.get("token", ""), access.token):
-            response = RedirectResponse("/", 303, {"cache-control": "no-store"})
+            # Not a redirect: after a link on another site, such as a terminal in the browser, it would lack the cookie.
+            response = HTMLResponse(_OPEN, headers={"cache-control": "no-store"})
             access.set_session(response)
             return response
         if not access.has_session(request):

@@ -37,12 +37,13 @@ def run(*, host: str, port: int | None, reviewer: str, show_others: bool, open_b
         import uvicorn
 
         from ecmf_pipeline.review.app import Options, ReviewApp
-        from ecmf_pipeline.review.security import PASSWORD, Access, clean_reviewer, is_loopback, read_secret
+        from ecmf_pipeline.review.security import PASSWORD, Access, is_loopback, read_secret
     except ImportError as error:
         raise MissingInput(
             f"the review page needs the package {error.name}", command='pip install "ecmf-pipeline[review]"'
         ) from error
     from ecmf_pipeline.review.project import CACHE, Project
+    from ecmf_pipeline.review.verdict_log import clean_reviewer
     from ecmf_pipeline.review.workers import Workers
 
     params = load_params()
@@ -55,6 +56,10 @@ def run(*, host: str, port: int | None, reviewer: str, show_others: bool, open_b
             "choose one; or keep the default host and forward its port by ssh -L",
             command=f"{PASSWORD}=... ecmf-pipe review --host {host}",
         )
+    try:
+        password.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{PASSWORD} is not UTF-8, so no browser could send it", "choose another password") from None
     workers = Workers()
     try:
         project = Project(params.corpus.root, verdicts_path(params.refine.verdicts) or paths.VERDICTS, workers)

@@ -11,9 +11,10 @@ import errno
 import io
 import os
 import time
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,8 +24,16 @@ from ecmf_pipeline.core.tables import as_spreadsheet_text
 from ecmf_pipeline.corpora.tables import EXCEL_EXTENSIONS, SYNONYMS, Table, read_table
 from ecmf_pipeline.labels.verdicts import COLUMNS, Answer, latest_answers, parse_answers
 
+MAX_NAME = 60
+"""Maximum length of a reviewer's name."""
 _LOCK_SECONDS = 10.0
 """Longest wait for another server that is writing."""
+
+
+def clean_reviewer(name: str) -> str:
+    """Return a reviewer's name on one line, without control characters, at most `MAX_NAME` characters long."""
+    printable = "".join(character if character.isprintable() else " " for character in name)
+    return " ".join(unicodedata.normalize("NFC", printable).split())[:MAX_NAME].strip()
 
 
 @dataclass(slots=True)
@@ -34,35 +43,46 @@ class VerdictLog:
     Attributes:
         path: The csv file; it need not exist.
         lock: The lock file of its writers.
-        labels: The labels of the corpus.
+        labels: Returns the labels of the corpus.
         clip_ids: Returns the clips of the manifest.
     """
 
     path: Path
     lock: Path
-    labels: Sequence[str]
+    labels: Callable[[], Sequence[str]]
     clip_ids: Callable[[], Sequence[str]]
-    _state: FileState | None = field(default=None, init=False)
+    _state: tuple[FileState | None, Sequence[str]] = field(default=(None, ()), init=False)
     _answers: dict[tuple[str, str], Answer] = field(default_factory=dict, init=False)
     _header: tuple[str, ...] = field(default=(), init=False)
     """Columns of the file if rows can be appended to it; empty if it must be written in this form first."""
 
     def answers(self) -> dict[tuple[str, str], Answer]:
-        """Return the answers that count, by clip and reviewer, in order of time; the file is read if it has changed.
+        """Return the answers that count, by clip and reviewer, in order of time.
+
+        The file is read if it or the labels have changed.
 
         Raises:
             InputError: If a person has damaged the file; it is not changed.
         """
-        state = FileState.of(self.path) if self.path.is_file() else None
+        state = (FileState.of(self.path) if self.path.is_file() else None, self.labels())
         if state != self._state:
             self._answers, self._header = {}, ()
-            self._state = None
-            if state is not None:
+            self._state = (None, ())
+            if state[0] is not None:
                 table = self._read()
-                self._answers = latest_answers(parse_answers(table, self.labels, self.clip_ids())[0])
+                self._answers = latest_answers(parse_answers(table, self.labels(), self.clip_ids())[0])
                 self._header = _appendable_header(self.path)
             self._state = state
         return self._answers
+
+    def reviewer(self, name: str) -> str:
+        """Return a reviewer's name in the spelling of the file: `anna` and `Anna` are one person."""
+        name = clean_reviewer(name)
+        present = {reviewer: None for _, reviewer in self.answers()}
+        if name in present:
+            return name
+        folded = name.casefold()
+        return next((one for one in present if one.casefold() == folded), name)
 
     def record(self, answers: Iterable[Answer]) -> int:
         """Append answers that differ from the present ones, and return their number.
@@ -80,7 +100,8 @@ class VerdictLog:
         with self._locked():
             known = dict(self.answers())
             new: list[Answer] = []
-            for answer in answers:
+            for given in answers:
+                answer = replace(given, reviewer=self.reviewer(given.reviewer))
                 key = (answer.clip_id, answer.reviewer)
                 present = known.get(key)
                 if (present.label if present else "") == answer.label and (
@@ -97,7 +118,7 @@ class VerdictLog:
             rows = [_row(answer, header, now) for answer in new]
             _append(self.path, _as_csv(rows))
             self._answers, self._header = known, header
-            self._state = FileState.of(self.path)
+            self._state = (FileState.of(self.path), self.labels())
         return len(new)
 
     @contextmanager

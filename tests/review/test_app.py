@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import shutil
 from collections.abc import Callable
 from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,17 +16,20 @@ from typing import Any
 import pytest
 
 pytest.importorskip("starlette")
+from starlette.requests import Request
 from starlette.testclient import TestClient
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, Corpus, write_corpus_tables
+from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.core.files import fingerprint, write_atomic
 from ecmf_pipeline.llm.answers import AnswerCache, AnswerWriter
 from ecmf_pipeline.review.app import Options, ReviewApp, label_keys
 from ecmf_pipeline.review.catalog import load_catalog
 from ecmf_pipeline.review.media import shrink
 from ecmf_pipeline.review.project import Project
-from ecmf_pipeline.review.security import Access, clean_reviewer, read_secret
+from ecmf_pipeline.review.security import Access, client_network, read_secret
+from ecmf_pipeline.review.verdict_log import clean_reviewer
 from ecmf_pipeline.review.workers import Workers
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.transcription.table import Transcript, TranscriptRecord, Utterance, Verdict, write_transcripts
@@ -55,7 +61,7 @@ def make_client(*, reviewer: str = "me", show_others: bool = False, **access: An
 
 def sign_in(client: TestClient) -> TestClient:
     response = client.get("/", params={"token": client.access.token})
-    assert response.status_code == 303
+    assert response.status_code == 200
     return client
 
 
@@ -250,6 +256,51 @@ def test_a_span_is_chosen_by_the_page_unless_the_copy_holds_it_only(make_project
     assert (copy.status_code, copy.headers["content-type"]) == (200, "video/mp4")
 
 
+def test_copies_that_were_removed_are_encoded_again(make_project: Callable[..., list[Clip]]) -> None:
+    clips = make_project()
+    Path("corpus/1.mp4").rename("corpus/1.mov")
+    write_corpus_tables(
+        Corpus(
+            [replace(clip, path=clip.path.replace("1.mp4", "1.mov")) for clip in clips],
+            list(LABELS),
+            [],
+            synthetic=False,
+        )
+    )
+    Path("corpus/11.mp4").rename("corpus/11.mov")
+    client = sign_in(make_client())
+    assert [client.get("/media/clip01").status_code for _ in range(2)] == [200, 200]
+    shutil.rmtree("data/.review")
+    assert client.get("/media/clip01").status_code == 200
+    assert answer(client, clips[0], "sad").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/media/clip01", "/faces/clip01", "/faces/clip01/strip.jpg", "/api/effect"])
+def test_a_worker_that_crashes_is_explained_and_the_job_is_repeated(
+    client: TestClient, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(*_: object) -> None:
+        raise BrokenProcessPool
+
+    calls: list[object] = []
+
+    def count(*_: object) -> None:
+        calls.append(None)
+        raise InputError("again")
+
+    Path("corpus/1.mp4").write_bytes(b"")
+    for name in ("encode_clip", "cut_faces", "estimate_effect"):
+        monkeypatch.setattr(f"ecmf_pipeline.review.app.{name}", crash)
+    monkeypatch.setattr("ecmf_pipeline.review.app.find_playable", lambda *_: None)
+    response = client.get(path)
+    assert response.status_code == 404
+    assert "crashed" in response.json()["problem"]
+    for name in ("encode_clip", "cut_faces", "estimate_effect"):
+        monkeypatch.setattr(f"ecmf_pipeline.review.app.{name}", count)
+    assert client.get(path).status_code == 409
+    assert len(calls) == 1
+
+
 # Access
 
 
@@ -258,7 +309,8 @@ def test_the_token_is_exchanged_for_a_strict_cookie(project: list[Clip]) -> None
     assert client.get("/").status_code == 403
     assert client.get("/", params={"token": "x" * 43}).status_code == 403
     response = client.get("/", params={"token": client.access.token})
-    assert (response.status_code, response.headers["location"]) == (303, "/")
+    assert 'content="0;url=/"' in response.text  # a redirect would lack the cookie after a link on another site
+    assert response.headers["cache-control"] == "no-store"
     cookie = response.headers["set-cookie"].lower()
     assert "httponly" in cookie
     assert "samesite=strict" in cookie
@@ -326,7 +378,7 @@ def test_nothing_is_shown_without_the_cookie(project: list[Clip], path: str) -> 
     ],
 )
 def test_senseless_answers_are_rejected(client: TestClient, content: str) -> None:
-    assert send(client, "/api/verdict", content).status_code in {400, 409, 413}
+    assert send(client, "/api/verdict", content).status_code in {400, 413, 422}  # the page drops these
     assert not paths.VERDICTS.exists()
 
 
@@ -344,6 +396,34 @@ def test_another_host_needs_the_password(project: list[Clip]) -> None:
     assert "Anna" in client.get("/").text
     assert client.access.knows_host("192.168.1.7:8350")
     assert not client.access.knows_host("evil.example:8350")
+
+
+def test_one_machine_that_tries_passwords_does_not_hold_up_others(
+    project: list[Clip], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert client_network("10.0.0.1") != client_network("10.0.0.2")
+    assert client_network("fe80::1") == client_network("fe80::2%eth0") != client_network("fe81::1")
+    app = ReviewApp(
+        Project(Path("corpus"), paths.VERDICTS, InlineWorkers()),
+        Access(b"s" * 32, "0.0.0.0", 8350, "correct horse"),
+        Options("me"),
+        InlineWorkers(),
+    )
+
+    def check(host: str, password: str) -> asyncio.Task[bool]:
+        return asyncio.create_task(app._check_password(Request({"type": "http", "client": (host, 1)}), password))
+
+    async def attempt() -> list[bool]:
+        guesses = [check("10.0.0.1", "wrong") for _ in range(2)]
+        await asyncio.sleep(0.01)
+        assert await asyncio.wait_for(check("10.0.0.2", "correct horse"), 0.5)
+        assert not any(guess.done() for guess in guesses)
+        await guesses[0]
+        assert not guesses[1].done()
+        return [await guess for guess in guesses]
+
+    monkeypatch.setattr("ecmf_pipeline.review.security._FAILED_LOGIN_SECONDS", 0.1)
+    assert asyncio.run(attempt()) == [False, False]
 
 
 def test_a_name_of_a_reviewer_is_one_line() -> None:
@@ -397,6 +477,18 @@ def test_new_refined_labels_are_used_without_a_restart(client: TestClient) -> No
     assert names(client)[0] == "clip11"
     write_atomic(paths.NEXT, paths.NEXT.read_text().replace("clip11", "clip03"))
     assert names(client)[0] == "clip03"
+
+
+def test_new_labels_of_the_corpus_are_used_without_a_restart(client: TestClient, project: list[Clip]) -> None:
+    assert answer(client, project[0], "sad").status_code == 200
+    write_corpus_tables(Corpus(project, [*LABELS, "calm"], [], synthetic=False))
+    assert client.get("/api/next").status_code == 200
+    assert answer(client, project[1], "calm").status_code == 200
+    with paths.VERDICTS.open("a") as file:  # by another server
+        file.write("clip02,calm,other,,,\n")
+    assert client.get("/api/next").json()["labelled"] == 3
+    write_corpus_tables(Corpus(project, list(LABELS), [], synthetic=False))
+    assert "'calm'" in client.get("/api/next").json()["problem"]
 
 
 def test_a_damaged_table_is_explained(project: list[Clip]) -> None:

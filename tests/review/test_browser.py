@@ -88,6 +88,7 @@ def open_page(chromium: Any) -> Iterator[Callable[[str], Any]]:
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("request", lambda request: requests.append(request.url))
         page.goto(url)
+        page.wait_for_selector("#labels button")
         return page
 
     yield open_url
@@ -205,6 +206,128 @@ def test_no_answer_is_lost_if_the_server_is_killed(server: Server, open_page: Ca
     server.stop(signal.SIGINT)
     assert server.process is not None
     assert server.process.returncode == 0
+
+
+def test_answers_of_two_tabs_are_stored_once_under_the_name_that_each_shows(
+    server: Server, open_page: Callable[[str], Any]
+) -> None:
+    first = open_page(server.start("--reviewer", "Anna"))
+    second = first.context.new_page()
+    second.goto(first.url)
+    second.locator("#who").click()
+    second.locator("#who-input").fill("Ben")
+    second.keyboard.press("Enter")
+    second.wait_for_function("() => document.getElementById('who-name').textContent === 'Ben'")
+    second.wait_for_function("() => !document.getElementById('who-dialog').open")
+    for page in (first, second):
+        page.wait_for_function("() => ahead.length === 2")
+    server.stop()
+    for page, key in ((first, "1"), (second, "2"), (first, "3"), (second, "1")):
+        press(page, key)
+    for page in (first, second):
+        page.wait_for_selector("#problem:not([hidden])")
+    server.start("--reviewer", "Cem")  # the name of the server is not that of the page
+    for page in (first, second):
+        page.wait_for_selector("#problem[hidden]", state="attached")
+    wait_for(lambda: len(rows()) >= 4)
+    assert sorted((row["reviewer"], row["name"], row["label"]) for row in rows()) == [
+        ("Anna", "clip10", "sad"),
+        ("Anna", "clip11", "neutral"),
+        ("Ben", "clip10", "neutral"),
+        ("Ben", "clip11", "happy"),
+    ]
+
+
+def test_an_answer_that_cannot_be_stored_does_not_hold_up_others(
+    server: Server, open_page: Callable[[str], Any]
+) -> None:
+    page = open_page(server.start())
+    page.wait_for_function("() => ahead.length === 2")
+    server.stop()
+    text = paths.MANIFEST.read_text().splitlines(keepends=True)
+    paths.MANIFEST.write_text("".join(line for line in text if not line.startswith("clip11,")))
+    press(page, "1")
+    press(page, "2")
+    server.start()
+    wait_for(lambda: len(rows()) == 1)
+    assert rows()[0]["name"] == "clip10"
+    assert "clip11 is not stored" in page.locator("#problem").inner_text()
+    page.wait_for_function("() => unsent().length === 0")
+
+
+def test_the_page_does_not_say_that_no_clip_is_left_if_the_server_is_gone(
+    server: Server, open_page: Callable[[str], Any]
+) -> None:
+    page = open_page(server.start())
+    page.wait_for_function("() => ahead.length === 2")
+    server.stop()
+    press(page, "1")
+    press(page, "1")
+    page.keyboard.press("1")
+    page.wait_for_selector("#clip[hidden]", state="attached")
+    assert "does not answer" in page.locator("#problem").inner_text()
+    assert not page.locator("#empty").is_visible()
+    server.start()
+    page.wait_for_selector("#stage video")
+    wait_for(lambda: len(rows()) == 3)
+
+
+def test_one_press_is_one_answer(server: Server, open_page: Callable[[str], Any]) -> None:
+    page = open_page(server.start())
+    button = page.locator(".labels button", has_text="sad")
+    button.dblclick()
+    wait_for(lambda: len(rows()) == 1)
+    press(page, " ")  # the next clip, although a button was clicked
+    before = shown(page)
+    button.focus()
+    for _ in range(4):  # held down
+        page.keyboard.down("Enter")
+    page.keyboard.up("Enter")
+    page.wait_for_function("name => document.getElementById('clip-name').innerText !== name", arg=before)
+    wait_for(lambda: len(rows()) == 2)
+    time.sleep(0.3)
+    assert [row["label"] for row in rows()] == ["sad", "sad"]
+
+
+def test_undo_of_a_second_answer_restores_the_first_with_its_digest(
+    server: Server, open_page: Callable[[str], Any]
+) -> None:
+    page = open_page(server.start())
+    first = shown(page)
+    press(page, "1")
+    wait_for(lambda: len(rows()) == 1)
+    press(page, "ArrowLeft")
+    assert shown(page) == first
+    press(page, "2")
+    wait_for(lambda: len(rows()) == 2)
+    press(page, "z")
+    wait_for(lambda: len(rows()) == 3)
+    assert (rows()[2]["label"], rows()[2]["digest"]) == ("neutral", rows()[0]["digest"])
+
+
+def test_thousands_of_clips_are_left_out_in_one_session(server: Server, open_page: Callable[[str], Any]) -> None:
+    page = open_page(server.start())
+    page.evaluate("for (let i = 0; i < 3000; i += 1) skipped.add(`film of the first day/clip ${i}`)")
+    for _ in range(4):
+        press(page, " ")
+    assert page.locator("#problem").is_hidden()
+
+
+def test_the_url_opens_the_page_from_another_site(server: Server, chromium: Any) -> None:
+    url = server.start()
+    context = chromium.new_context()
+    page = context.new_page()
+    page.route(
+        "http://terminal.example/",
+        lambda route: route.fulfill(body=f'<a href="{url}">open</a>', content_type="text/html"),
+    )
+    page.goto("http://terminal.example/")
+    page.locator("a").click()
+    page.wait_for_selector("#clip-name", timeout=5000)
+    assert "token" not in page.url
+    page.go_back()
+    assert page.url == "http://terminal.example/"
+    context.close()
 
 
 def test_a_clip_that_needs_encoding_plays(server: Server, open_page: Callable[[str], Any]) -> None:

@@ -114,6 +114,8 @@ def test_json_min_and_csv_exports_are_imported() -> None:
         ("a.json", json.dumps([annotated("clip01", "sad", "happy")]), "2 choices"),
         ("a.json", json.dumps([annotated("clip01", "glad")]), "'glad'"),
         ("a.json", json.dumps([annotated("other", "sad")]), "no clip id"),
+        ("a.json", '[{"name": ["clip01"], "label": "sad"}]', "task 1"),
+        ("a.json", '[{"name": "clip01", "label": 5}]', "task 1"),
         ("a.csv", "name,label,reviewer\nclip01,glad,me\n", "'glad'"),
         ("a.csv", "name,reviewer\nclip01,me\n", "'label'"),
     ],
@@ -123,6 +125,17 @@ def test_a_wrong_file_stores_nothing(name: str, text: str, part: str) -> None:
     with pytest.raises(InputError, match=part):
         import_answers(Path(name), "me")
     assert not paths.VERDICTS.exists()
+
+
+def test_an_import_writes_one_row_of_plain_cells() -> None:
+    task = annotated("clip01", "sad", completed_by="a\nb\x00\u202ec", updated_at='=cmd|"/c"!A1', lead_time=1e308)
+    task["data"]["digest"] = "=1+1"
+    Path("export.json").write_text(json.dumps([task]))
+    import_answers(Path("export.json"), "")
+    [answer] = stored()
+    assert (answer.reviewer, answer.seconds, answer.digest) == ("a b c", 0.0, "")
+    assert answer.time.startswith("2")
+    assert len(paths.VERDICTS.read_text().splitlines()) == 2
 
 
 def test_agreement_of_reviewers() -> None:

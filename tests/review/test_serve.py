@@ -27,6 +27,12 @@ def test_another_host_without_a_password_is_refused(project: list[Clip], monkeyp
     assert PASSWORD in str(caught.value.command)
 
 
+def test_a_password_that_no_browser_can_send_is_refused(project: list[Clip], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PASSWORD, "\udcff")
+    with pytest.raises(InputError, match=PASSWORD):
+        start("0.0.0.0")
+
+
 @pytest.mark.parametrize(
     ("host", "local"), [("127.0.0.1", True), ("localhost", True), ("::1", True), ("0.0.0.0", False), ("x.org", False)]
 )
@@ -75,6 +81,14 @@ def test_rows_are_found_by_their_id(tmp_path: Path) -> None:
     assert [table.find(name) for name in ("", "a", "clip,", "zz")] == [None] * 4
     assert table.keys() == names
     assert [row["clip_id"] for row in table.first(2)] == names[:2]
+
+
+def test_a_table_that_an_editor_shortens_does_not_end_the_server(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text("clip_id,text\n" + "".join(f"{number:06},x\n" for number in range(10_000)))
+    table = RowFile(path, "ecmf-pipe index")
+    path.write_text("")
+    assert table.find("009999") == {"clip_id": "009999", "text": "x"}
 
 
 def test_a_damaged_row_names_the_file(tmp_path: Path) -> None:

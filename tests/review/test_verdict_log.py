@@ -19,7 +19,7 @@ CLIPS = ["a", "b", "=c", "d,e"]
 
 
 def log_in(folder: Path) -> VerdictLog:
-    return VerdictLog(folder / "labels" / "verdicts.csv", folder / "lock", LABELS, lambda: CLIPS)
+    return VerdictLog(folder / "labels" / "verdicts.csv", folder / "lock", lambda: LABELS, lambda: CLIPS)
 
 
 def write(log: VerdictLog, text: str) -> None:
@@ -77,6 +77,21 @@ def test_rows_of_a_person_are_kept(tmp_path: Path, text: str) -> None:
     assert ("quiet, but clear" in log.path.read_text()) == ("quiet" in text)
 
 
+@pytest.mark.parametrize("seconds", ["1,5", "01. May", "-1", "inf"])
+def test_a_time_that_a_spreadsheet_changed_loses_no_label(tmp_path: Path, seconds: str) -> None:
+    log = log_in(tmp_path)
+    write(log, f"name;label;reviewer;time;seconds;digest\nb;happy;me;;{seconds};\n")
+    assert [(one.label, one.seconds) for one in log.answers().values()] == [("happy", 1.5 if seconds == "1,5" else 0)]
+
+
+def test_names_of_reviewers_that_differ_in_case_are_one_person(tmp_path: Path) -> None:
+    log = log_in(tmp_path)
+    assert log.record([Answer("a", "happy", "Jürgen")]) == 1
+    assert log.record([Answer("a", "happy", "ju\u0308RGEN ")]) == 0
+    assert log.record([Answer("a", LABELS[1], "jürgen\n")]) == 1
+    assert labels_in(tmp_path) == {("a", "Jürgen"): LABELS[1]}
+
+
 def test_a_file_that_an_editor_broke_is_an_error_and_is_not_touched(tmp_path: Path) -> None:
     log = log_in(tmp_path)
     log.record([Answer("a", "happy", "me")])
@@ -117,7 +132,7 @@ from ecmf_pipeline.labels.verdicts import Answer
 from ecmf_pipeline.review.verdict_log import VerdictLog
 folder, start = Path(sys.argv[1]), int(sys.argv[2])
 clips = [f"clip{number}" for number in range(100_000)]
-log = VerdictLog(folder / "verdicts.csv", folder / "lock", ["happy"], lambda: clips)
+log = VerdictLog(folder / "verdicts.csv", folder / "lock", lambda: ["happy"], lambda: clips)
 for number in range(start, 100_000):
     log.record([Answer(clips[number], "happy", "me", digest="0" * 64)])
     print(number, flush=True)

@@ -8,10 +8,16 @@ const AHEAD = 2; // clips that are loaded before they are needed
 const RETRY_MS = 1500;
 const FACES_MS = 400;
 const STORE = `ecmf-review-${state.project}`;
+const WAITING = `${STORE}-answer-`; // each answer has a key of its own, because several tabs may be open
+const TAB = Math.random().toString(36).slice(2);
+const MAX_SKIPPED = 16000; // characters; servers limit the length of a URL
 
 let current = null; // {clip, player, shownAt, raf}
 let ahead = []; // the next clips with their players
 let history = []; // clips left so far: {name, label, before, digest}, label null if none was given
+let isExhausted = false; // whether the server has said that no clip is left
+let kept = 0; // answers of this tab
+let rejected = ""; // the last answer that cannot be stored
 const skipped = new Set();
 let filters = state.filters;
 let loading = null;
@@ -28,17 +34,21 @@ function make(tag, properties = {}, ...children) {
 
 // Requests
 
+function reviewer() {
+  return element("who-name").textContent;
+}
+
 async function getJson(url) {
-  const response = await fetch(url, { cache: "no-store" });
+  const response = await fetch(url, { cache: "no-store", headers: { "x-reviewer": encodeURIComponent(reviewer()) } });
   const body = await response.json().catch(() => ({ problem: `the server answered ${response.status}` }));
   if (!response.ok) throw Object.assign(new Error(body.problem || body.detail), { status: response.status });
   return body;
 }
 
-async function post(url, content) {
+async function post(url, content, name = reviewer()) {
   const response = await fetch(url, {
     method: "POST",
-    headers: { "content-type": "application/json", "x-review-token": csrf },
+    headers: { "content-type": "application/json", "x-review-token": csrf, "x-reviewer": encodeURIComponent(name) },
     body: JSON.stringify(content),
   });
   const text = await response.text();
@@ -60,40 +70,56 @@ function say(text) {
 // Answers are kept in the browser until the server has stored them; repeating one does no harm.
 
 function unsent() {
-  try { return JSON.parse(localStorage.getItem(STORE)) || []; } catch { return []; }
+  const keys = Object.keys(localStorage).filter((key) => key.startsWith(WAITING)).sort();
+  return keys.map((key) => ({ key, ...JSON.parse(localStorage.getItem(key)) }));
 }
 
-function keepUnsent(list) {
-  localStorage.setItem(STORE, JSON.stringify(list));
+function keepUnsent(content) {
+  kept += 1;
+  const order = `${String(Date.now()).padStart(15, "0")}-${String(kept).padStart(6, "0")}`;
+  localStorage.setItem(`${WAITING}${order}-${TAB}`, JSON.stringify({ reviewer: reviewer(), content }));
 }
 
 async function sendAll() {
   if (sending) return;
   sending = true;
   try {
-    for (let list = unsent(); list.length; list = unsent()) {
-      try {
-        const stored = await post("/api/verdict", list[0]);
-        keepUnsent(unsent().slice(1));
-        if (labelled < state.needed && stored.labelled >= state.needed) {
-          say(`${state.needed} clips have a label: from now on refine calibrates on them. Run dvc repro when you stop.`);
-        }
-        labelled = stored.labelled;
-        problem("");
-      } catch (error) {
-        const count = list.length === 1 ? "1 answer waits" : `${list.length} answers wait`;
-        problem(error.status
-          ? `${count} in this browser, because the server refuses the first one: ${error.message}`
-          : `The server does not answer. ${count} in this browser; start it again: ecmf-pipe review`);
-        setTimeout(sendAll, RETRY_MS);
-        return;
-      }
-    }
-    refreshCounts();
+    await (navigator.locks ? navigator.locks.request(STORE, sendInOrder) : sendInOrder()); // one tab at a time
   } finally {
     sending = false;
     showProgress();
   }
+}
+
+async function sendInOrder() {
+  for (let list = unsent(); list.length; list = unsent()) {
+    const { key, reviewer: name, content } = list[0];
+    try {
+      const stored = await post("/api/verdict", content, name);
+      localStorage.removeItem(key);
+      if (content.label !== "unsure") skipped.delete(content.name); // the server does not ask it again
+      if (labelled < state.needed && stored.labelled >= state.needed) {
+        say(`${state.needed} clips have a label: from now on refine calibrates on them. Run dvc repro when you stop.`);
+      }
+      labelled = stored.labelled;
+      problem(rejected);
+    } catch (error) {
+      if ([400, 413, 422].includes(error.status)) { // it will never be stored, and others wait behind it
+        localStorage.removeItem(key);
+        rejected = `The answer ${content.label} for ${content.name} is not stored: ${error.message}`;
+        problem(rejected);
+        continue;
+      }
+      const count = list.length === 1 ? "1 answer waits" : `${list.length} answers wait`;
+      problem(error.status
+        ? `${count} in this browser, because the server refuses the first one: ${error.message}`
+        : `The server does not answer. ${count} in this browser; start it again: ecmf-pipe review`);
+      setTimeout(sendAll, RETRY_MS);
+      return;
+    }
+  }
+  problem(rejected); // another tab may have sent the answers
+  refreshCounts();
 }
 
 // The queue
@@ -101,9 +127,13 @@ async function sendAll() {
 function query(count) {
   const parameters = new URLSearchParams();
   for (const [name, value] of Object.entries(filters)) if (value) parameters.set(name, value);
-  const known = [...skipped, ...ahead.map((one) => one.clip.name), ...unsent().map((answer) => answer.name)];
+  const known = [...skipped, ...ahead.map((one) => one.clip.name), ...unsent().map((one) => one.content.name)];
   if (current) known.push(current.clip.name);
-  for (const name of known) parameters.append("skip", name);
+  let room = MAX_SKIPPED;
+  for (const name of known.reverse()) {
+    room -= encodeURIComponent(name).length + 6;
+    if (room > 0) parameters.append("skip", name);
+  }
   parameters.set("count", count);
   return `/api/next?${parameters}`;
 }
@@ -121,10 +151,12 @@ async function fill() {
       }
       setOptions(found);
       showProgress();
+      isExhausted = !found.clips.length;
       if (found.problem) problem(found.problem);
       for (const clip of found.clips) ahead.push(prepare(clip));
       if (!found.progress) setTimeout(refreshCounts, RETRY_MS);
     } catch (error) {
+      isExhausted = false;
       problem(error.status ? error.message : "The server does not answer. Start it again: ecmf-pipe review");
       if (!error.status) setTimeout(() => fill().then(() => current || advance()), RETRY_MS);
     } finally {
@@ -345,7 +377,7 @@ function showEvidence(clip) {
 function showEmpty() {
   current = null;
   element("clip").hidden = true;
-  element("empty").hidden = false;
+  element("empty").hidden = !isExhausted; // otherwise the server does not answer, as the notice says
   document.title = "Review clips";
 }
 
@@ -371,8 +403,8 @@ function answer(label) {
   const content = {
     name: one.clip.name, label, seconds: Math.round((performance.now() - one.shownAt) / 100) / 10, digest: one.clip.digest,
   };
-  keepUnsent([...unsent(), content]);
-  history.push({ name: one.clip.name, label, before: one.clip.mine });
+  keepUnsent(content);
+  history.push({ name: one.clip.name, label, before: one.clip.mine, digest: one.clip.digest });
   if (state.progress && !one.clip.mine && !skipped.has(one.clip.name)) state.progress.answered += 1;
   skipped.add(one.clip.name);
   say(`${label}: ${one.clip.name}`);
@@ -392,8 +424,8 @@ async function showAgain(name) {
   try {
     const clip = await getJson(`/api/clip/${encodeURIComponent(name)}`);
     if (current) ahead.unshift(current);
-    const waiting = unsent().filter((one) => one.name === name).pop();
-    if (waiting) clip.mine = waiting.label;
+    const waiting = unsent().filter((one) => one.content.name === name && one.reviewer === reviewer()).pop();
+    if (waiting) clip.mine = waiting.content.label;
     show(prepare(clip));
   } catch (error) {
     problem(error.status ? error.message : "The server does not answer. Start it again: ecmf-pipe review");
@@ -412,7 +444,7 @@ async function undo() {
     say("There is nothing to undo.");
     return;
   }
-  keepUnsent([...unsent(), { name: last.name, label: last.before || "", seconds: 0, digest: "" }]);
+  keepUnsent({ name: last.name, label: last.before || "", seconds: 0, digest: last.before ? last.digest : "" });
   if (state.progress && !last.before) state.progress.answered -= 1;
   skipped.delete(last.name);
   say(`Undone: ${last.label} for ${last.name}`);
@@ -433,7 +465,8 @@ function labelButton(label, parent) {
     button.setAttribute("aria-keyshortcuts", key);
   }
   button.dataset.label = label;
-  button.addEventListener("click", () => answer(label));
+  button.addEventListener("mousedown", (event) => event.preventDefault()); // no focus: space is the next clip
+  button.addEventListener("click", (event) => { if (event.detail < 2) answer(label); }); // a double click is one answer
   parent.append(button);
 }
 
@@ -478,6 +511,7 @@ const commands = { r: replay, s: slower, z: undo, v: hideVotes, ArrowRight: next
 document.addEventListener("keydown", (event) => {
   const target = event.target;
   const types = target.matches("input:not([type=checkbox]), select, textarea, dialog *");
+  if (event.repeat && target.matches("button.label")) event.preventDefault(); // Enter held down is one answer
   if (!useKeys || types || event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.key === " " && target.matches("button, summary, input")) return; // it presses the focused control
   if (event.key.startsWith("Arrow") && target.matches("video, audio")) return;
@@ -520,8 +554,6 @@ function start() {
   element("who-form").addEventListener("submit", async (event) => {
     event.preventDefault();
     try {
-      await sendAll();
-      if (unsent().length) throw new Error("Wait until all answers are stored: they belong to the reviewer so far.");
       const named = await post("/api/reviewer", { name: element("who-input").value });
       element("who-name").textContent = named.reviewer;
       element("who-dialog").close();
