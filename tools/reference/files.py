@@ -107,7 +107,10 @@ _PREDICTIONS: dict[str, Column] = {
         "Empty; `no usable modality`: the clip gets the shares of the given labels; or `too uncertain`: a zero-shot "
         "label below `refine.zero_shot_above`, which counts as an abstention.",
     ),
-    "basis": ("text", "What the model was trained on: `given`, `verdicts`, or `zero-shot` for nothing of this corpus."),
+    "basis": (
+        "text",
+        "Labels that the model was trained on: `given`, `verdicts`, or `zero-shot` for nothing of this corpus.",
+    ),
     "p_<label>": ("number", "Probability of the label, from 0 to 1."),
     "w_<modality>": ("number", "Share of the modality in the decision. Empty if the clip is flagged."),
 }
@@ -285,7 +288,7 @@ FILES = (
             "end": ("number", "End in seconds."),
             "text": ("text", "The words; empty if unknown."),
             "label": ("text", "Most likely label."),
-            "basis": ("text", "What the label rests on: `given`, `verdicts` or `zero-shot` (unverified)."),
+            "basis": ("text", "Basis of the label: `given`, `verdicts` or `zero-shot` (unverified)."),
             "p_<label>": ("number", "Probability of the label."),
         },
     ),
@@ -370,7 +373,10 @@ FILES = (
         "refine",
         "Summary of the refinement.",
         keys={
-            "basis": ("text", "What the sources were trained on: `given`, `verdicts`, or `zero-shot` for nothing."),
+            "basis": (
+                "text",
+                "Labels that the sources were trained on: `given`, `verdicts`, or `zero-shot` for nothing.",
+            ),
             "decisions": ("mapping", "Clips of each decision."),
             "verdicts": ("integer", "Clips whose label a person confirmed."),
             "sources": ("mapping", "Coverage and agreement of each source."),
@@ -382,7 +388,7 @@ FILES = (
         "The numbers that `dvc metrics` and `dvc exp show` print, rounded to four digits. A number that is unknown is "
         "left out. Git tracks this file.",
         keys={
-            "basis": ("text", "`gold` if scores are evaluated on gold labels, else what the models were trained on."),
+            "basis": ("text", "`gold` if scores are evaluated on gold labels, else the labels of training."),
             "f1": ("number", "Weighted F1 of the fusion model trained on refined labels: the main figure."),
             "f1_lo": ("number", "Lower bound of its 95% bootstrap interval, over groups if the corpus has groups."),
             "f1_hi": ("number", "Upper bound of this interval."),
@@ -408,7 +414,10 @@ FILES = (
         keys={
             "weighted_f1": ("number", "Weighted F1 of the fusion model trained on refined labels: the main figure."),
             "accuracy": ("number", "Its accuracy."),
-            "basis": ("text", "What the models were trained on; `zero-shot`: nothing of this corpus, and other keys."),
+            "basis": (
+                "text",
+                "Labels that the models were trained on; `zero-shot`: none of this corpus, and other keys.",
+            ),
             "clips": ("integer", "Clips that are scored."),
             "judged_by": ("`gold` or `given`", "The labels that predictions are compared with."),
             "model": ("text", "The labels that the model of the main figure was trained on."),
