@@ -109,7 +109,7 @@ _PREDICTIONS: dict[str, Column] = {
     ),
     "basis": (
         "text",
-        "Labels that the model was trained on: `given`, `verdicts`, or `zero-shot` for nothing of this corpus.",
+        "Labels of training: `given`, `verdicts`, or `zero-shot` for none of this corpus.",
     ),
     "p_<label>": ("number", "Probability of the label, from 0 to 1."),
     "w_<modality>": ("number", "Share of the modality in the decision. Empty if the clip is flagged."),
@@ -375,7 +375,7 @@ FILES = (
         keys={
             "basis": (
                 "text",
-                "Labels that the sources were trained on: `given`, `verdicts`, or `zero-shot` for nothing.",
+                "Labels of training: `given`, `verdicts`, or `zero-shot` for none of this corpus.",
             ),
             "decisions": ("mapping", "Clips of each decision."),
             "verdicts": ("integer", "Clips whose label a person confirmed."),
@@ -416,7 +416,7 @@ FILES = (
             "accuracy": ("number", "Its accuracy."),
             "basis": (
                 "text",
-                "Labels that the models were trained on; `zero-shot`: none of this corpus, and other keys.",
+                "Labels of training; `zero-shot`: none of this corpus, and other keys.",
             ),
             "clips": ("integer", "Clips that are scored."),
             "judged_by": ("`gold` or `given`", "The labels that predictions are compared with."),
