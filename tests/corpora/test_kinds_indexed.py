@@ -26,6 +26,7 @@ MEDIA = {".mp4", ".avi", ".flv", ".wav", ".mp3", ".WAV"}
         ("cremad", 67),
         ("iemocap", 150),
         ("mosei", 150),
+        ("mosi", 200),
         ("chsims", 200),
         ("emodb", 203),
         ("tess", 98),
@@ -42,7 +43,7 @@ def test_each_kind_from_its_folder_to_the_manifest(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    root = getattr(trees, kind)(tmp_path / "corpus")
+    root = getattr(trees, kind)(tmp_path / kind)
     content = make_clip(tmp_path / "clip.mp4", pictures=2, size=(16, 16), audio_seconds=0.1).read_bytes()
     for path in root.rglob("*"):
         if path.suffix in MEDIA:

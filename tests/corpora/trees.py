@@ -111,6 +111,20 @@ def mosei(root: Path, *, folds: bool = True) -> Path:
     return root
 
 
+def mosi(root: Path) -> Path:
+    """Write 200 clips in the layout of MMSA: words in capitals, a score that is missing, a file without a row."""
+    rows = []
+    for video, clip in itertools.product(range(20), range(1, 11)):
+        mode = "train" if video < 12 else "valid" if video < 14 else "test"
+        score = (-3.0, -0.4, 0.0, 1.8, 2.4)[clip % 5]
+        rows.append((f"-mosi_{video:02}", clip, "I LOVED THIS (UHH) MOVIE", score, "", "", "", "Positive", mode))
+        touch(root, [f"Raw/-mosi_{video:02}/{clip}.mp4"])
+    rows[0] = (*rows[0][:3], "", *rows[0][4:])
+    touch(root, ["Raw/-mosi_00/11.mp4"])
+    write_table(root / "label.csv", "video_id,clip_id,text,label,label_T,label_A,label_V,annotation,mode", rows)
+    return root
+
+
 def chsims(root: Path, *, zeros: bool = True) -> Path:
     """Write 200 clips; without zeros as a spreadsheet saves the table."""
     rows = []
