@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from pathlib import Path, PurePosixPath
@@ -117,6 +117,12 @@ class Source:
         if listed:
             message = f"{self.root}: {format_count(len(listed), noun)} {problem}: {quote_names(listed)}; {hint}"
             self.findings.append(Finding(kind, "", message, count=len(listed)))
+
+    def report_unlisted(self, used: Collection[str], table: str) -> None:
+        """Add one finding about the media files that no row of a table names."""
+        unlisted = [path for path in (*self.scan.media, *self.scan.sounds) if path not in used]
+        hint = f"add rows to {table} to use them"
+        self.report(FindingKind.UNREAD_FILES, unlisted, "media file", "without a row, not read", hint)
 
 
 @dataclass(frozen=True, slots=True)

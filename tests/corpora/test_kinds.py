@@ -163,6 +163,18 @@ def test_mosei_cut_films_without_the_whole_ones(tmp_path: Path) -> None:
     assert (clip.path, clip.end) == ("Raw/Videos/Segmented/Combined/film03-_x_4.mp4", 0.0)
 
 
+@pytest.mark.parametrize("kind", ["mosi", "table"])
+def test_files_without_a_row_are_reported(tmp_path: Path, kind: str) -> None:
+    if kind == "mosi":
+        trees.mosi(tmp_path)
+    else:
+        trees.write_table(tmp_path / "labels.csv", "path,label", [("a.mp4", "joy"), ("b.mp4", "anger")])
+        trees.touch(tmp_path, ["a.mp4", "b.mp4", "c.wav"])
+    unread = [one for one in listing(kind, tmp_path).findings if one.kind is FindingKind.UNREAD_FILES]
+    assert [one.count for one in unread] == [1]
+    assert ("11.mp4" if kind == "mosi" else "c.wav") in unread[0].message
+
+
 def test_mosi_in_the_layout_of_mmsa(tmp_path: Path) -> None:
     rows = [("03bSnISJMiM", n, "WORDS", score, "", "", "", "x", "train") for n, score in enumerate((-3, 0.0, 2.4))]
     trees.write_table(

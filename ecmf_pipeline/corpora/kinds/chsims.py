@@ -42,6 +42,7 @@ def read_table_of_labels(source: Source, path: str) -> Iterator[Described]:
     votes = [(name, table.column(column)) for column, name in SOURCES.items()]
     columns = (table.column(column) for column in ("video_id", "clip_id", "label", "text", "mode"))
     wrong, unknown, unnamed = [], [], []
+    used = set()
     for position, (video, clip, label, text, mode) in enumerate(zip(*columns, strict=True)):
         if not video or not clip:
             unnamed.append(f"{video} {clip}: {text}")
@@ -52,6 +53,7 @@ def read_table_of_labels(source: Source, path: str) -> Iterator[Described]:
         if mode and mode.casefold() not in SPLITS:
             unknown.append(f"{video} {clip}: {mode}")
         film = films.cut(video, clip)
+        used.add(film)
         number = PurePosixPath(film).stem.removeprefix(f"{video}_") if film else clip
         scores = {name: parse_score(cells[position]) for name, cells in votes}
         yield Described(
@@ -65,6 +67,7 @@ def read_table_of_labels(source: Source, path: str) -> Iterator[Described]:
                 name: {sentiment(one, source.config).casefold(): 1.0} for name, one in scores.items() if one is not None
             },
         )
+    source.report_unlisted(used, path)
     source.report(FindingKind.MALFORMED_ROW, unnamed, "row", "without video or clip", f"correct them in {path}")
     source.report(FindingKind.MALFORMED_ROW, wrong, "label", "not a number", f"correct them in {path}")
     source.report(

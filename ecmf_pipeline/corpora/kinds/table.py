@@ -90,6 +90,7 @@ def _read(source: Source) -> Iterator[Described]:
     files = _Files(source)
     parts: Counter[str] = Counter()
     wrong, unknown, outside = [], [], []
+    used = set()
     for line, row in zip(table.lines, zip(*map(table.column, names), strict=True), strict=True):
         cells = dict(zip(OTHER_NAMES, row, strict=True))
         path = files.relative(cells["path"])
@@ -103,10 +104,12 @@ def _read(source: Source) -> Iterator[Described]:
             outside.append(cells["path"])
         stem = ID_SEPARATOR.join(part for part in strip_media_extension(path).split("/") if part not in {"", ".."})
         parts[stem] += 1
+        file = files.find(path)
+        used.add(file)
         yield Described(
             cells["name"] or (f"{stem}_{parts[stem]:04}" if end else stem),
             emotion=cells["label"],
-            path=files.find(path),
+            path=file,
             group=cells["group"],
             split=SPLITS.get(cells["split"].casefold()),
             text=cells["text"],
@@ -118,6 +121,7 @@ def _read(source: Source) -> Iterator[Described]:
         raise CorpusError(
             f"{table.path}: unknown splits: {quote_names(sorted(set(unknown)))}", f"use {', '.join(SPLITS)}"
         )
+    source.report_unlisted(used, table.path.name)
     hint = "copy or link the files into it"
     source.report(FindingKind.LABEL_WITHOUT_FILE, outside, "path", "outside of the corpus folder", hint)
     source.report(FindingKind.MALFORMED_TIME, wrong, "row", "without valid times", "write seconds or HH:MM:SS,mmm")
