@@ -166,7 +166,7 @@ def test_the_second_run_computes_nothing(sample_run):
     assert again.returncode == 0, again.stderr
     assert "0 files read" in again.stdout
     ran = [line for line in again.stdout.splitlines() if line.startswith("Running stage")]
-    assert ran == ["Running stage 'index':", "Running stage 'settings':"]
+    assert ran == ["Running stage 'segment':", "Running stage 'index':", "Running stage 'settings':"]
     assert {path: path.read_bytes() for path in (sample_run / "data").rglob("*") if path.is_file()} == before
 
 
@@ -174,6 +174,7 @@ def test_dvc_shows_metrics_and_plots(sample_run):
     shown = json.loads(run(["dvc", "metrics", "show", "--json"], sample_run).stdout)
     (summary,) = shown[""]["data"].values()
     evaluation = json.loads((sample_run / "data/metrics/evaluate.json").read_text())
+    assert summary["data"].pop("basis") == "gold"
     assert len(summary["data"]) == 10
     assert summary["data"]["f1"] == round(evaluation["weighted_f1"], 4)
     assert summary["data"]["f1_lo"] <= summary["data"]["f1"] <= summary["data"]["f1_hi"]
@@ -303,7 +304,7 @@ def test_switching_back_to_an_encoder_reuses_its_features(sample_run):
     params = sample_run / "params.yaml"
     shipped = params.read_text()
     params.write_text(merged(shipped, "encoders: {minilm: {inputs: original}}"))
-    spoken = sum(bool(row["transcript"]) for row in rows(sample_run / "data/manifest.csv"))
+    spoken = sum(bool(row["original"]) for row in rows(sample_run / "data/rewrite/rewrites.csv"))
     switched = ecmf_pipe(sample_run, "extract", "--modality", "text").stdout
     assert numbers(switched, "extract text:")[0] == spoken
     params.write_text(shipped)
@@ -337,7 +338,7 @@ def folder_project(tmp_path_factory, models, make_clip) -> Path:
     (clips / "transcripts.csv").write_bytes("\r\n".join(texts).encode())
     changes = SMALL + f"corpus: {{kind: folder, root: '{clips}'}}\nextract: {{max_quarantined: 0.4}}\n"
     new_project(folder, models, changes)
-    for verb in ("sample", "index", "rewrite", "extract"):
+    for verb in ("sample", "index", "transcribe", "rewrite", "extract"):
         done = ecmf_pipe(folder, verb)
         assert done.returncode == 0, done.stderr
     return folder
