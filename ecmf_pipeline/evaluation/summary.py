@@ -11,7 +11,7 @@ import numpy as np
 from ecmf_pipeline.core.clips import ClipId
 from ecmf_pipeline.core.console import format_share
 from ecmf_pipeline.core.files import write_csv
-from ecmf_pipeline.core.predictions import PredictionTable
+from ecmf_pipeline.core.predictions import Basis, PredictionTable
 from ecmf_pipeline.evaluation.scoring import Evaluator, reliability
 
 
@@ -43,8 +43,10 @@ def summary_metrics(
         "refined": labels.get("refined", {}).get("accuracy"),
     }
     known = {name: round(share, 4) for name, share in shares.items() if share is not None}
-    basis = results["judged_by"] if results["judged_by"] == "gold" else results["basis"]
-    return {"basis": basis, **known, "clips": results["clips"], "quarantined": quarantined}
+    # Only an unusual basis is named: a column more would be wider than a terminal.
+    of_verdicts = results["judged_by"] != "gold" and results["basis"] == Basis.VERDICTS
+    basis = {"basis": Basis.VERDICTS.value} if of_verdicts else {}
+    return {**basis, **known, "clips": results["clips"], "quarantined": quarantined}
 
 
 def write_plots(folder: Path, evaluator: Evaluator, predictions: PredictionTable, results: Mapping[str, Any]) -> None:

@@ -174,7 +174,6 @@ def test_dvc_shows_metrics_and_plots(sample_run):
     shown = json.loads(run(["dvc", "metrics", "show", "--json"], sample_run).stdout)
     (summary,) = shown[""]["data"].values()
     evaluation = json.loads((sample_run / "data/metrics/evaluate.json").read_text())
-    assert summary["data"].pop("basis") == "gold"
     assert len(summary["data"]) == 10
     assert summary["data"]["f1"] == round(evaluation["weighted_f1"], 4)
     assert summary["data"]["f1_lo"] <= summary["data"]["f1"] <= summary["data"]["f1_hi"]
@@ -395,7 +394,7 @@ def test_too_many_bad_clips_exit_with_1_and_keep_features(folder_project):
     assert numbers(again, "extract face:")[0] == 0
 
 
-def test_training_without_labels_fails_and_keeps_features(folder_project):
+def test_without_labels_nothing_is_trained_and_features_are_kept(folder_project):
     labels = folder_project.parent / "my clips" / "labels.csv"
     original = labels.read_bytes()
     labels.unlink()
@@ -404,8 +403,8 @@ def test_training_without_labels_fails_and_keeps_features(folder_project):
         extracted = ecmf_pipe(folder_project, "extract", "--modality", "global").stdout
         assert numbers(extracted, "extract global:")[0] == 0
         training = ecmf_pipe(folder_project, "train")
-        assert training.returncode == 2
-        assert "labels.csv" in training.stderr
+        assert training.returncode == 0
+        assert "nothing to train" in training.stdout
     finally:
         labels.write_bytes(original)
 

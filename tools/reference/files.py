@@ -388,7 +388,7 @@ FILES = (
         "The numbers that `dvc metrics` and `dvc exp show` print, rounded to four digits. A number that is unknown is "
         "left out. Git tracks this file.",
         keys={
-            "basis": ("text", "`gold` if scores are evaluated on gold labels, else the labels of training."),
+            "basis": ("text or null", "`zero-shot`, or `verdicts` if they are all labels; left out otherwise."),
             "f1": ("number", "Weighted F1 of the fusion model trained on refined labels: the main figure."),
             "f1_lo": ("number", "Lower bound of its 95% bootstrap interval, over groups if the corpus has groups."),
             "f1_hi": ("number", "Upper bound of this interval."),
