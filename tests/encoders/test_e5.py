@@ -11,8 +11,10 @@ import torch
 
 from ecmf_pipeline.core.clips import ClipText
 from ecmf_pipeline.core.errors import ModelError
+from ecmf_pipeline.core.weights import embedded_model
 from ecmf_pipeline.encoders.config import E5Config
 from ecmf_pipeline.encoders.embedded.e5 import PREFIX, read_e5
+from ecmf_pipeline.encoders.embedded.packages import fetch
 from ecmf_pipeline.encoders.registry import build_encoder, build_preparer
 
 WIDTH, LAYERS, HEADS, INNER, POSITIONS = 384, 1, 2, 64, 12
@@ -118,10 +120,9 @@ def test_settings_identify_the_weights_and_no_path(weights: Path) -> None:
 
 
 @pytest.mark.slow
-def test_translations_are_the_nearest_sentences(models: Path) -> None:
-    path = models / "e5_small" / "e5-small-q4.bin"
-    if not path.is_file():
-        pytest.skip("e5_small is not fetched")
+def test_translations_are_the_nearest_sentences(tmp_path: Path) -> None:
+    fetch(embedded_model("e5_small"), tmp_path)
+    path = tmp_path / "e5_small" / "e5-small-q4.bin"
     sentences = [
         ["I am so sad today.", "Where is my key?", "Leave me alone!"],
         ["Ich bin heute so traurig.", "Wo ist mein Schlüssel?", "Lass mich in Ruhe!"],
