@@ -116,7 +116,7 @@ def evaluate(
     fusion = {"given": given["fusion"].by_clip(), "refined": refined.by_clip()}
     single = {name: table.by_clip() for name, table in given.items() if name != "fusion"}
     headline = evaluator.scores(fusion["refined"])
-    modalities = {name: evaluator.scores(predicted) for name, predicted in single.items()}
+    modalities = {name: _with_answered(evaluator, given[name], predicted) for name, predicted in single.items()}
     truth = [evaluator.truth(clip) for clip in evaluator.clips]
     counts = confusion(truth, [fusion["refined"][clip.clip_id] for clip in evaluator.clips], labels)
     human_label_by_clip: dict[str, str] = {
@@ -128,7 +128,10 @@ def evaluate(
         "clips": headline["clips"],
         "judged_by": evaluator.by,
         "model": "refined",
-        "fusion": {name: evaluator.scores(predicted) for name, predicted in fusion.items()},
+        "fusion": {
+            "given": _with_answered(evaluator, given["fusion"], fusion["given"]),
+            "refined": _with_answered(evaluator, refined, fusion["refined"]),
+        },
         "modalities": modalities,
         "by_split": {
             split.value: {name: evaluator.scores(predicted, split) for name, predicted in fusion.items()}
@@ -141,6 +144,13 @@ def evaluate(
         "confusion": {"labels": list(labels), "counts": counts.tolist()},
         "no_modality": sum(flag == NO_MODALITY for flag in refined.flags),
     }
+
+
+def _with_answered(evaluator: Evaluator, table: PredictionTable, predicted: Mapping[str, str]) -> dict[str, Any]:
+    """Return the scores of a model, and how many of the evaluated clips it could predict (``answered``)."""
+    is_flagged = dict(zip(table.clip_ids, map(bool, table.flags), strict=True))
+    answered = sum(not is_flagged[clip.clip_id] for clip in evaluator.clips)
+    return {**evaluator.scores(predicted), "answered": answered}
 
 
 def _over_best(

@@ -2,34 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from importlib.metadata import version
+
+import numpy as np
 
 from ecmf_pipeline import __version__
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.core.files import read_sealed_json, write_atomic
-from ecmf_pipeline.core.predictions import ABSTAINS, PredictionTable
+from ecmf_pipeline.core.predictions import ABSTAINS, Basis, PredictionTable
+from ecmf_pipeline.core.resources import read_resources
 from ecmf_pipeline.core.tables import from_spreadsheet_text, open_table
 from ecmf_pipeline.corpora.languages import count_languages, translation_language
 from ecmf_pipeline.extraction.run import clip_limits, coverage
 from ecmf_pipeline.labels.tables import read_decisions
+from ecmf_pipeline.report.checks import LabelIssue, find_label_issues, map_clips
 from ecmf_pipeline.report.contact_sheets import face_sheets
 from ecmf_pipeline.report.inputs import FaceSheet, PredictedClip, ReportInput
 from ecmf_pipeline.report.page import render
+from ecmf_pipeline.report.sample import choose_clips
+from ecmf_pipeline.report.thumbnails import make_thumbnails
 from ecmf_pipeline.runner.quarantine import read_all
-from ecmf_pipeline.settings.params import load_params
+from ecmf_pipeline.settings.params import Params, load_params
 from ecmf_pipeline.stages.shared.inputs import (
+    LabelledCorpus,
     add_transcripts,
     open_modality_store,
+    open_stored,
     read_needed_texts,
     read_project_corpus,
     read_refined_predictions,
 )
 from ecmf_pipeline.stages.shared.languages import language_notes
+from ecmf_pipeline.store import FeatureStore
 
+_PICTURES = {"blur": "blurred", "off": "off"}
 _SHOWN_VERSIONS = (
     "torch",
     "transformers",
@@ -68,13 +78,16 @@ def run() -> None:
         )
         for modality, store in stores.items()
     }
+    evaluated = read_refined_predictions(paths.predictions("refined") / "fusion.csv", corpus)
     absent = [modality for modality in stores if covered[modality.value]["absent"] == len(corpus.clips)]
     for modality in absent:
         del stores[modality], covered[modality.value]
     languages = count_languages([clip.language for clip in corpus.clips if clip.transcript.strip()])
     sheets: Sequence[FaceSheet] = ()
     no_sheets = ""
-    if Modality.FACE in stores and params.report.contact_sheets:
+    if params.report.thumbnails != "show":
+        no_sheets = f"No contact sheets: pictures are {_PICTURES[params.report.thumbnails]} (report.thumbnails)."
+    elif Modality.FACE in stores and params.report.contact_sheets:
         sheets, no_sheets = face_sheets(
             stores[Modality.FACE],
             corpus.clips,
@@ -106,6 +119,10 @@ def run() -> None:
         ablate=read_sealed_json(paths.ABLATE, made_by="ablate") if paths.ABLATE.is_file() else None,
         vote_sources=read_sealed_json(paths.SOURCES, made_by="evaluate"),
         predictions=list(_predicted_clips(predictions)),
+        evaluated=list(_predicted_clips(evaluated)),
+        label_issues=_label_issues(labelled, evaluated),
+        resources=read_resources(),
+        disk=_disk(),
         refined=refined,
         face_sheets=sheets,
         no_face_sheets=no_sheets,
@@ -113,8 +130,54 @@ def run() -> None:
         params=params.model_dump(mode="json"),
         versions={"ecmf-pipeline": __version__, **{name: version(name) for name in _SHOWN_VERSIONS}},
     )
+    content = _with_clips(content, params, stores, evaluated)
     write_atomic(paths.REPORT, render(content, params.report))
     echo(f"report: {paths.REPORT}")
+
+
+def _with_clips(
+    content: ReportInput, params: Params, stores: Mapping[Modality, FeatureStore], evaluated: PredictionTable
+) -> ReportInput:
+    """Add the map and the thumbnails of the clips that get a card."""
+    chosen = choose_clips(content)
+    by_id = {str(clip.clip_id): clip for clip in content.clips}
+    clips = [by_id[clip_id] for clip_id in chosen]
+    thumbnails = make_thumbnails(clips, root=params.corpus.root, media=params.media, pictures=params.report.thumbnails)
+    clip_map = None
+    if any(len(store) for store in stores.values()):
+        row_of = {clip_id: row for row, clip_id in enumerate(evaluated.clip_ids)}
+        probs = evaluated.probs[[row_of[clip_id] for clip_id in chosen]]
+        features = open_stored(params, content.clips).read(chosen, params.train.vector_pool)
+        clip_map = map_clips(features, probs, chosen)
+    return replace(content, thumbnails=thumbnails, clip_map=clip_map)
+
+
+def _label_issues(labelled: LabelledCorpus, evaluated: PredictionTable) -> list[LabelIssue] | None:
+    """Search the given labels for errors; None if no model was trained on given labels."""
+    if labelled.basis is not Basis.GIVEN:
+        return None
+    probs = np.where((evaluated.out_of_fold & (np.array(evaluated.flags) == ""))[:, None], evaluated.probs, np.nan)
+    given, names = labelled.corpus.given, evaluated.label_names
+    return [
+        LabelIssue(
+            evaluated.clip_ids[row],
+            names[given[row]],
+            names[int(probs[row].argmax())],
+            float(probs[row, given[row]]),
+            float(probs[row].max()),
+        )
+        for row in find_label_issues(probs.astype(np.float64), given)
+    ]
+
+
+def _disk() -> dict[str, int]:
+    """Return the bytes of each store and folder of results."""
+    folders = [*sorted(paths.DATA.glob("features/*.zarr")), *sorted(path for path in paths.DATA.glob("*/"))]
+    return {
+        path.as_posix(): size
+        for path in folders
+        if path != paths.DATA / "features" and (size := sum(f.stat().st_size for f in path.rglob("*") if f.is_file()))
+    }
 
 
 def read_findings() -> list[dict[str, str]]:

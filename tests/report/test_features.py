@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ecmf_pipeline.report.blocks import Paragraph, Table
-from ecmf_pipeline.report.corpus import features_section, origin_blocks
+from ecmf_pipeline.report.features import features_section, origin_blocks
 from ecmf_pipeline.report.inputs import ReportInput
 
 SHA, COMMIT = "ab12" * 16, "0123456789" * 4
