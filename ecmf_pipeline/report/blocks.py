@@ -200,7 +200,10 @@ def score(value: float | None) -> str:
 
 def signed(value: float | None) -> str:
     """Format a difference of scores with its sign."""
-    return UNKNOWN if value is None or math.isnan(value) else f"{value:+.3f}".replace("-", "\N{MINUS SIGN}")
+    if value is None or math.isnan(value):
+        return UNKNOWN
+    text = f"{value:+.3f}"
+    return "0.000" if text[1:] == "0.000" else text.replace("-", "\N{MINUS SIGN}")
 
 
 def count(number: int, noun: str = "", plural: str = "") -> str:

@@ -203,18 +203,14 @@ def _label_change(card: Card) -> Markup:
 
 
 def _decision(decision: Decision, config: ReportConfig) -> Markup:
-    basis = "zero-shot, unverified" if decision.basis is Basis.ZERO_SHOT else f"training weight {decision.weight:.2f}"
-    voting = [vote for vote in decision.votes if vote.label]
-    agreeing = sum(vote.label == decision.label for vote in voting)
-    support = f", {agreeing} of {count(len(voting), 'source')} for it" if voting else ""
-    return Markup("{}: {}. {} has probability {:.2f} ({}{}). {}").format(
+    basis = "Zero-shot, unverified" if decision.basis is Basis.ZERO_SHOT else f"Training weight {decision.weight:.2f}"
+    return Markup("{}: {}. {}: probability {:.2f}. {}. {}.").format(
         DECISIONS[decision.decision][1].capitalize(),
         DECISIONS[decision.decision][2],
         corpus_text(decision.label, 40),
         decision.confidence,
-        basis,
-        support,
         corpus_text(decision.reason, max(config.text_length, _REASON_LENGTH)),
+        basis,
     )
 
 

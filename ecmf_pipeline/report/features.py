@@ -100,7 +100,7 @@ def _encoders(report: ReportInput) -> list[Block]:
                 corpus_text(name, 60),
                 UNKNOWN if width is None else str(width),
                 shorten(_first_two(hashes), 80) or "none",
-                licence_of(name),
+                licence_of([name, *flat_settings.values()]),
                 fingerprint(values),
             ]
         )
@@ -228,7 +228,9 @@ def faces_section(report: ReportInput) -> Sequence[Section]:
         blocks += [
             Paragraph(f"{count(len(shown), 'clip')}, from the lowest to the highest landmark quality. {_HOW_TO_READ}")
         ]
-        blocks += [_photograph(sheet) for sheet in shown]
+        blocks.append(_photograph(shown[0]))
+        if shown[1:]:
+            blocks.append(Collapsible(f"{count(len(shown) - 1)} more", [_photograph(sheet) for sheet in shown[1:]]))
     if missing := [sheet for sheet in report.face_sheets if not sheet.picture]:
         rows = [
             [corpus_text(sheet.clip_id, MAX_CLIP_ID_BYTES), corpus_text(sheet.reason), corpus_text(sheet.problem)]

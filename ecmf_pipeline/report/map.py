@@ -17,6 +17,7 @@ _WIDTH, _HEIGHT, _MARGIN = 720.0, 460.0, 12.0
 _COLOURS = len(PALETTE) - 1
 """Number of values with a colour of their own; the last colour, grey, is that of all others."""
 _OTHERS = "others"
+_POINT = Markup('<a href="#{}" aria-label="{}" tabindex="-1"><circle class="{}" cx="{:.1f}" cy="{:.1f}" r="{}"/></a>')
 
 
 def draw_map(clip_map: ClipMap, cards: Cards, labels: Sequence[str]) -> Markup:
@@ -33,7 +34,7 @@ def draw_map(clip_map: ClipMap, cards: Cards, labels: Sequence[str]) -> Markup:
         if clip_id in cards.by_clip
     ]
     properties: dict[str, tuple[Callable[[Card], str], Sequence[str]]] = {
-        "Label": (lambda card: card.label_after, labels),
+        "Label": (_label, labels),
         "Decision": (lambda card: card.action or "no decision", [word for _, word, _ in DECISIONS.values()]),
         "Prediction": (_outcome, ["right", "wrong", "not judged"]),
         "Speaker or dialogue": (lambda card: card.clip.group or "unknown", ()),
@@ -52,8 +53,11 @@ def draw_map(clip_map: ClipMap, cards: Cards, labels: Sequence[str]) -> Markup:
         legends.append(_legend(key, places, values))
     radius = "4.5" if len(shown) <= 400 else "3"
     points = [
-        Markup('<a href="#{}" tabindex="-1"><circle class="{}" cx="{:.1f}" cy="{:.1f}" r="{}"/></a>').format(
+        Markup(
+            '<a href="#{}" aria-label="{}" tabindex="-1"><circle class="{}" cx="{:.1f}" cy="{:.1f}" r="{}"/></a>'
+        ).format(
             card.anchor,
+            shorten(card.clip.clip_id, 40),
             style.strip() + (" e" if card.is_misjudged else ""),
             _MARGIN + x * (_WIDTH - 2 * _MARGIN),
             _MARGIN + (1 - y) * (_HEIGHT - 2 * _MARGIN),
@@ -64,8 +68,13 @@ def draw_map(clip_map: ClipMap, cards: Cards, labels: Sequence[str]) -> Markup:
     alt = f"Map of {count(len(shown), 'clip')}; the table of label decisions lists the same clips."
     return Markup(
         '<div class="map"><fieldset><legend>Colour by</legend>{}</fieldset>{}'
-        '<svg viewBox="0 0 {:g} {:g}" role="img" aria-label="{}">{}</svg></div>'
+        '<svg viewBox="0 0 {:g} {:g}" role="group" aria-label="{}">{}</svg></div>'
     ).format(Markup("").join(buttons), Markup("").join(legends), _WIDTH, _HEIGHT, alt, Markup("").join(points))
+
+
+def _label(card: Card) -> str:
+    """Return the label after refinement; dropped clips and those for review have none."""
+    return (card.decision.refined_label if card.decision else card.clip.given_label) or "no label"
 
 
 def _outcome(card: Card) -> str:
@@ -77,7 +86,8 @@ def _outcome(card: Card) -> str:
 def _places(values: Sequence[str], order: Sequence[str]) -> dict[str, int]:
     """Return the number of the colour of each value that has one: of the most frequent ones, in the given order."""
     tally = Counter(values)
-    kept = {value for value, _ in sorted(tally.items(), key=lambda item: (-item[1], item[0]))[:_COLOURS]}
+    ranked = sorted(tally.items(), key=lambda item: (item[0] not in order, -item[1], item[0]))
+    kept = {value for value, _ in ranked[:_COLOURS]}
     return {
         value: place for place, value in enumerate(value for value in ordered_labels(order, tally) if value in kept)
     }

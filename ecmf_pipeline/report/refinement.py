@@ -8,6 +8,7 @@ from ecmf_pipeline.labels.refine import LabelAction
 from ecmf_pipeline.report.blocks import (
     Block,
     Cell,
+    Collapsible,
     Figure,
     Heading,
     Notice,
@@ -44,9 +45,13 @@ def refinement_section(report: ReportInput, evaluation: Evaluation) -> Section:
                 *votes_by_source(report),
             ],
         )
-    blocks: list[Block] = [Paragraph(conclusion.sentence), *_accuracy(evaluation)]
-    blocks += [*evidence_blocks(report.evaluate), *_decisions(report)]
-    blocks += [*_matrix(report), *votes_by_source(report), *vote_source_blocks(report.vote_sources)]
+    blocks: list[Block] = [Paragraph(conclusion.sentence), *_decisions(report), *_matrix(report)]
+    details = {
+        "Accuracy of the training labels": _accuracy(evaluation),
+        "Effect of refined labels, methods and calibration": evidence_blocks(report.evaluate),
+        "Votes and reliability of the sources": [*votes_by_source(report), *vote_source_blocks(report.vote_sources)],
+    }
+    blocks += [Collapsible(name, inner) for name, inner in details.items() if inner]
     return Section("refinement", title, blocks)
 
 
@@ -105,7 +110,7 @@ def _matrix(report: ReportInput) -> list[Block]:
             for end, number in ((end, transitions[start, end]) for end in ends)
         ]
         rows.append([corpus_text(start, 40), *cells])
-    changed_given = {pair: number for pair, number in changes.items() if pair[0] != ABSENT}
+    changed_given = {pair: number for pair, number in changes.items() if pair[0] != ABSENT and pair[1] not in outcomes}
     if changed_given:
         start, end = max(changed_given, key=lambda pair: (changed_given[pair], pair))
         sentence = (
@@ -113,7 +118,9 @@ def _matrix(report: ReportInput) -> list[Block]:
             f"{shorten(start, 40)} to {shorten(end, 40)} ({count(changed_given[start, end], 'clip')})."
         )
     else:
-        sentence = "No given label changed."
+        sentence = "No given label was replaced by another."
+    if dropped := sum(number for (_, end), number in changes.items() if end == "dropped"):
+        sentence += f" {count(dropped, 'given label')} dropped."
     caption = "Label changes: given label (rows) and label after refinement (columns). Changes are tinted."
     columns = ["Given label", *(f"#{shorten(end, 40)}" for end in ends)]
     return [
