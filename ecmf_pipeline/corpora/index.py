@@ -155,7 +155,8 @@ def describe_splits(listing: CorpusListing) -> str:
     if not listing.splits:
         return ""
     groups = len({clip.group for clip in listing.clips if clip.group})
-    return f"{format_count(groups, 'group')} ({listing.groups}); {listing.splits}"
+    folds = "folds by group" if groups else "groups unknown: folds by label"
+    return f"{format_count(groups, 'group')} ({listing.groups}); {listing.splits}, {folds}"
 
 
 def format_index_summary(
