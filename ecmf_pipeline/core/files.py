@@ -26,6 +26,9 @@ from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.console import format_bytes, warn
 from ecmf_pipeline.core.errors import ChangedSinceIndex, FileUnreachable, InputError, MissingInput, StoreBusy
 
+StrPath = str | os.PathLike[str]
+"""A path as a user writes it."""
+
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 """Errors of a full disk or an exhausted quota."""
 READ_ONLY = {errno.EACCES, errno.EPERM, errno.EROFS}
