@@ -219,17 +219,16 @@ class Clips(Rows[Clip]):
         return self.is_not_blank("transcript")
 
     @property
-    def sound_digests(self) -> list[str]:
+    def sound_digests(self) -> NDArray[np.object_]:
         """Digest of the sound of each clip, (n,); empty without an audio stream. See `Clip.sound`."""
         has_audio = self.column("has_audio")
-        digests = self.column("digest")
+        digests = self.column("digest").copy()
         is_other = (self.column("audio_path") != "") | (self.column("half") != "")
         for row in (has_audio & is_other).nonzero()[0].tolist():
             sound = self[row].sound
             digests[row] = sound.digest if sound else ""
         digests[~has_audio] = ""
-        listed: list[str] = digests.tolist()
-        return listed
+        return digests
 
 
 def validate_clip_id(name: str) -> ClipId:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core.arrays import Floats, Ints
-from ecmf_pipeline.core.clips import Clip, Corpus, Split
+from ecmf_pipeline.core.clips import Clip, Clips, Corpus, Split
 from ecmf_pipeline.core.console import format_count, warn
 from ecmf_pipeline.core.errors import InputError, MissingInput
 from ecmf_pipeline.core.files import write_atomic
@@ -362,16 +362,11 @@ def write_clips_to_label(
     import pandas as pd
 
     chosen = np.asarray(rows, np.int64)
+    chosen_clips, chosen_decisions = Clips.of(clips).take(chosen), Decisions.of(decisions).take(chosen)
     columns: dict[str, Sequence[str]] = {
-        "clip_id": [clips[row].clip_id for row in rows],
-        "path": [clips[row].path for row in rows],
-        "split": [clips[row].split.value for row in rows],
-        "transcript": [clips[row].transcript for row in rows],
-        "words_from": [clips[row].words_from.value for row in rows],
+        **{name: chosen_clips.column(name) for name in ("clip_id", "path", "split", "transcript", "words_from")},
         "sources": _votes_by_label({name: probs[chosen] for name, probs in votes.items()}, labels),
-        **{
-            name: [str(getattr(decisions[row], name)) for row in rows] for name in ("given_label", "decision", "reason")
-        },
+        **{name: chosen_decisions.column(name) for name in ("given_label", "decision", "reason")},
     }
     frame = pd.DataFrame({name: [as_spreadsheet_text(cell) for cell in cells] for name, cells in columns.items()})
     frame["gain"] = np.round(gain[chosen], 6)

@@ -12,7 +12,7 @@ from ecmf_pipeline.llm.rewriting import RewriteResult, enrich_transcripts
 from ecmf_pipeline.settings.params import Params, load_params
 from ecmf_pipeline.sharing.hints import warn_of_shared_outputs
 from ecmf_pipeline.stages.shared.inputs import read_manifest_with_transcripts
-from ecmf_pipeline.stages.shared.languages import count_llm_foreign, foreign_columns, llm_transcript
+from ecmf_pipeline.stages.shared.languages import foreign_columns, llm_transcript, llm_transcripts
 from ecmf_pipeline.stages.shared.llm import (
     REWRITE_ANSWER_FILES,
     REWRITE_FILES,
@@ -60,7 +60,7 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
     changed = write_texts(paths.REWRITES, texts)
     if masked := sum(bool(text.foreign) for text in texts.values()):
         echo(f"rewrite: {format_count(masked, 'text')} masked: the text encoder does not know the language")
-    if params.needs_enriched_texts and (unknown := count_llm_foreign(params, clips)):
+    if params.needs_enriched_texts and (unknown := llm_transcripts(params, clips)[1]):
         echo(f"rewrite: {format_count(unknown, 'transcript')} not enriched: the LLM does not know the language")
     if not params.needs_enriched_texts:
         state = "written" if changed else "unchanged"

@@ -66,7 +66,7 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
             "no source votes on the labels: there are too few labels to train on, and no source needs none",
             "set vote.inputs: [text], use the encoder mini_xception or a CLIP encoder, or add vote.sources",
         )
-    write_votes(paths.VOTES, [clip.clip_id for clip in corpus.clips], votes, corpus.labels)
+    write_votes(paths.VOTES, corpus.columns.ids, votes, corpus.labels)
     echo(f"vote: {len(corpus.clips)} clips, {len(votes)} sources")
     for name, probs in votes.items():
         n_votes = int(np.isfinite(probs).all(axis=1).sum())
@@ -82,7 +82,7 @@ def _external_votes(params: Params, corpus: Corpus) -> dict[str, NDArray[np.floa
     votes: dict[str, NDArray[np.float64]] = {}
     reserved = _own_sources(params)
     for path in (*_corpus_votes(), *map(Path, params.vote.sources)):
-        sources, _ = read_external_votes(path, corpus.labels, [clip.clip_id for clip in corpus.clips])
+        sources, _ = read_external_votes(path, corpus.labels, corpus.columns.ids)
         if duplicates := sorted((reserved | votes.keys()) & sources.keys()):
             raise InputError(f"{path}: another source has the name {duplicates[0]!r}", "rename the source in the file")
         votes.update(sources)
@@ -132,8 +132,9 @@ def _classifier_votes(params: Params, corpus: Corpus, verdicts: NDArray[np.int64
     if config.rounds > 1:
         from ecmf_pipeline.fusion.training import FusionVoter
 
-        groups = [clip.group for clip in corpus.clips]
-        fusion = FusionVoter(by_modality, groups, corpus.labels, params.train.fusion, params.train.training)
+        fusion = FusionVoter(
+            by_modality, corpus.columns.groups, corpus.labels, params.train.fusion, params.train.training
+        )
         joint[FUSION] = fusion.votes
     result = vote_in_rounds(
         VoterPanel(features, voters, len(corpus.labels), config.seed, joint),

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import Clip, Corpus, Modality, label_indices, read_corpus_description
+from ecmf_pipeline.core.clips import Clip, Corpus, Modality, read_corpus_description
 from ecmf_pipeline.core.console import echo, format_count
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.encoders.config import EgemapsConfig, MiniXceptionConfig
@@ -25,7 +25,7 @@ from ecmf_pipeline.llm.server_run import Budget
 from ecmf_pipeline.llm.votes import calibrated_votes, calibration_summary, drop_short_transcripts, transcript_scores
 from ecmf_pipeline.settings.params import Params
 from ecmf_pipeline.stages.shared.inputs import folds_of, open_modality_store
-from ecmf_pipeline.stages.shared.languages import count_llm_foreign, llm_transcript
+from ecmf_pipeline.stages.shared.languages import llm_transcript, llm_transcripts
 
 REWRITE_FILES = AnswerFiles("rewrite", paths.REWRITE_CACHE, paths.DATA / ".rewrite.spool", paths.quarantine("rewrite"))
 REWRITE_ANSWER_FILES = replace(REWRITE_FILES, cache=paths.REWRITE_ANSWERS)
@@ -132,15 +132,15 @@ def llm_votes(
     """
     config, budget = with_workers(params.llm, workers), Budget(params.llm.budget)
     clips, labels, inputs = corpus.clips, corpus.labels, params.vote.inputs
-    given = np.array(label_indices(clips, labels), np.int64)
+    given = corpus.given
     folds = folds_of(corpus, params.vote.folds, params.vote.seed)
     text_files, cue_files, frame_files = (
         replace(files, retry_quarantined=retry_quarantined) for files in (VOTE_FILES, CUE_FILES, FRAME_FILES)
     )
     scores: dict[str, ScoringResult] = {}
     if "text" in inputs:
-        texts: dict[str, str] = {clip.clip_id: llm_transcript(params, clip) for clip in clips}
-        if n_foreign := count_llm_foreign(params, clips):
+        texts, n_foreign = llm_transcripts(params, clips)
+        if n_foreign:
             echo(f"vote: llm abstains on {format_count(n_foreign, 'transcript')} in languages that it does not know")
         scored = transcript_scores(
             config, texts, labels, given, folds, seed=params.vote.seed, answer_files=text_files, budget=budget
