@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ecmf_pipeline.core.clips import Clip
+from ecmf_pipeline.core.clips import Clip, Clips
 from ecmf_pipeline.core.errors import InputError, StoreBusy
 from ecmf_pipeline.core.files import exclusive_lock
 
@@ -75,6 +75,19 @@ class Shard:
     def has_clip(self, clip: Clip) -> bool:
         """Return whether a clip belongs to the shard, by its id; parts of a recording by file and time."""
         return self.has(block_key(clip.path, clip.start) if clip.end else clip.clip_id)
+
+    def clips_of(self, clips: Clips) -> Clips:
+        """Return the clips that belong to the shard; see `has_clip`."""
+        import numpy as np  # takes 0.1 s, and the command line imports this module
+
+        is_part = clips.column("end") > 0
+        names = np.where(is_part, clips.column("path"), clips.column("clip_id")).tolist()
+        starts = clips.column("start").tolist()
+        keys = (
+            block_key(name, start) if part else name
+            for name, start, part in zip(names, starts, is_part.tolist(), strict=True)
+        )
+        return clips.where(np.fromiter(map(self.has, keys), np.bool_, len(clips)))
 
 
 def block_key(name: str, start: float) -> str:

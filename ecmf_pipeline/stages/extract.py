@@ -48,7 +48,7 @@ def run(
     settings = {modality: params.settings_of(modality) for modality in used}
     tables = {modality: (paths.quarantine("extract", modality), list[Path]()) for modality in used}
     if shard is not None:
-        clips = [clip for clip in clips if shard.has_clip(clip)]
+        clips = shard.clips_of(clips)
     with (
         open_writers(settings, paths.features) if shard is None else open_shard_writers(settings, paths.features, shard)
     ) as writers:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ecmf_pipeline.core.clips import Clip, ClipId
+from ecmf_pipeline.core.clips import Clip, ClipId, Clips
 from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.core.shards import Shard
 
@@ -23,9 +23,13 @@ def test_each_clip_is_in_exactly_one_shard_of_similar_size(count):
     sizes = [sum(map(shard.has_clip, clips)) for shard in shards]
     assert sum(sizes) == len(clips)
     assert all(any(shard.has_clip(clip) for shard in shards) for clip in clips)
+    columns = Clips.of(clips)
+    assert [clip for shard in shards for clip in shard.clips_of(columns) if not shard.has_clip(clip)] == []
+    assert sum(len(shard.clips_of(columns)) for shard in shards) == len(clips)
     assert min(sizes) > 0.6 * len(clips) / count
 
 
 def test_neighbouring_parts_of_a_recording_share_a_shard():
     parts = [Clip(ClipId(f"part{start}"), "film.mkv", start=start, end=start + 3.0) for start in range(0, 600, 3)]
+    assert [len(Shard(number, 5).clips_of(Clips.of(parts))) for number in range(1, 6)].count(200) == 1
     assert sum(all(map(Shard(number, 5).has_clip, parts)) for number in range(1, 6)) == 1
