@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ecmf_pipeline.core.clips import Clip, ClipText, Modality
+from ecmf_pipeline.core.clips import Clip, Clips, ClipText, Modality
 from ecmf_pipeline.core.console import warn
 from ecmf_pipeline.core.errors import ClipTimeout, MissingInput, TooManyQuarantined, TruncatedMedia, TryAgain
 from ecmf_pipeline.core.files import fingerprint, sha256_text
@@ -116,11 +116,15 @@ def input_digests(
             for clip in clips
             if clip.clip_id in texts and texts[clip.clip_id].having(branch_inputs.columns)
         }
+    columns = Clips.of(clips)
     if modality is Modality.AUDIO:
-        return {clip.clip_id: sound.digest for clip in clips if (sound := clip.sound)}
-    if modality is Modality.FACE and branch_inputs.face_crops:
-        return {clip.clip_id: clip.face_digest for clip in clips if clip.face_digest}
-    return {clip.clip_id: clip.digest for clip in clips if clip.has_video}
+        digests = columns.sound_digests
+    elif modality is Modality.FACE and branch_inputs.face_crops:
+        digests = columns.column("face_digest").tolist()
+    else:
+        columns = columns.where(columns.column("has_video"))
+        return dict(zip(columns.ids, columns.column("digest").tolist(), strict=True))
+    return {clip_id: digest for clip_id, digest in zip(columns.ids, digests, strict=True) if digest}
 
 
 def current_digests(
@@ -147,7 +151,7 @@ def current_digests(
     if not has_imported_features(store.settings):
         return input_digests(modality, clips, texts, BranchInputs.of_settings(store.settings))
     newest = store.newest()
-    return {clip.clip_id: newest[clip.clip_id] for clip in clips if clip.clip_id in newest}
+    return {clip_id: newest[clip_id] for clip_id in Clips.of(clips).ids if clip_id in newest}
 
 
 def text_digest(text: ClipText, columns: Sequence[str] = DEFAULT_TEXT_COLUMNS) -> str:
