@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
+from typing import Literal
 
 from pydantic import Field
 
 from ecmf_pipeline.core.config import Config
 
-
-class EngineKind(StrEnum):
-    """Where workers run."""
-
-    LOCAL = "local"
-    RAY = "ray"
+EngineKind = Literal["local", "ray"]
+"""Where workers run."""
 
 
 class EngineConfig(Config):
@@ -35,10 +31,10 @@ class EngineConfig(Config):
         openers: Number of openers, which decode clips for the workers of `extract`. None: with GPUs as many as fit
             beside the workers, else 0.
         opener_cpus: CPU cores that Ray reserves for each opener, also a fraction.
-        wait: Seconds to wait until the cluster can be reached, and until it has room for the first worker.
+        wait: Seconds without room for any worker on the cluster after which the run ends.
     """
 
-    kind: EngineKind = EngineKind.LOCAL
+    kind: EngineKind = "local"
     address: str | None = Field(None, min_length=1)
     workers: int | None = Field(None, gt=0)
     cpus: float = Field(1.0, gt=0)

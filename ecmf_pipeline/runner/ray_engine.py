@@ -1,8 +1,8 @@
 """An engine whose workers run on the nodes of a Ray cluster.
 
 The queue, retries and quarantine are those of the engine of one machine (`WorkerPool`); only the processes are behind
-actors (`ray_host`). Ray restarts the actors of a lost node on other nodes as soon as there is room. Their jobs go back to the
-queue, so that other workers do them meanwhile. This module imports Ray only if the engine is used.
+actors (`ray_host`). Ray restarts the actors of a lost node on other nodes as soon as there is room. Their jobs go back
+to the queue, so that other workers do them meanwhile. This module imports Ray only if the engine is used.
 """
 
 from __future__ import annotations
@@ -213,7 +213,7 @@ def _connected(address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     before = signal.getsignal(signal.SIGTERM)
     try:
         if address is None:
@@ -407,6 +407,7 @@ class RayProcess(PoolProcess[ItemT]):
         """See `PoolProcess`."""
         import ray
 
+        self.call = None
         ray.kill(self._actor)
 
     def wait(self) -> int:

@@ -9,6 +9,7 @@ from ecmf_pipeline.core.clips import Clip, ClipText, write_texts
 from ecmf_pipeline.core.console import echo, format_count
 from ecmf_pipeline.llm.answers import write_empty_quarantine
 from ecmf_pipeline.llm.rewriting import RewriteResult, enrich_transcripts
+from ecmf_pipeline.runner.config import EngineKind
 from ecmf_pipeline.settings.params import Params, load_params
 from ecmf_pipeline.sharing.hints import warn_of_shared_outputs
 from ecmf_pipeline.stages.shared.inputs import read_manifest_with_transcripts
@@ -17,16 +18,18 @@ from ecmf_pipeline.stages.shared.llm import (
     REWRITE_ANSWER_FILES,
     REWRITE_FILES,
     labels_to_ask,
+    llm_engine,
     read_contexts,
     with_workers,
 )
 
 
-def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
+def run(*, workers: int | None = None, engine: EngineKind | None = None, retry_quarantined: bool = False) -> None:
     """Query the LLM about each distinct transcript once and write the enriched texts.
 
     Args:
         workers: Number of worker processes; None: the value in params.
+        engine: The engine that runs them; None: that of params.
         retry_quarantined: Whether to query again for quarantined texts although nothing changed.
     """
     params = load_params()
@@ -35,6 +38,7 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
         write_texts(paths.REWRITES, {})
         echo("rewrite: no encoder in use reads texts, nothing to do")
         return
+    runner = llm_engine(params, engine, workers)
     warn_of_shared_outputs([paths.REWRITE])
     clips = read_manifest_with_transcripts(params)
     contexts = read_contexts(params, clips) if params.needs_enriched_texts else {}
@@ -48,6 +52,7 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
             contexts,
             labels_to_ask(),
             answer_files=answer_files,
+            engine=runner,
         )
     else:
         write_empty_quarantine(answer_files)

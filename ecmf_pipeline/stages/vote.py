@@ -26,6 +26,7 @@ from ecmf_pipeline.labels.voters import (
     join_modalities,
     vote_in_rounds,
 )
+from ecmf_pipeline.runner.config import EngineKind
 from ecmf_pipeline.settings.params import Params, load_params
 from ecmf_pipeline.sharing.hints import warn_of_shared_outputs
 from ecmf_pipeline.stages.shared.inputs import (
@@ -35,18 +36,20 @@ from ecmf_pipeline.stages.shared.inputs import (
     read_features,
     read_project_corpus,
 )
-from ecmf_pipeline.stages.shared.llm import LLM_SOURCES, llm_votes
+from ecmf_pipeline.stages.shared.llm import LLM_SOURCES, llm_engine, llm_votes
 from ecmf_pipeline.stages.shared.zero_shot import FACE_SOURCE, saved_model_votes, zero_shot_votes
 
 
-def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
+def run(*, workers: int | None = None, engine: EngineKind | None = None, retry_quarantined: bool = False) -> None:
     """Collect the votes of all voters and write the long table of votes.
 
     Args:
         workers: Number of worker processes that query the LLM; None: the value in params.
+        engine: The engine that runs them; None: that of params.
         retry_quarantined: Whether to query again for quarantined texts although nothing changed.
     """
     params = load_params()
+    runner = llm_engine(params, engine, workers)
     if not paths.VOTES.is_file():
         warn_of_shared_outputs([paths.VOTES.parent])
     labelled = read_project_corpus(params)
@@ -58,7 +61,7 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
     if labelled.basis is not Basis.GIVEN:
         votes.update(zero_shot_votes(params, corpus))
     votes.update(saved_model_votes(params, corpus))
-    of_llm, scored = llm_votes(params, corpus, workers=workers, retry_quarantined=retry_quarantined)
+    of_llm, scored = llm_votes(params, corpus, workers=workers, engine=runner, retry_quarantined=retry_quarantined)
     votes.update(of_llm)
     votes.update(external)
     if labelled.is_zero_shot and not votes:
