@@ -301,6 +301,7 @@ class _RayHosts:
                 .options(
                     num_cpus=self._config.cpus if is_worker else self._config.opener_cpus,
                     num_gpus=self._gpus if is_worker else 0,
+                    scheduling_strategy="SPREAD",
                     max_restarts=-1,
                     max_task_retries=0,
                 )

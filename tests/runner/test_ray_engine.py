@@ -7,19 +7,21 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ecmf_pipeline.core.errors import InputError
+from ecmf_pipeline.core.errors import EcmfError, InputError, MissingInput, ModelError
 from ecmf_pipeline.runner.config import EngineConfig
 from ecmf_pipeline.runner.pool import JobQueue, WorkerPool
 from ecmf_pipeline.runner.ray_engine import RayEngine, Shares, choose_shares
 from ecmf_pipeline.runner.step import Phase, Task
 from ecmf_pipeline.runner.worker_process import Death, Job, PoolProcess, Ready, Role
-from tests.runner.doubling import Number, RunHarness, numbers
+from tests.runner.doubling import BranchFiles, Factory, Number, RunHarness, numbers
 
 RAY = EngineConfig(kind="ray", cpus=0.5, opener_cpus=0.25, wait=60.0)
 
@@ -230,3 +232,91 @@ def test_faults_have_the_same_result_as_with_the_local_engine(tmp_path, ray_engi
     }
     assert remote.reasons("b") == local.reasons("b")
     assert not [*remote.folder.rglob(".engine-*")]
+
+
+@pytest.mark.slow
+def test_openers_are_other_actors_than_workers(tmp_path, cluster):
+    faulty = {"n2": Number(2, open_fault="signal SIGSEGV"), "n5": Number(5, work_fault="once:signal SIGKILL")}
+    items = numbers(*range(1, 10), **faulty)
+    local, remote = RunHarness(tmp_path / "local", openers=1), RunHarness(tmp_path / "remote")
+    local.run(items, workers=1)
+    engine = RayEngine(RAY.model_copy(update={"workers": 1, "openers": 2}), clip_timeout=30.0, can_open=True)
+    remote.run(items, workers=1, engine=engine)
+    assert parts(remote) == parts(local)
+    assert remote.reasons("a") == local.reasons("a") == {"2": "WorkerCrashed"}
+    openers = {process for _, process, worker in remote.opened() if worker >= 100}
+    assert openers.isdisjoint(remote.worker_processes())
+    assert {worker for value, _, worker in remote.opened() if value != 5} <= {0, 100, 101}
+
+
+@pytest.mark.slow
+def test_a_node_without_the_corpus_is_named(tmp_path, cluster):
+    harness = RunHarness(tmp_path / "harness")
+    engine = RayEngine(RAY, needs=[tmp_path / "corpus"])
+    with pytest.raises(MissingInput) as caught:
+        harness.run(numbers(1, 2, 3), workers=1, engine=engine)
+    assert str(tmp_path / "corpus") in caught.value.message
+    assert caught.value.message.startswith(f"node {os.uname().nodename}")
+    assert caught.value.hint
+
+
+@pytest.mark.slow
+def test_a_node_without_the_weights_is_named(tmp_path, ray_engine):
+    harness = RunHarness(tmp_path / "harness", start_fault="model error")
+    with pytest.raises(ModelError) as caught:
+        harness.run(numbers(1, 2, 3), workers=1, engine=ray_engine)
+    assert caught.value.message.startswith(f"node {os.uname().nodename}")
+    assert caught.value.message.endswith("no weights")
+    assert caught.value.hint == "fetch them"
+
+
+@pytest.mark.slow
+def test_a_worker_without_room_ends_the_run_after_a_wait(tmp_path, cluster):
+    engine = RayEngine(RAY.model_copy(update={"gpus": 1.0, "wait": 1.0}))
+    with pytest.raises(EcmfError, match=r"0\.5 CPUs and 1 GPUs"):
+        RunHarness(tmp_path / "harness").run(numbers(1), workers=1, engine=engine)
+
+
+@pytest.mark.slow
+def test_closing_the_results_stops_the_processes(tmp_path, ray_engine):
+    harness = RunHarness(tmp_path / "harness")
+    tasks = [Task(f"{number}", 0, (Number(number, open_fault="sleep 30" if number > 1 else ""),)) for number in (1, 2)]
+    results = ray_engine.run(tasks, Factory(harness.folder), BranchFiles(harness.folder).spools)
+    next(results)
+    results.close()
+    processes = {process for _, process, _ in harness.opened()}
+    deadline = time.monotonic() + 5
+    while processes and time.monotonic() < deadline:
+        processes = {process for process in processes if Path(f"/proc/{process}").exists()}
+        time.sleep(0.05)
+    assert not processes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("openers", [0, 2])
+def test_a_killed_node_neither_loses_nor_doubles_rows(tmp_path, cluster, openers):
+    """The last tests of this cluster. Batches are in progress on both nodes when one of them is killed."""
+    items = [Number(value, open_fault="sleep 0.1", work_fault="sleep 0.1") for value in range(1, 41)]
+    plain = [Number(value) for value in range(1, 41)]
+    local, remote = RunHarness(tmp_path / "local"), RunHarness(tmp_path / "remote")
+    local.run(plain, workers=2, part_size=10)
+    node = cluster.add_node(num_cpus=1)
+    workers = {"workers": 4, "openers": openers, "cpus": 0.25}
+    engine = RayEngine(RAY.model_copy(update=workers), clip_timeout=30.0, can_open=True)
+    killed = threading.Event()
+
+    def kill_node() -> None:
+        while not (remote.folder / "worked").exists() or len(remote.worker_processes()) < 4:
+            time.sleep(0.02)
+        cluster.remove_node(node, allow_graceful=False)
+        killed.set()
+
+    thread = threading.Thread(target=kill_node, daemon=True)
+    thread.start()
+    report = remote.run(items, workers=1, part_size=10, engine=engine)
+    thread.join(10)
+    assert killed.is_set()
+    assert len(remote.opened()) > len(items)  # batches in progress on the node were opened again
+    assert parts(remote) == parts(local)
+    assert report.done == {"a": 40, "b": 35}
+    assert remote.reasons("a") == {}
