@@ -373,7 +373,14 @@ def extract(
                 files = (states.get(path) for path in (clip.path, clip.face_path, clip.audio_path))
                 items.append(ClipToExtract(clip, missing, text, *files))
         run: Run[ClipToExtract] = Run(
-            ExtractStepFactory(encoders, corpus_root, media, faces, config.device, uses_openers=bool(config.openers)),
+            ExtractStepFactory(
+                encoders,
+                corpus_root,
+                media,
+                faces,
+                config.device,
+                uses_openers=bool(config.openers) or engine is not None,  # an engine may have its own openers
+            ),
             {branch.modality.value: writers[branch.modality] for branch in incomplete},
             {branch.modality.value: branch.quarantine for branch in incomplete},
             RunConfig(

@@ -12,9 +12,11 @@ from ecmf_pipeline.core.shards import Shard
 from ecmf_pipeline.extraction.run import Branch, clip_limits, extract, open_writers, plan_branch
 from ecmf_pipeline.extraction.shards import merge_all_shards, open_shard_writers, shard_tables
 from ecmf_pipeline.runner import RunReport
+from ecmf_pipeline.runner.config import EngineKind
 from ecmf_pipeline.runner.quarantine import Quarantine
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.sharing.hints import warn_of_shared_outputs
+from ecmf_pipeline.stages.shared.engines import choose_engine
 from ecmf_pipeline.stages.shared.inputs import read_needed_texts
 
 
@@ -22,6 +24,7 @@ def run(
     modalities: Sequence[Modality],
     *,
     workers: int | None = None,
+    engine: EngineKind | None = None,
     retry_quarantined: bool = False,
     shard: Shard | None = None,
 ) -> None:
@@ -30,6 +33,7 @@ def run(
     Args:
         modalities: Modalities; empty: all in use.
         workers: Number of worker processes; None: the value in params.
+        engine: The engine that runs them; None: that of params.
         retry_quarantined: Whether to process quarantined clips again although nothing changed.
         shard: The shard of the clips to extract; None: all clips.
     """
@@ -42,6 +46,16 @@ def run(
         if not (table := paths.quarantine("extract", modality)).is_file():
             Quarantine(table, stage=f"extract {modality.value}").write()
         echo(f"extract {modality.value}: not in extract.encoders, nothing to do")
+    uses_torch = any(params.encoder_of(modality).uses_torch for modality in used)
+    runner = choose_engine(
+        params.engine,
+        engine,
+        workers,
+        clip_timeout=params.extract.clip_timeout,
+        device=params.extract.device if uses_torch else "cpu",
+        can_open=True,
+        needs=[] if set(used) <= {Modality.TEXT} else [params.corpus.root],
+    )
     warn_of_shared_outputs([paths.features(modality) for modality in used])
     clips = read_manifest(paths.MANIFEST)
     texts = read_needed_texts(params, clips) if Modality.TEXT in used else {}
@@ -81,6 +95,7 @@ def run(
             faces=params.faces,
             index_cache=paths.INDEX_CACHE,
             config=params.extract if workers is None else params.extract.model_copy(update={"workers": workers}),
+            engine=runner,
         )
         for branch in branches:
             echo(_summary(branch, report, writers[branch.modality].adopted, shard))
