@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import quote
 
 from jinja2 import Environment
@@ -24,7 +25,7 @@ from ecmf_pipeline.report.blocks import (
     shorten,
 )
 from ecmf_pipeline.report.config import ReportConfig
-from ecmf_pipeline.report.inputs import PredictedClip, ReportInput
+from ecmf_pipeline.report.inputs import PredictedClip, PredictedClips, ReportInput, column
 from ecmf_pipeline.report.sample import choose_clips, true_labels
 from ecmf_pipeline.report.thumbnails import Thumbnail
 from ecmf_pipeline.report.words import ABSENT, DECISIONS
@@ -81,7 +82,8 @@ class Card:
     @property
     def label_after(self) -> str:
         """The label after refinement, or why there is none."""
-        return new_label(self.decision) if self.decision else self.clip.given_label or ABSENT
+        decision = self.decision
+        return label_after(decision.decision, decision.refined_label) if decision else self.clip.given_label or ABSENT
 
 
 @dataclass(frozen=True)
@@ -108,9 +110,7 @@ class Cards:
 
 def make_cards(report: ReportInput, config: ReportConfig, environment: Environment) -> Cards:
     """Make the cards of a sample of clips, as many as fit into `MAX_BYTES`."""
-    clips = {str(clip.clip_id): clip for clip in report.clips}
-    decisions = {str(decision.clip_id): decision for decision in report.refined}
-    predictions = {prediction.clip_id: prediction for prediction in report.scored}
+    clips, decisions, predictions = (rows_by_clip(rows) for rows in (report.clips, report.refined, report.scored))
     truth = true_labels(report)
     template = environment.get_template("card.html.j2")
     cards: list[Card] = []
@@ -119,9 +119,9 @@ def make_cards(report: ReportInput, config: ReportConfig, environment: Environme
     for clip_id in choose_clips(report):
         card = Card(
             len(cards),
-            clips[clip_id],
-            predictions.get(clip_id),
-            decisions.get(clip_id),
+            report.clips[clips[clip_id]],
+            report.scored[predictions[clip_id]] if clip_id in predictions else None,
+            report.refined[decisions[clip_id]] if clip_id in decisions else None,
             truth.get(clip_id, ""),
             report.thumbnails.get(clip_id),
         )
@@ -133,6 +133,12 @@ def make_cards(report: ReportInput, config: ReportConfig, environment: Environme
         cards.append(card)
         pages.append(page)
     return Cards(cards, pages, len(report.clips), {str(card.clip.clip_id): card for card in cards})
+
+
+def rows_by_clip(rows: Sequence[Any]) -> dict[str, int]:
+    """Return the row of each clip id."""
+    ids = rows.table.clip_ids if isinstance(rows, PredictedClips) else column(rows, "clip_id")
+    return {str(clip_id): row for row, clip_id in enumerate(ids)}
 
 
 def decision_table(cards: Cards, *, judged: str) -> Table:
@@ -204,11 +210,9 @@ def _label_change(card: Card) -> Markup:
 
 def _decision(decision: Decision, config: ReportConfig) -> Markup:
     basis = "Zero-shot, unverified" if decision.basis is Basis.ZERO_SHOT else f"Training weight {decision.weight:.2f}"
-    return Markup("{}: {}. {}: probability {:.2f}. {}. {}.").format(
+    return Markup("{}: {}. {}. {}.").format(
         DECISIONS[decision.decision][1].capitalize(),
         DECISIONS[decision.decision][2],
-        corpus_text(decision.label, 40),
-        decision.confidence,
         corpus_text(decision.reason, max(config.text_length, _REASON_LENGTH)),
         basis,
     )
@@ -243,13 +247,13 @@ def format_votes(votes: Sequence[Vote]) -> Markup:
     return Markup("").join(lines) or Markup(UNKNOWN)
 
 
-def new_label(decision: Decision) -> str:
+def label_after(action: LabelAction, refined_label: str) -> str:
     """Return the label after refinement, or why there is none."""
-    if decision.decision is LabelAction.DROP:
+    if action is LabelAction.DROP:
         return "dropped"
-    if decision.decision is LabelAction.REVIEW and not decision.refined_label:
+    if action is LabelAction.REVIEW and not refined_label:
         return "for review"
-    return decision.refined_label or ABSENT
+    return refined_label or ABSENT
 
 
 def describe_outcome(decision: Decision, gold: str) -> str:

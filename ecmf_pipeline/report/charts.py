@@ -114,7 +114,8 @@ def bars(
                 parts.append(_text(end + 6, y + BAR / 2, bar.text, "value"))
                 y += BAR + BAR_GAP
             y += GROUP_GAP - BAR_GAP
-        parts.append(_line(left, top - 4, left, bottom, "axis"))
+        if not layout.name_line:  # it would cross the names
+            parts.append(_line(left, top - 4, left, bottom, "axis"))
         if mark:
             x = left + mark.value * scale
             parts.append(_line(x, top - 6, x, bottom, "mark"))
@@ -262,7 +263,7 @@ class _Layout:
         length = NAME_COLUMNS if not self.name_line or note else NAME_COLUMNS + 16
         shown = _cut_name(name, length)
         whole = Markup("<title>{}</title>").format(shorten(name, 500)) if shown != name else Markup("")
-        x, y = (0.0, top + self.name_line / 2) if self.name_line else (self.left - 10, top + height / 2)
+        x, y = (self.left, top + self.name_line / 2) if self.name_line else (self.left - 10, top + height / 2)
         text = Markup('<text class="{}" x="{}" y="{}">{}{}</text>').format(
             "name start" if self.name_line else "name", _number(x), _number(y), shown, whole
         )
@@ -273,7 +274,7 @@ class _Layout:
 
 def _twice(draw: Callable[[_Layout], tuple[float, list[Markup]]], names: Sequence[str], alt: str) -> Markup:
     """Draw a chart in both layouts."""
-    layouts = {"wide": _Layout(WIDTH, _label_width(names), 0.0), "narrow": _Layout(NARROW, 0.0, NAME_LINE)}
+    layouts = {"wide": _Layout(WIDTH, _label_width(names), 0.0), "narrow": _Layout(NARROW, 6.0, NAME_LINE)}
     drawings = []
     for name, layout in layouts.items():
         height, parts = draw(layout)

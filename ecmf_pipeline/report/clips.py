@@ -25,7 +25,7 @@ from ecmf_pipeline.report.blocks import (
     shorten,
 )
 from ecmf_pipeline.report.cards import Cards, decision_table
-from ecmf_pipeline.report.inputs import Confusion, Evaluation, ReportInput
+from ecmf_pipeline.report.inputs import Confusion, Evaluation, ReportInput, column
 from ecmf_pipeline.report.map import draw_map
 from ecmf_pipeline.report.scores import evaluation_basis, truth_name
 from ecmf_pipeline.report.words import DECISIONS
@@ -77,25 +77,23 @@ def _label_issues(report: ReportInput, cards: Cards) -> list[Block]:
     blocks: list[Block] = [Heading("Probable label errors")]
     if not issues:
         return [*blocks, Paragraph("Confident learning finds no given label that is probably wrong.")]
-    decisions = {str(decision.clip_id): decision for decision in report.refined}
+    decisions = dict(zip(*(column(report.refined, name) for name in ("clip_id", "decision")), strict=True))
     handled = {LabelAction.RELABEL, LabelAction.DROP, LabelAction.REVIEW, LabelAction.DOWN_WEIGHT}
-    n_handled = sum(one.clip_id in decisions and decisions[one.clip_id].decision in handled for one in issues)
+    n_handled = sum(decisions.get(one.clip_id) in handled for one in issues)
     sentence = (
         f"Confident learning (as in cleanlab) finds {count(len(issues), 'given label')} that "
         f"{'is' if len(issues) == 1 else 'are'} probably wrong, from predictions of models that were not trained on "
         f"the clip. The refinement changed, dropped, down-weighted or listed {count(n_handled)} of them."
     )
-    rows: list[list[str | Cell]] = []
-    for one in issues[:_MOST_ROWS]:
-        decision = decisions.get(one.clip_id)
-        rows.append(
-            [
-                cards.link(one.clip_id),
-                f"{shorten(one.given, 40)} {one.given_probability:.2f}",
-                f"{shorten(one.likely, 40)} {one.likely_probability:.2f}",
-                DECISIONS[decision.decision][1] if decision else UNKNOWN,
-            ]
-        )
+    rows: list[list[str | Cell]] = [
+        [
+            cards.link(one.clip_id),
+            f"{shorten(one.given, 40)} {one.given_probability:.2f}",
+            f"{shorten(one.likely, 40)} {one.likely_probability:.2f}",
+            DECISIONS[LabelAction(decisions[one.clip_id])][1] if one.clip_id in decisions else UNKNOWN,
+        ]
+        for one in issues[:_MOST_ROWS]
+    ]
     columns = ["Clip", "Given label", "Likely label", "Decision"]
     return [*blocks, Paragraph(sentence), *_folded("Probable label errors", columns, rows, len(issues))]
 
@@ -104,17 +102,18 @@ def _duplicates(report: ReportInput, cards: Cards) -> list[Block]:
     pairs = report.clip_map.duplicates if report.clip_map else ()
     if not pairs:
         return []
-    clips = {str(clip.clip_id): clip for clip in report.clips}
     rows: list[list[str | Cell]] = []
     n_differing = 0
     for first, second, similarity in pairs:
-        labels = [clips[name].given_label or clips[name].gold_label or UNKNOWN for name in (first, second)]
+        if first not in cards.by_clip or second not in cards.by_clip:
+            continue
+        clips = [cards.by_clip[name].clip for name in (first, second)]
+        labels = [clip.given_label or clip.gold_label or UNKNOWN for clip in clips]
         differ = UNKNOWN not in labels and labels[0] != labels[1]
         n_differing += differ
         text = Markup("{}, {}").format(*(corpus_text(label, 40) for label in labels))
         shown: str | Cell = Cell(text, 0.5, "change") if differ else text
-        same_split = clips[first].split is clips[second].split
-        splits = clips[first].split.value if same_split else f"{clips[first].split.value}, {clips[second].split.value}"
+        splits = ", ".join(dict.fromkeys(clip.split.value for clip in clips))
         rows.append([cards.link(first), cards.link(second), f"{similarity:.3f}", shown, splits])
     sentence = (
         f"{count(len(pairs), 'pair')} of clips with nearly the same features in each modality "

@@ -27,7 +27,7 @@ from ecmf_pipeline.report.blocks import (
 )
 from ecmf_pipeline.report.charts import Bar, Colour, bars
 from ecmf_pipeline.report.config import ReportConfig
-from ecmf_pipeline.report.inputs import ReportInput
+from ecmf_pipeline.report.inputs import ReportInput, column, predicted_labels
 
 LABEL_SETS: dict[str, Colour] = {
     "given labels": "blue",
@@ -52,19 +52,20 @@ def _sizes(report: ReportInput) -> str:
     clips = report.clips
     if not clips:
         return "The manifest lists no clips."
-    splits = Counter(clip.split for clip in clips)
+    splits = Counter(column(clips, "split"))
     purposes = {
         Split.TRAIN: "for training",
         Split.CANDIDATE: "candidates to predict",
         Split.UNLABELED: "unlabeled",
     }
-    minutes = sum(clip.duration for clip in clips) / 60
-    groups = {clip.group for clip in clips if clip.group}
+    minutes = sum(column(clips, "duration")) / 60
+    groups = set(column(clips, "group")) - {""}
     parts = [f"{count(splits[split])} {words}" for split, words in purposes.items() if splits[split]]
     media_counts = [
-        f"{count(sum(clip.has_video for clip in clips))} have video",
-        f"{count(sum(clip.has_audio for clip in clips))} have audio",
-        f"{count(sum(bool(clip.transcript.strip()) for clip in clips))} have a transcript{_word_origins(clips)}",
+        f"{count(sum(column(clips, 'has_video')))} have video",
+        f"{count(sum(column(clips, 'has_audio')))} have audio",
+        f"{count(sum(bool(text.strip()) for text in column(clips, 'transcript')))} have a transcript"
+        f"{_word_origins(clips)}",
     ]
     total_duration = f"{minutes / 60:,.1f} hours" if minutes >= 120 else f"{minutes:.1f} minutes"
     sentence = (
@@ -80,7 +81,8 @@ def _sizes(report: ReportInput) -> str:
 
 def _word_origins(clips: Sequence[Clip]) -> str:
     """Return how many transcripts come from speech recognition or corrections, in brackets; empty if none does."""
-    origins = Counter(clip.words_from for clip in clips if clip.transcript.strip())
+    pairs = zip(column(clips, "words_from"), column(clips, "transcript"), strict=True)
+    origins = Counter(origin for origin, text in pairs if text.strip())
     meanings = {WordsFrom.MACHINE: "recognised by a machine", WordsFrom.CORRECTED: "corrected by a person"}
     parts = [f"{count(origins[origin])} {meaning}" for origin, meaning in meanings.items() if origins[origin]]
     return f" ({', '.join(parts)})" if parts else ""
@@ -108,11 +110,13 @@ def _label_distribution(report: ReportInput) -> list[Block]:
 
 def _label_counts(report: ReportInput) -> dict[str, Counter[str]]:
     """Count clips by label, for each of `LABEL_SETS`."""
-    candidates = (row.label for row in report.predictions if row.label and row.split == Split.CANDIDATE)
+    labels = predicted_labels(report.predictions)
+    pairs = zip(column(report.clips, "clip_id"), column(report.clips, "split"), strict=True)
+    candidates = (labels[name] for name, split in pairs if split == Split.CANDIDATE and name in labels)
     return {
-        "given labels": Counter(clip.given_label for clip in report.clips if clip.given_label),
-        "refined labels": Counter(row.refined_label for row in report.refined if row.refined_label),
-        "gold labels": Counter(clip.gold_label for clip in report.clips if clip.gold_label),
+        "given labels": Counter(filter(None, column(report.clips, "given_label"))),
+        "refined labels": Counter(filter(None, column(report.refined, "refined_label"))),
+        "gold labels": Counter(filter(None, column(report.clips, "gold_label"))),
         "predictions for candidates": Counter(candidates),
     }
 

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ecmf_pipeline.labels.refine import Decision, Decisions
 from ecmf_pipeline.report.blocks import (
     UNKNOWN,
     Block,
@@ -20,7 +21,7 @@ from ecmf_pipeline.report.blocks import (
     percent,
     shorten,
 )
-from ecmf_pipeline.report.inputs import ReportInput
+from ecmf_pipeline.report.inputs import ReportInput, column
 
 _HIGH_CORRELATION = 0.3
 """Error correlations above this value are counted in the text."""
@@ -28,20 +29,21 @@ _HIGH_CORRELATION = 0.3
 
 def votes_by_source(report: ReportInput) -> list[Block]:
     """Show votes and abstentions of each source, and how often it agrees with given, refined and gold labels."""
-    gold: dict[str, str] = {clip.clip_id: clip.gold_label for clip in report.clips if clip.gold_label}
     tallies: dict[str, Counter[str]] = defaultdict(Counter)
-    for row in report.refined:
-        truth = gold.get(row.clip_id, "")
-        for vote in row.votes:
-            counts = tallies[vote.source]
-            if not vote.label:
-                counts["abstained"] += 1
-                continue
-            counts["voted"] += 1
-            for name, label in (("given", row.given_label), ("refined", row.refined_label), ("gold", truth)):
-                if label:
-                    counts[name] += 1
-                    counts[f"{name} same"] += label == vote.label
+    gold = dict(zip(column(report.clips, "clip_id"), column(report.clips, "gold_label"), strict=True))
+    others = {
+        "given": column(report.refined, "given_label"),
+        "refined": column(report.refined, "refined_label"),
+        "gold": [gold.get(clip_id, "") for clip_id in column(report.refined, "clip_id")],
+    }
+    for source, votes in _votes_of_sources(report.refined).items():
+        counts = tallies[source]
+        counts["voted"] = sum(map(bool, votes))
+        counts["abstained"] = len(votes) - counts["voted"]
+        for name, labels in others.items():
+            pairs = [(vote, label) for vote, label in zip(votes, labels, strict=True) if vote and label]
+            counts[name] = len(pairs)
+            counts[f"{name} same"] = sum(vote == label for vote, label in pairs)
     if not tallies:
         return [Notice("The votes of the sources are not available.")]
     rows = [
@@ -61,6 +63,16 @@ def votes_by_source(report: ReportInput) -> list[Block]:
     ]  # fmt: skip
     caption = "Votes and abstentions of each source, and agreement with given, refined and gold labels"
     return [Heading("Votes by source"), Table(caption, columns, rows)]
+
+
+def _votes_of_sources(decisions: Sequence[Decision]) -> dict[str, list[str]]:
+    """Return the label that each source votes for on each clip, "" for abstentions, by source."""
+    if isinstance(decisions, Decisions):
+        columns = {source: decisions.table.column(f"{source}_vote").to_pylist() for source in decisions.sources}
+        return {source: [label or "" for label in labels] for source, labels in columns.items()}
+    sources = dict.fromkeys(vote.source for decision in decisions for vote in decision.votes)
+    by_clip = [{vote.source: vote.label for vote in decision.votes} for decision in decisions]
+    return {source: [votes.get(source, "") for votes in by_clip] for source in sources}
 
 
 def evidence_blocks(evaluate: Mapping[str, Any] | None) -> list[Block]:

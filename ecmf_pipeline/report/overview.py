@@ -9,7 +9,7 @@ from ecmf_pipeline.labels.refine import LabelAction
 from ecmf_pipeline.labels.verdicts import MIN_GOLD
 from ecmf_pipeline.report.ablation import plain_conclusion
 from ecmf_pipeline.report.blocks import Tile, count, join_items, percent, score, shorten
-from ecmf_pipeline.report.inputs import Ablation, Evaluation, ReportInput
+from ecmf_pipeline.report.inputs import Ablation, Evaluation, ReportInput, column
 from ecmf_pipeline.report.scores import (
     bounds,
     fusion_conclusion,
@@ -36,7 +36,7 @@ class Step:
 
 def describe_corpus(report: ReportInput) -> str:
     """Return the corpus, the number of clips and what was quarantined, for the line below the title."""
-    splits = [clip.split.value for clip in report.clips]
+    splits = column(report.clips, "split")
     by_split = [f"{count(splits.count(name))} {name}" for name in ("train", "candidate", "unlabeled") if name in splits]
     parts = [
         f"Corpus: {shorten(str(report.corpus.get('kind') or 'not named'), 60)}",
@@ -106,7 +106,7 @@ def next_steps(report: ReportInput, evaluation: Evaluation, ablation: Ablation |
                 REVIEW,
             )
         )
-    n_review = sum(decision.decision is LabelAction.REVIEW for decision in report.refined)
+    n_review = column(report.refined, "decision").count(LabelAction.REVIEW)
     if n_review:
         verb = "is" if n_review == 1 else "are"
         steps.append(Step(f"Look at the {count(n_review, 'clip')} that {verb} listed for review.", REVIEW))
@@ -131,7 +131,7 @@ def next_steps(report: ReportInput, evaluation: Evaluation, ablation: Ablation |
 
 def groups_known(report: ReportInput) -> str:
     """Return whether the speaker or dialogue of the clips is ``known``, ``partly known`` or ``unknown``."""
-    known = [bool(clip.group) for clip in report.clips]
+    known = list(map(bool, column(report.clips, "group")))
     return "known" if known and all(known) else "partly known" if any(known) else "unknown"
 
 

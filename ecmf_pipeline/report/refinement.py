@@ -21,10 +21,10 @@ from ecmf_pipeline.report.blocks import (
     percent,
     shorten,
 )
-from ecmf_pipeline.report.cards import new_label
+from ecmf_pipeline.report.cards import label_after
 from ecmf_pipeline.report.charts import Bar, bars
 from ecmf_pipeline.report.evidence import evidence_blocks, vote_source_blocks, votes_by_source
-from ecmf_pipeline.report.inputs import Evaluation, LabelAccuracy, ReportInput
+from ecmf_pipeline.report.inputs import Evaluation, LabelAccuracy, ReportInput, column
 from ecmf_pipeline.report.scores import labels_conclusion
 from ecmf_pipeline.report.words import ABSENT, DECISIONS
 from ecmf_pipeline.report.zero_shot import UNVERIFIED, next_step
@@ -73,13 +73,16 @@ def _accuracy(evaluation: Evaluation) -> list[Block]:
 
 
 def _decisions(report: ReportInput) -> list[Block]:
-    tally = Counter(row.decision for row in report.refined)
+    tally = Counter(map(LabelAction, column(report.refined, "decision")))
     groups = []
     for name, (colour, description, _) in DECISIONS.items():
         share = percent(tally[name] / len(report.refined))
         groups.append((description, [Bar(float(tally[name]), f"{count(tally[name])} ({share})", colour)]))
-    had_label = sum(bool(row.given_label) for row in report.refined)
-    n_for_review = sum(row.decision is LabelAction.REVIEW and bool(row.given_label) for row in report.refined)
+    given, actions = (column(report.refined, name) for name in ("given_label", "decision"))
+    had_label = sum(map(bool, given))
+    n_for_review = sum(
+        action == LabelAction.REVIEW and bool(label) for label, action in zip(given, actions, strict=True)
+    )
     sentence = (
         f"Of {count(had_label, 'given label')}, {count(tally[LabelAction.KEEP])} were kept, "
         f"{count(tally[LabelAction.RELABEL])} replaced, {count(tally[LabelAction.DROP])} dropped"
@@ -93,9 +96,12 @@ def _decisions(report: ReportInput) -> list[Block]:
 
 
 def _matrix(report: ReportInput) -> list[Block]:
-    transitions = Counter(
-        (row.given_label or ABSENT, new_label(row)) for row in report.refined if row.decision is not LabelAction.LEAVE
-    )
+    columns_of_labels = (column(report.refined, name) for name in ("given_label", "decision", "refined_label"))
+    tally = Counter(zip(*columns_of_labels, strict=True))
+    transitions: Counter[tuple[str, str]] = Counter()
+    for (given, action, refined), number in tally.items():
+        if action != LabelAction.LEAVE:
+            transitions[given or ABSENT, label_after(LabelAction(action), refined)] += number
     outcomes = {ABSENT, "dropped", "for review"}
     other_labels = {label for pair in transitions for label in pair} - outcomes
     labels = ordered_labels(report.labels, other_labels)

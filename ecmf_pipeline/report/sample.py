@@ -7,8 +7,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from ecmf_pipeline.core.predictions import Basis
-from ecmf_pipeline.labels.refine import Decision, LabelAction
-from ecmf_pipeline.report.inputs import PredictedClip, ReportInput
+from ecmf_pipeline.labels.refine import LabelAction
+from ecmf_pipeline.report.inputs import ReportInput, column, predicted_labels
 
 MAX_CARDS = 2000
 
@@ -25,36 +25,38 @@ def choose_clips(report: ReportInput, count: int = MAX_CARDS) -> list[str]:
     Returns:
         The clips that the thumbnails and cards are made for, in this order.
     """
-    decisions = {decision.clip_id: decision for decision in report.refined}
-    predictions = {prediction.clip_id: prediction for prediction in report.scored}
-    truth = true_labels(report)
+    actions = zip(column(report.refined, "decision"), column(report.refined, "basis"), strict=True)
+    decisions = dict(zip(column(report.refined, "clip_id"), actions, strict=True))
+    predicted, truth = predicted_labels(report.scored), true_labels(report)
+    ids, given, gold = (column(report.clips, name) for name in ("clip_id", "given_label", "gold_label"))
     first: dict[tuple[str, str], list[str]] = defaultdict(list)
     rest: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for clip in report.clips:
-        kind = kind_of(decisions.get(clip.clip_id), predictions.get(clip.clip_id), truth.get(clip.clip_id, ""))
-        (rest if kind == OTHER else first)[kind, clip.given_label or clip.gold_label].append(str(clip.clip_id))
+    for clip_id, given_label, gold_label in zip(ids, given, gold, strict=True):
+        action, basis = decisions.get(clip_id, ("", ""))
+        kind = kind_of(action, basis, predicted.get(clip_id, ""), truth.get(clip_id, ""))
+        (rest if kind == OTHER else first)[kind, given_label or gold_label].append(str(clip_id))
     chosen = _in_turn(first, count)
     return chosen + _in_turn(rest, count - len(chosen))
 
 
-def kind_of(decision: Decision | None, prediction: PredictedClip | None, truth: str) -> str:
-    """Return the first kind that a clip belongs to."""
-    if decision is not None:
-        if decision.decision is LabelAction.RELABEL:
-            return CHANGED
-        if decision.decision is LabelAction.DROP:
-            return DROPPED
-        if decision.decision is LabelAction.REVIEW or decision.basis is Basis.VERDICTS:
-            return REVIEWED
-    if truth and prediction is not None and not prediction.flag and prediction.label != truth:
-        return MISJUDGED
-    return OTHER
+def kind_of(action: str, basis: str, predicted: str, truth: str) -> str:
+    """Return the first kind that a clip belongs to, by the decision on its label, the basis of it, and both labels."""
+    if action == LabelAction.RELABEL:
+        return CHANGED
+    if action == LabelAction.DROP:
+        return DROPPED
+    if action == LabelAction.REVIEW or basis == Basis.VERDICTS:
+        return REVIEWED
+    return MISJUDGED if truth and predicted and predicted != truth else OTHER
 
 
 def true_labels(report: ReportInput) -> dict[str, str]:
     """Return the label that each evaluated clip is judged by: gold labels if any clip has one, else given labels."""
-    gold = {str(clip.clip_id): clip.gold_label for clip in report.clips if clip.gold_label}
-    return gold or {str(clip.clip_id): clip.given_label for clip in report.clips if clip.given_label}
+    for name in ("gold_label", "given_label"):
+        pairs = zip(column(report.clips, "clip_id"), column(report.clips, name), strict=True)
+        if labels := {str(clip_id): label for clip_id, label in pairs if label}:
+            return labels
+    return {}
 
 
 def _in_turn(groups: Mapping[tuple[str, str], Sequence[str]], count: int) -> list[str]:

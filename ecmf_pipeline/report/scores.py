@@ -26,7 +26,7 @@ from ecmf_pipeline.report.blocks import (
     signed,
 )
 from ecmf_pipeline.report.charts import Bar, Interval, Mark, bars, intervals
-from ecmf_pipeline.report.inputs import Difference, Evaluation, LabelScores, ReportInput, Scores
+from ecmf_pipeline.report.inputs import Difference, Evaluation, LabelScores, ReportInput, Scores, column
 from ecmf_pipeline.report.zero_shot import UNVERIFIED, Conclusion, zero_shot_blocks
 
 GIVEN_CAVEAT = "The evaluation uses given labels, some of which may be wrong."
@@ -173,8 +173,7 @@ def labels_conclusion(evaluation: Evaluation, decisions: Sequence[Decision]) -> 
     """Return whether refinement, if it ran, made training labels right that were wrong; dropped labels count apart."""
     if not decisions:
         return Conclusion(None, "not run", "Label refinement did not run: the training labels are the given labels.")
-    changed = sum(one.decision is LabelAction.RELABEL for one in decisions)
-    dropped = sum(one.decision is LabelAction.DROP for one in decisions)
+    changed, dropped = map(column(decisions, "decision").count, (LabelAction.RELABEL, LabelAction.DROP))
     labels = evaluation.labels
     if labels is None or labels.given is None or labels.given.accuracy is None:
         return Conclusion(

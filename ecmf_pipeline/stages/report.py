@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 
@@ -13,15 +13,16 @@ from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.core.files import read_sealed_json, write_atomic
-from ecmf_pipeline.core.predictions import ABSTAINS, Basis, PredictionTable
+from ecmf_pipeline.core.predictions import Basis, PredictionTable
 from ecmf_pipeline.core.resources import read_resources
 from ecmf_pipeline.core.tables import from_spreadsheet_text, open_table
 from ecmf_pipeline.corpora.languages import count_languages, translation_language
 from ecmf_pipeline.extraction.run import clip_limits, coverage
 from ecmf_pipeline.labels.tables import read_decisions
+from ecmf_pipeline.report.cards import rows_by_clip
 from ecmf_pipeline.report.checks import LabelIssue, find_label_issues, map_clips
 from ecmf_pipeline.report.contact_sheets import face_sheets
-from ecmf_pipeline.report.inputs import FaceSheet, PredictedClip, ReportInput
+from ecmf_pipeline.report.inputs import FaceSheet, PredictedClips, ReportInput
 from ecmf_pipeline.report.page import render
 from ecmf_pipeline.report.sample import choose_clips
 from ecmf_pipeline.report.thumbnails import make_thumbnails
@@ -82,7 +83,8 @@ def run() -> None:
     absent = [modality for modality in stores if covered[modality.value]["absent"] == len(corpus.clips)]
     for modality in absent:
         del stores[modality], covered[modality.value]
-    languages = count_languages([clip.language for clip in corpus.clips if clip.transcript.strip()])
+    clips = corpus.columns
+    languages = count_languages(clips.where(clips.has_words).column("language").tolist())
     sheets: Sequence[FaceSheet] = ()
     no_sheets = ""
     if params.report.thumbnails != "show":
@@ -118,8 +120,8 @@ def run() -> None:
         evaluate=read_sealed_json(paths.METRICS / "evaluate.json", made_by="evaluate"),
         ablate=read_sealed_json(paths.ABLATE, made_by="ablate") if paths.ABLATE.is_file() else None,
         vote_sources=read_sealed_json(paths.SOURCES, made_by="evaluate"),
-        predictions=list(_predicted_clips(predictions)),
-        evaluated=list(_predicted_clips(evaluated)),
+        predictions=PredictedClips(predictions),
+        evaluated=PredictedClips(evaluated),
         label_issues=_label_issues(labelled, evaluated),
         resources=read_resources(),
         disk=_disk(),
@@ -140,13 +142,13 @@ def _with_clips(
 ) -> ReportInput:
     """Add the map and the thumbnails of the clips that get a card."""
     chosen = choose_clips(content)
-    by_id = {str(clip.clip_id): clip for clip in content.clips}
-    clips = [by_id[clip_id] for clip_id in chosen]
+    rows = rows_by_clip(content.clips)
+    clips = [content.clips[rows[clip_id]] for clip_id in chosen]
     thumbnails = make_thumbnails(clips, root=params.corpus.root, media=params.media, pictures=params.report.thumbnails)
     clip_map = None
     if any(len(store) for store in stores.values()):
-        row_of = {clip_id: row for row, clip_id in enumerate(evaluated.clip_ids)}
-        probs = evaluated.probs[[row_of[clip_id] for clip_id in chosen]]
+        rows = rows_by_clip(content.scored)
+        probs = evaluated.probs[[rows[clip_id] for clip_id in chosen]]
         features = open_stored(params, content.clips).read(chosen, params.train.vector_pool)
         clip_map = map_clips(features, probs, chosen)
     return replace(content, thumbnails=thumbnails, clip_map=clip_map)
@@ -156,7 +158,7 @@ def _label_issues(labelled: LabelledCorpus, evaluated: PredictionTable) -> list[
     """Search the given labels for errors; None if no model was trained on given labels."""
     if labelled.basis is not Basis.GIVEN:
         return None
-    probs = np.where((evaluated.out_of_fold & (np.array(evaluated.flags) == ""))[:, None], evaluated.probs, np.nan)
+    probs = np.where((evaluated.out_of_fold & ~evaluated.is_flagged)[:, None], evaluated.probs, np.nan)
     given, names = labelled.corpus.given, evaluated.label_names
     return [
         LabelIssue(
@@ -185,17 +187,3 @@ def read_findings() -> list[dict[str, str]]:
     table = open_table(paths.FINDINGS, command="ecmf-pipe index")
     columns = table.header()
     return table.parse(lambda row: dict(zip(columns, map(from_spreadsheet_text, row), strict=True)), key=0)
-
-
-def _predicted_clips(table: PredictionTable) -> Iterable[PredictedClip]:
-    labels = table.labels  # the property computes them at each access
-    for row, clip_id in enumerate(table.clip_ids):
-        weights = table.modality_weights[row].tolist()
-        yield PredictedClip(
-            clip_id=clip_id,
-            split=table.splits[row],
-            label="" if table.flags[row] == ABSTAINS else labels[row],
-            probability=float(table.probs[row].max()),
-            modality_weights=dict(zip(table.modalities, weights, strict=True)),
-            flag=table.flags[row],
-        )

@@ -438,7 +438,7 @@ def test_a_card_shows_the_decision_and_its_votes() -> None:
     assert "abstain: text/llm" in text
     assert "because" in text
     assert "(broken)" in text
-    assert f"{changed.label}: probability {changed.confidence:.2f}" in text
+    assert "Relabelled: another label replaces the given one." in text
 
 
 def test_the_first_level_has_at_most_twelve_tables() -> None:
