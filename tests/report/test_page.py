@@ -464,7 +464,7 @@ def test_a_confusion_leads_to_its_clips() -> None:
     )
     html = render(run, ReportConfig())
     assert '<a href="#k-1-2">1</a>' in html
-    behind = html.split('<details id="k-1-2">')[1].partition("</details>")[0]
+    behind = html.split('<div id="k-1-2">')[1].partition("</details>")[0]
     anchor = re.search(r'<a href="#(c\d+)"><bdi>clip004</bdi>', behind)
     assert anchor is not None
     assert f'<article class="card" id="{anchor[1]}"' in html
