@@ -136,7 +136,8 @@ def create_settings_group(
                 "folder, also from .ecmf",
                 command=f"rm -r {folder} && ecmf-pipe cache gc --all {folder}",
             )
-    attributes = {"fingerprint": fingerprint, "settings": dict(settings), "dim": dim, "dtype": np.dtype(dtype).name}
+    attributes: dict[str, Any] = {"fingerprint": fingerprint, "settings": dict(settings), "dim": dim}
+    attributes["dtype"] = np.dtype(dtype).name
     if columns is not None and any(columns):
         if len(columns) != dim:
             raise ValueError(f"{len(columns)} names for {dim} columns")
