@@ -27,10 +27,13 @@ class FusionOutput(NamedTuple):
     Attributes:
         logits: (B, C).
         weights: The share of each modality, (B, M): exactly 0 if it is missing; each row sums to 1.
+        branch_logits: The logits of each modality alone, (B, M, C), undefined if it is missing; None for models without
+            branches.
     """
 
     logits: Tensor
     weights: Tensor
+    branch_logits: Tensor | None = None
 
 
 class Standardiser(nn.Module):
@@ -257,7 +260,8 @@ class BranchedFusion(FusionModel):
 
     def combine(self, standard: Sequence[Tensor], present: Tensor) -> FusionOutput:
         """See `FusionModel.combine`."""
-        return self.fuse(*self.branch_outputs(standard), present)
+        tokens, logits = self.branch_outputs(standard)
+        return self.fuse(tokens, logits, present)._replace(branch_logits=logits)
 
 
 class TokenAttention(nn.Module):

@@ -50,17 +50,24 @@ def predict_in_blocks(
     Raises:
         KeyError: If ``read`` does not return a modality of an ensemble.
     """
+    by_ensemble: dict[int, list[str]] = {}
+    for name, judgement in foldwise_ensembles.items():
+        by_ensemble.setdefault(id(judgement.ensemble), []).append(name)
     blocks: dict[str, list[Prediction]] = {name: [] for name in foldwise_ensembles}
     for start in progress(range(0, max(len(clip_ids), 1), BLOCK), "predict", unit="block"):
         rows = slice(start, start + BLOCK)
         features = read(clip_ids[rows])
-        for name, judgement in foldwise_ensembles.items():
-            inputs = {modality: features[modality] for modality in judgement.ensemble.modalities}
-            blocks[name].append(judgement.ensemble.predict(inputs, judgement.held_out[rows]))
+        for names in by_ensemble.values():
+            ensemble = foldwise_ensembles[names[0]].ensemble
+            inputs = {modality: features[modality] for modality in ensemble.modalities}
+            held_out = [foldwise_ensembles[name].held_out[rows] for name in names]
+            for name, part in zip(names, ensemble.predict_several(inputs, held_out), strict=True):
+                blocks[name].append(part)
     return {
         name: Prediction(
             np.concatenate([part.probs for part in parts]),
             np.concatenate([part.modality_weights for part in parts]),
+            np.concatenate([part.branch_probs for part in parts]),
             parts[0].label_names,
             parts[0].label_type,
         )
@@ -80,24 +87,53 @@ def deployed(ensemble: Ensemble, clips: Sequence[Clip]) -> FoldwiseEnsemble:
 
 
 def predict_tables(
-    foldwise_ensembles: Mapping[str, FoldwiseEnsemble], clips: Sequence[Clip], read: Callable[[Sequence[str]], Features]
+    foldwise_ensembles: Mapping[str, FoldwiseEnsemble],
+    clips: Sequence[Clip],
+    read: Callable[[Sequence[str]], Features],
+    *,
+    branches_of: str | None = None,
 ) -> dict[str, PredictionTable]:
-    """Return the predictions of `predict_in_blocks` as tables; clips without a prediction get the label frequencies."""
+    """Return the predictions of `predict_in_blocks` as tables; clips without a prediction get the label frequencies.
+
+    Args:
+        foldwise_ensembles: The ensembles, by name.
+        clips: The clips, (n,).
+        read: Returns the features of given clips.
+        branches_of: Name of the ensemble whose branches get a table too, by modality; branches that predict no clip are
+            left out.
+    """
     tables = {}
     for name, prediction in predict_in_blocks(foldwise_ensembles, [clip.clip_id for clip in clips], read).items():
+        foldwise = foldwise_ensembles[name]
         labels = np.array(label_indices(clips, prediction.label_names))
         prior = np.bincount(labels[labels >= 0], minlength=len(prediction.label_names)) / (labels >= 0).sum()
-        probs, flags = fill_with_prior(prediction.probs, prior.tolist())
-        tables[name] = PredictionTable(
-            clip_ids=tuple(clip.clip_id for clip in clips),
-            splits=tuple(clip.split.value for clip in clips),
-            out_of_fold=foldwise_ensembles[name].held_out >= 0,
-            flags=flags,
-            label_names=prediction.label_names,
-            probs=probs,
-            modalities=foldwise_ensembles[name].ensemble.modalities,
-            modality_weights=prediction.modality_weights,
-        )
+
+        def table(
+            probs: NDArray[np.float32],
+            modalities: Sequence[str],
+            weights: NDArray[np.float32],
+            *,
+            foldwise: FoldwiseEnsemble = foldwise,
+            prior: NDArray[np.float64] = prior,
+        ) -> PredictionTable:
+            completed, flags = fill_with_prior(probs, prior.tolist())
+            return PredictionTable(
+                clip_ids=tuple(clip.clip_id for clip in clips),
+                splits=tuple(clip.split.value for clip in clips),
+                out_of_fold=foldwise.held_out >= 0,
+                flags=flags,
+                label_names=foldwise.ensemble.label_names,
+                probs=completed,
+                modalities=tuple(modalities),
+                modality_weights=weights,
+            )
+
+        modalities = foldwise.ensemble.modalities
+        tables[name] = table(prediction.probs, modalities, prediction.modality_weights)
+        if name == branches_of:
+            for modality, probs in zip(modalities, prediction.branch_probs.swapaxes(0, 1), strict=True):
+                if not (missing := np.isnan(probs[:, :1])).all():
+                    tables[modality] = table(probs, [modality], np.where(missing, np.nan, 1).astype(np.float32))
     return tables
 
 
