@@ -157,7 +157,7 @@ def ablate(study: Study, chosen: Sequence[Variant], advance: Callable[[], object
     predictions, rows, skipped = {REFERENCE: reference_predictions}, [], []
     for variant in chosen[1:]:
         try:
-            if variant.table == "alone" and ensembles[0].has_single_models:
+            if variant.table == "alone" and len(variant.features) == 1 and ensembles[0].has_single_models:
                 predicted = study.predict(ensembles, reference.features, alone=next(iter(variant.features)))
             else:
                 predicted = study.predict(study.train(variant), variant.features)

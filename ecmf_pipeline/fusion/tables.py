@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ecmf_pipeline.core.clips import Clip, label_indices
 from ecmf_pipeline.core.console import progress
 from ecmf_pipeline.core.predictions import PredictionTable, fill_with_prior
+from ecmf_pipeline.fusion.config import modality_of
 from ecmf_pipeline.fusion.prediction import ALL_MEMBERS, CHUNK, Ensemble, Member, Prediction
 
 BLOCK = 4 * CHUNK
@@ -129,12 +130,29 @@ def predict_tables(
             )
 
         modalities = foldwise.ensemble.modalities
-        tables[name] = table(prediction.probs, modalities, prediction.modality_weights)
+        tables[name] = table(prediction.probs, *weight_columns(modalities, prediction.modality_weights))
         if name == branches_of:
             for modality, probs in zip(modalities, prediction.branch_probs.swapaxes(0, 1), strict=True):
                 if not (missing := np.isnan(probs[:, :1])).all():
                     tables[modality] = table(probs, [modality], np.where(missing, np.nan, 1).astype(np.float32))
     return tables
+
+
+def weight_columns(names: Sequence[str], weights: NDArray[np.float32]) -> tuple[tuple[str, ...], NDArray[np.float32]]:
+    """Return the weight of each modality, then that of each encoder of modalities with several.
+
+    Args:
+        names: Names of features; see `config.modality_of`.
+        weights: Their weights, (n, M).
+
+    Returns:
+        The names of the columns, and the weights, (n, columns).
+    """
+    modalities = list(dict.fromkeys(map(modality_of, names)))
+    is_of = np.array([[modality_of(name) == modality for modality in modalities] for name in names], np.float32)
+    encoders = [index for index, name in enumerate(names) if name not in modalities]
+    columns = np.concatenate([weights @ is_of.reshape(len(names), -1), weights[:, encoders]], axis=1)
+    return (*modalities, *(names[index] for index in encoders)), columns
 
 
 def training_curve(members: Sequence[Member]) -> list[tuple[int, float, float, int]]:

@@ -87,8 +87,10 @@ def run(labels: paths.Labels) -> None:
     basis = labelled.basis
     for name, table in tables.items():
         replace(table, basis=basis).write(paths.predictions(labels) / f"{name}.csv")
+    suffixes = (".csv", ".csv.sha256", ".npz")
+    kept = {f"{name}{suffix}" for name in tables for suffix in suffixes} | {paths.trained_on(labels).name}
     for path in paths.predictions(labels).glob("*.*"):
-        if path.name.partition(".")[0] not in tables and path != paths.trained_on(labels):
+        if path.name not in kept:
             path.unlink()  # belongs to a removed model or to the labels of an earlier training
     submitted = replace(submitted, basis=basis)
     submitted.write(paths.deployed_predictions(labels))

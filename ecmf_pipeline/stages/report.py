@@ -15,6 +15,7 @@ from ecmf_pipeline.core.predictions import ABSTAINS, PredictionTable
 from ecmf_pipeline.core.tables import from_spreadsheet_text, open_table
 from ecmf_pipeline.corpora.languages import count_languages, translation_language
 from ecmf_pipeline.extraction.run import clip_limits, coverage
+from ecmf_pipeline.fusion.config import modality_of
 from ecmf_pipeline.labels.tables import read_decisions
 from ecmf_pipeline.report.contact_sheets import face_sheets
 from ecmf_pipeline.report.inputs import FaceSheet, PredictedClip, ReportInput
@@ -133,6 +134,7 @@ def _predicted_clips(table: PredictionTable) -> Iterable[PredictedClip]:
             split=table.splits[row],
             label="" if table.flags[row] == ABSTAINS else labels[row],
             probability=float(table.probs[row].max()),
-            modality_weights=dict(zip(table.modalities, weights, strict=True)),
+            # Of several encoders of a modality, the report shows the sum.
+            modality_weights={n: w for n, w in zip(table.modalities, weights, strict=True) if n == modality_of(n)},
             flag=table.flags[row],
         )
