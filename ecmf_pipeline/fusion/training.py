@@ -149,9 +149,19 @@ def fit(
     held_out_features = {name: np.asarray(values)[held_out] for name, values in features.items()}
     held_out_masks = {name: np.asarray(values)[held_out] for name, values in (masks or {}).items()}
     with _one_thread():
-        probs = ensemble.predict(held_out_features, assigned[held_out], held_out_masks).probs
-    temperatures = held_out_temperatures(probs, classes[held_out], sample_weights[held_out], assigned[held_out])
-    return replace(ensemble, temperatures=temperatures)
+        predicted = ensemble.predict(held_out_features, assigned[held_out], held_out_masks)
+    fitted = partial(
+        held_out_temperatures,
+        labels=classes[held_out],
+        weights=sample_weights[held_out],
+        folds=assigned[held_out],
+    )
+    by_branch = dict(zip(features, map(fitted, predicted.branch_probs.swapaxes(0, 1)), strict=True))
+    return replace(
+        ensemble,
+        temperatures=fitted(predicted.probs),
+        branch_temperatures=by_branch if ensemble.has_single_models else {},
+    )
 
 
 def cross_validate(

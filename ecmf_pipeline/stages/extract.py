@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import Modality, read_manifest
+from ecmf_pipeline.core.clips import Clip, ClipText, Modality, read_manifest
 from ecmf_pipeline.core.console import echo
+from ecmf_pipeline.core.files import fingerprint
 from ecmf_pipeline.extraction.run import Branch, clip_limits, extract, open_writers, plan_branch
 from ecmf_pipeline.runner import RunReport
 from ecmf_pipeline.runner.quarantine import Quarantine
-from ecmf_pipeline.settings.params import load_params
+from ecmf_pipeline.settings.params import Params, load_params
 from ecmf_pipeline.sharing.hints import warn_of_shared_outputs
 from ecmf_pipeline.stages.shared.inputs import read_needed_texts
 
@@ -35,21 +37,44 @@ def run(modalities: Sequence[Modality], *, workers: int | None = None, retry_qua
     warn_of_shared_outputs([paths.features(modality) for modality in used])
     clips = read_manifest(paths.MANIFEST)
     texts = read_needed_texts(params, clips) if Modality.TEXT in used else {}
-    settings = {modality: params.settings_of(modality) for modality in used}
-    with open_writers(settings, paths.features) as writers:
+    settings = {
+        modality: {token.encoder: params.token_settings(token) for token in params.tokens_of(modality).values()}
+        for modality in used
+    }
+    # Each pass decodes a clip once for one encoder of each modality.
+    for number in range(max((len(encoders) for encoders in settings.values()), default=0)):
+        chosen = {modality: list(encoders)[number] for modality, encoders in settings.items() if number < len(encoders)}
+        _extract_pass(params, clips, texts, chosen, settings, workers=workers, retry_quarantined=retry_quarantined)
+
+
+def _extract_pass(
+    params: Params,
+    clips: Sequence[Clip],
+    texts: Mapping[str, ClipText],
+    chosen: Mapping[Modality, str],
+    settings: Mapping[Modality, Mapping[str, dict[str, Any]]],
+    *,
+    workers: int | None,
+    retry_quarantined: bool,
+) -> None:
+    """Extract the features of one encoder of each modality in ``chosen``."""
+    with open_writers(
+        {modality: settings[modality][name] for modality, name in chosen.items()}, paths.features
+    ) as writers:
         branches = [
             plan_branch(
                 modality,
                 clips,
                 texts,
-                encoder=params.encoder_of(modality),
-                settings=settings[modality],
+                encoder=params.encoder_of(modality, name),
+                settings=settings[modality][name],
                 root=paths.features(modality),
                 quarantine_path=paths.quarantine("extract", modality),
                 limits=clip_limits(params.extract, params.media),
                 retry_quarantined=retry_quarantined,
+                in_use=[fingerprint(one) for one in settings[modality].values()],
             )
-            for modality in used
+            for modality, name in chosen.items()
         ]
         report = extract(
             branches,
@@ -63,14 +88,15 @@ def run(modalities: Sequence[Modality], *, workers: int | None = None, retry_qua
             config=params.extract if workers is None else params.extract.model_copy(update={"workers": workers}),
         )
         for branch in branches:
-            echo(_summary(branch, report, writers[branch.modality].adopted))
+            of_encoder = f" ({chosen[branch.modality]})" if len(settings[branch.modality]) > 1 else ""
+            echo(_summary(branch, report, writers[branch.modality].adopted, of_encoder))
 
 
-def _summary(branch: Branch, report: RunReport, adopted: int) -> str:
+def _summary(branch: Branch, report: RunReport, adopted: int, of_encoder: str) -> str:
     name = branch.modality.value
     reasons = ", ".join(f"{reason} {count}" for reason, count in report.reasons[name].most_common())
     return (
-        f"extract {name}: {report.done[name]} done, {branch.reused} reused"
+        f"extract {name}{of_encoder}: {report.done[name]} done, {branch.reused} reused"
         + (f" ({adopted} of them from a killed run)" if adopted else "")
         + f", {branch.absent} absent, "
         f"{report.quarantined[name]} quarantined" + (f" ({reasons})" if reasons else "")
