@@ -35,6 +35,7 @@ EXPECTED_FAILURES = {
 }
 
 
+@pytest.mark.slow  # all together
 @parametrize_with_checks(
     [FusionClassifier(**{**QUICK, "epochs": 20})], expected_failed_checks=lambda _: EXPECTED_FAILURES
 )
