@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
+from dataclasses import fields
 from numbers import Real
 from typing import Any
 
@@ -23,6 +24,31 @@ MAX_FRAMES = 32
 
 MIN_GROUPS_TO_VALIDATE = 3
 """With fewer groups in a training set, holding out a whole group would leave too little to train on."""
+
+
+_SHOWN_CHARACTERS = 60
+"""Longest repr of a field that `ShortRepr` shows."""
+
+
+class ShortRepr:
+    """Mixin of dataclasses with ``repr=False``: one line, with type and shape in place of the content of arrays."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        shown = (f"{one.name}={_short_repr(getattr(self, one.name))}" for one in fields(self))  # type: ignore[arg-type]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def _short_repr(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} {value.shape}"
+    if isinstance(value, Sized) and not isinstance(value, str) and len(value) > _SHOWN_CHARACTERS:
+        return f"{type(value).__name__} of {len(value)}"  # its repr may take long
+    text = repr(value)
+    if len(text) <= _SHOWN_CHARACTERS and "\n" not in text:
+        return text
+    return f"{type(value).__name__} of {len(value)}" if isinstance(value, Sized) else type(value).__name__
 
 
 def pooled_width(dim: int, pool: Pool) -> int:

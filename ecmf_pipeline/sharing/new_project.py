@@ -47,7 +47,7 @@ IGNORED = {
         "transfer.json",
         "report",
     ],
-    "data/index": ["findings.csv", "findings.csv.sha256", "votes.csv"],
+    "data/index": ["findings.csv", "findings.csv.sha256", "votes.csv", "votes.csv.sha256"],
     "data/cues": ["audio.csv", "audio.csv.sha256", "face.csv", "face.csv.sha256"],
     "data/features": [
         "global.zarr",

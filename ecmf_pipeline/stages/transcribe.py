@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, ClipId, read_manifest
@@ -44,7 +45,7 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
 
 
 def _recognise(
-    params: Params, clips: list[Clip], workers: int | None, *, retry_quarantined: bool
+    params: Params, clips: Sequence[Clip], workers: int | None, *, retry_quarantined: bool
 ) -> tuple[dict[ClipId, Transcript], str]:
     """Return the transcripts of the model by clip id, and a summary."""
     config = params.transcribe if workers is None else params.transcribe.model_copy(update={"workers": workers})

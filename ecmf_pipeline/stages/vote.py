@@ -14,7 +14,7 @@ from ecmf_pipeline.core.clips import Corpus
 from ecmf_pipeline.core.console import echo, format_count
 from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.core.predictions import Basis
-from ecmf_pipeline.corpora.tables import read_table
+from ecmf_pipeline.core.tables import open_table
 from ecmf_pipeline.labels.label_model import GIVEN
 from ecmf_pipeline.labels.tables import read_external_votes, write_votes
 from ecmf_pipeline.labels.voters import (
@@ -90,8 +90,16 @@ def _external_votes(params: Params, corpus: Corpus) -> dict[str, NDArray[np.floa
 
 
 def _corpus_votes() -> Iterator[Path]:
-    """Yield the table with the votes that come with the corpus, if it has any."""
-    if paths.CORPUS_VOTES.is_file() and len(read_table(paths.CORPUS_VOTES, ("clip_id", "source")).rows):
+    """Yield the table with the votes that come with the corpus, if it has any.
+
+    Raises:
+        InputError: If the table differs from its seal: `index` wrote it, and nobody edits it.
+    """
+    if not paths.CORPUS_VOTES.is_file():  # a dependency of the stage, so only without DVC
+        return
+    table = open_table(paths.CORPUS_VOTES, command="ecmf-pipe index")
+    table.check_seal()
+    if table.text.count("\n") > 1:
         yield paths.CORPUS_VOTES
 
 
