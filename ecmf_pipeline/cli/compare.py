@@ -72,8 +72,8 @@ def _score_lines(comparison: Mapping[str, Any]) -> list[str]:
     if scores["models"]:
         drawn = "groups" if scores["grouped"] else "clips"
         lines += [
-            f"  weighted F1 over {format_count(scores['clips'], 'clip')} that both have, by {scores['judged_by']} labels "
-            f"(95% intervals of the paired difference, over {drawn})",
+            f"  weighted F1 over {format_count(scores['clips'], 'clip')} that both have, by {scores['judged_by']} "
+            f"labels (95% intervals of the paired difference, over {drawn})",
             _MODEL_ROW.format("model", "first", "second", "difference", "interval").rstrip(),
         ]
     for row in scores["models"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -208,15 +208,16 @@ def _compare_labels(first: Run, second: Run, shared: pd.Index[str]) -> dict[str,
     return differing
 
 
-def _predicted(table: PredictionTable, clip_ids: pd.Index[str]) -> pd.DataFrame:
-    """Return ``label`` and its ``probability`` of some clips, in their order."""
-    frame = pd.DataFrame({"label": table.labels, "probability": table.probs.max(axis=1)}, index=table.clip_ids)
-    return frame.loc[clip_ids]
+def _predicted(table: PredictionTable, clip_ids: pd.Index[str]) -> tuple[pd.Series[str], pd.Series[float]]:
+    """Return the predicted label of some clips and its probability, in their order."""
+    labels = pd.Series(table.labels, index=table.clip_ids, dtype=object)
+    probability = pd.Series(table.probs.max(axis=1).astype(float), index=table.clip_ids)
+    return labels.loc[clip_ids], probability.loc[clip_ids]
 
 
 def _compare_model(name: str, first: Run, second: Run, truth: pd.Series[str], config: EvaluateConfig) -> dict[str, Any]:
     """Score one model in both runs on the same clips, with a paired interval of the difference."""
-    predicted = [_predicted(run.predictions[name], truth.index)["label"] for run in (first, second)]
+    predicted = [_predicted(run.predictions[name], truth.index)[0] for run in (first, second)]
     names = sorted({*truth, *predicted[0], *predicted[1]})
     before, after = (scores(truth.tolist(), labels.tolist(), names) for labels in predicted)
     difference, low, high = bootstrap_difference(
@@ -235,21 +236,16 @@ def _compare_model(name: str, first: Run, second: Run, truth: pd.Series[str], co
 
 def _won_and_lost(name: str, first: Run, second: Run, truth: pd.Series[str]) -> dict[str, Any]:
     """Return the clips on which only the second run is right (``won``), and those on which only the first is."""
-    before, after = (_predicted(run.predictions[name], truth.index) for run in (first, second))
-    was_right, is_right = before["label"] == truth, after["label"] == truth
+    (before, sure_before), (after, sure_after) = (
+        _predicted(run.predictions[name], truth.index) for run in (first, second)
+    )
+    was_right, is_right = before == truth, after == truth
 
     def listed(chosen: pd.Series[bool]) -> list[dict[str, Any]]:
-        return [
-            {
-                "clip_id": clip_id,
-                "truth": truth[clip_id],
-                "first": before.at[clip_id, "label"],
-                "first_probability": round(float(before.at[clip_id, "probability"]), 6),
-                "second": after.at[clip_id, "label"],
-                "second_probability": round(float(after.at[clip_id, "probability"]), 6),
-            }
-            for clip_id in truth.index[chosen]
-        ]
+        columns = (truth.index, truth, before, sure_before.round(6), after, sure_after.round(6))
+        names = ("clip_id", "truth", "first", "first_probability", "second", "second_probability")
+        rows = zip(*(column[chosen].tolist() for column in columns), strict=True)
+        return [dict(zip(names, row, strict=True)) for row in rows]
 
     return {"won": listed(is_right & ~was_right), "lost": listed(was_right & ~is_right)}
 
@@ -262,9 +258,9 @@ def _not_compared(first: Run, second: Run, truth: pd.Series[str]) -> Iterator[st
         if not run.predictions:
             yield f"{run.name} has no predictions"
     for run, other in ((first, second), (second, first)):
-        if run.predictions and (only := sorted(run.predictions.keys() - other.predictions.keys())):
-            if other.predictions:
-                yield f"only {run.name} has predictions of {', '.join(only)}"
+        only = sorted(run.predictions.keys() - other.predictions.keys())
+        if only and other.predictions:
+            yield f"only {run.name} has predictions of {', '.join(map(model_name, only))}"
     if first.predictions and second.predictions and not len(truth):
         yield "no shared clip has a label and predictions in both"
 
