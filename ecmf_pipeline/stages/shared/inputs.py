@@ -171,14 +171,11 @@ def refined_labels(corpus: Corpus) -> TrainingLabels:
     Raises:
         MissingInput: If `refine` has not run yet, or ran on other clips or labels.
     """
-    by_clip = zip(corpus.clips, read_decisions(paths.REFINED, corpus=corpus), strict=True)
-    chosen = [(clip, decision) for clip, decision in by_clip if decision.weight > 0 or decision.given_label]
-    index = {label: position for position, label in enumerate(corpus.labels)}
-    names = [decision.refined_label or decision.given_label for _, decision in chosen]
-    labels = np.array([index[name] for name in names], np.int64)
-    return TrainingLabels(
-        [clip for clip, _ in chosen], labels, np.array([decision.weight for _, decision in chosen], np.float64)
-    )
+    decisions = read_decisions(paths.REFINED, corpus=corpus)
+    given, refined = (decisions.indices(name, corpus.labels) for name in ("given_label", "refined_label"))
+    chosen = decisions.is_trained | (given >= 0)
+    labels = np.where(refined >= 0, refined, given)[chosen]
+    return TrainingLabels(corpus.columns.where(chosen), labels, decisions.column("weight")[chosen])
 
 
 def read_needed_texts(params: Params, clips: Sequence[Clip]) -> dict[str, ClipText]:
