@@ -80,8 +80,8 @@ def read_run(version: Version) -> Run:
     refined = None
     if (root / paths.REFINED).is_file():
         decisions = read_decisions(root / paths.REFINED)
-        labels = [one.refined_label if one.weight > 0 else "" for one in decisions]
-        refined = pd.Series(labels, index=[one.clip_id for one in decisions], dtype=object)
+        labels = np.where(decisions.is_trained, decisions.column("refined_label"), "")
+        refined = pd.Series(labels, index=decisions.column("clip_id"), dtype=object)
     predictions = {
         f"{labels}/{path.stem}": PredictionTable.read(path)
         for labels in ("refined", "given")

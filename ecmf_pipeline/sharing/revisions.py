@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,9 @@ def _copy_revision(name: str, files: Sequence[Path], folder: Path) -> str:
             git = repository.scm
             commit = str(resolve_rev(git, name))
             top, project = Path(git.root_dir), Path(repository.root_dir)
+            # The remotes and the cache of today: the revision may be older than their settings.
+            config = {name: dict(repository.config[name]) for name in ("core", "cache", "remote")}
+            config["cache"]["dir"] = repository.cache.local_cache_dir
     except (NotDvcRepoError, NoSCMError) as error:
         raise InputError(
             f"{name!r} is no folder with {paths.PARAMS}, and the current directory is no DVC project in a git "
@@ -85,7 +89,9 @@ def _copy_revision(name: str, files: Sequence[Path], folder: Path) -> str:
             "list the revisions by git log --oneline, and the experiments by",
             command="dvc exp list --all-commits",
         ) from error
-    system = DVCFileSystem(repo=str(top), rev=commit, subrepos=True)
+    # The factory is for a project in a folder of the git repository, `config` for one at its top.
+    factory = partial(Repo, config=config)
+    system = DVCFileSystem(repo=str(top), rev=commit, subrepos=True, config=config, repo_factory=factory)
     for path in files:
         source = (project.relative_to(top) / path).as_posix()
         try:
