@@ -328,6 +328,20 @@ def score(
     show_score(predictions, truth, entry=entry, as_json=as_json)
 
 
+@app.command(epilog="Example: ecmf-pipe compare HEAD~1 --html compare.html")
+def compare(
+    first: Annotated[str, typer.Argument(help="A git revision, a DVC experiment, or the folder of a project.")],
+    second: Annotated[str, typer.Argument(help="The same. Default: the current directory.")] = ".",
+    *,
+    html: Annotated[Path | None, typer.Option(help="Write the comparison to this file too, as a page.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Compare two versions of a project: params, clips, labels, paired scores, and the clips won and lost."""
+    from ecmf_pipeline.cli.compare import show_comparison
+
+    show_comparison(first, second, html=html, as_json=as_json)
+
+
 @app.command()
 def status() -> None:
     """Show the number of done, missing, absent and quarantined clips of each stage and modality."""
