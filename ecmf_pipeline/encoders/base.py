@@ -110,6 +110,11 @@ class Encoder(ABC, Generic[View]):
         """D, the width of a feature row."""
 
     @property
+    def column_names(self) -> list[str]:
+        """The name of each column, (D,); "" for a column without a name."""
+        return [""] * self.dim
+
+    @property
     def provenance(self) -> dict[str, Any]:
         """Origin of the features as known to the loaded model, for readers, as plain JSON values.
 
@@ -206,6 +211,11 @@ class JoinedEncoder(Encoder[Any]):
     def dim(self) -> int:
         """D, the sum of the widths of the members."""
         return sum(member.dim for member in self.members)
+
+    @property
+    def column_names(self) -> list[str]:
+        """The names of the columns of each member."""
+        return [name for member in self.members for name in member.column_names]
 
     def encode_prepared(self, prepared: Sequence[JoinedInputs]) -> list[Encoding]:
         """Encode several clips with every member: (T, D) for each clip; see `join_encodings`.

@@ -18,7 +18,7 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 from scipy.stats import beta
 
-from ecmf_pipeline.core.arrays import Floats, Ints
+from ecmf_pipeline.core.arrays import Floats, Ints, ShortRepr
 from ecmf_pipeline.labels.config import LabelModelConfig
 
 ABSTAIN = -1
@@ -78,8 +78,8 @@ def first_choice(probs: NDArray[np.floating]) -> Ints:
     return np.where(abstains, ABSTAIN, choice).astype(np.int64)
 
 
-@dataclass(frozen=True, slots=True)
-class SourceReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class SourceReport(ShortRepr):
     """Coverage, reliability, confusion and error correlations of one source.
 
     Attributes:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Modality, read_manifest
 from ecmf_pipeline.core.console import echo
+from ecmf_pipeline.core.shards import Shard
 from ecmf_pipeline.extraction.run import Branch, clip_limits, extract, open_writers, plan_branch
+from ecmf_pipeline.extraction.shards import merge_all_shards, open_shard_writers, shard_tables
 from ecmf_pipeline.runner import RunReport
 from ecmf_pipeline.runner.config import EngineKind
 from ecmf_pipeline.runner.quarantine import Quarantine
@@ -23,14 +26,16 @@ def run(
     workers: int | None = None,
     engine: EngineKind | None = None,
     retry_quarantined: bool = False,
+    shard: Shard | None = None,
 ) -> None:
-    """Extract the given modalities together.
+    """Extract the given modalities together; without a shard, first merge the results of all shards.
 
     Args:
         modalities: Modalities; empty: all in use.
         workers: Number of worker processes; None: the value in params.
         engine: The engine that runs them; None: that of params.
         retry_quarantined: Whether to process quarantined clips again although nothing changed.
+        shard: The shard of the clips to extract; None: all clips.
     """
     params = load_params()
     requested = list(dict.fromkeys(modalities)) or list(params.extract.encoders)
@@ -55,7 +60,16 @@ def run(
     clips = read_manifest(paths.MANIFEST)
     texts = read_needed_texts(params, clips) if Modality.TEXT in used else {}
     settings = {modality: params.settings_of(modality) for modality in used}
-    with open_writers(settings, paths.features) as writers:
+    tables = {modality: (paths.quarantine("extract", modality), list[Path]()) for modality in used}
+    if shard is not None:
+        clips = shard.clips_of(clips)
+    with (
+        open_writers(settings, paths.features) if shard is None else open_shard_writers(settings, paths.features, shard)
+    ) as writers:
+        if shard is None:
+            merge_all_shards(writers, lambda modality: paths.quarantine("extract", modality))
+        else:
+            tables = {modality: shard_tables(paths.features(modality), tables[modality][0], shard) for modality in used}
         branches = [
             plan_branch(
                 modality,
@@ -64,9 +78,10 @@ def run(
                 encoder=params.encoder_of(modality),
                 settings=settings[modality],
                 root=paths.features(modality),
-                quarantine_path=paths.quarantine("extract", modality),
+                quarantine_path=tables[modality][0],
                 limits=clip_limits(params.extract, params.media),
                 retry_quarantined=retry_quarantined,
+                earlier_tables=tables[modality][1],
             )
             for modality in used
         ]
@@ -83,14 +98,14 @@ def run(
             engine=runner,
         )
         for branch in branches:
-            echo(_summary(branch, report, writers[branch.modality].adopted))
+            echo(_summary(branch, report, writers[branch.modality].adopted, shard))
 
 
-def _summary(branch: Branch, report: RunReport, adopted: int) -> str:
+def _summary(branch: Branch, report: RunReport, adopted: int, shard: Shard | None) -> str:
     name = branch.modality.value
     reasons = ", ".join(f"{reason} {count}" for reason, count in report.reasons[name].most_common())
     return (
-        f"extract {name}: {report.done[name]} done, {branch.reused} reused"
+        f"extract {name}{f' shard {shard}' if shard else ''}: {report.done[name]} done, {branch.reused} reused"
         + (f" ({adopted} of them from a killed run)" if adopted else "")
         + f", {branch.absent} absent, "
         f"{report.quarantined[name]} quarantined" + (f" ({reasons})" if reasons else "")

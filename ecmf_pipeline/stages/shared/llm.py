@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import Clip, Corpus, Modality, label_indices, read_corpus_description
+from ecmf_pipeline.core.clips import Clip, Corpus, Modality, read_corpus_description
 from ecmf_pipeline.core.console import echo, format_count
+from ecmf_pipeline.core.shards import Shard
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.encoders.config import EgemapsConfig, MiniXceptionConfig
 from ecmf_pipeline.extraction.run import current_digests
@@ -23,13 +24,14 @@ from ecmf_pipeline.llm.prompt import Context, load_rewrite_prompt
 from ecmf_pipeline.llm.rewriting import rewrite_contexts
 from ecmf_pipeline.llm.scoring import ScoringResult, label_scores
 from ecmf_pipeline.llm.server_run import Budget
+from ecmf_pipeline.llm.shards import files_of_shard
 from ecmf_pipeline.llm.votes import calibrated_votes, calibration_summary, drop_short_transcripts, transcript_scores
 from ecmf_pipeline.runner import Engine
 from ecmf_pipeline.runner.config import EngineKind
 from ecmf_pipeline.settings.params import Params
 from ecmf_pipeline.stages.shared.engines import choose_engine
 from ecmf_pipeline.stages.shared.inputs import folds_of, open_modality_store
-from ecmf_pipeline.stages.shared.languages import count_llm_foreign, llm_transcript
+from ecmf_pipeline.stages.shared.languages import llm_transcript, llm_transcripts
 
 REWRITE_FILES = AnswerFiles("rewrite", paths.REWRITE_CACHE, paths.DATA / ".rewrite.spool", paths.quarantine("rewrite"))
 REWRITE_ANSWER_FILES = replace(REWRITE_FILES, cache=paths.REWRITE_ANSWERS)
@@ -165,17 +167,43 @@ def llm_votes(
         The votes by source (``llm`` for transcripts, ``llm/cues`` for cues, ``llm/frames`` for video frames), each
         (n, C), with NaN rows for abstentions; and the scores of each source.
     """
+    scores = llm_scores(params, corpus, workers=workers, engine=engine, retry_quarantined=retry_quarantined)
+    given = corpus.given
+    folds = folds_of(corpus, params.vote.folds, params.vote.seed)
+    votes = {}
+    for source, scored in scores.items():
+        votes[source], calibrations = calibrated_votes(
+            scored.values, given, folds, params.llm.votes, margin=params.vote.llm_margin
+        )
+        echo(f"vote: {source} {calibration_summary(calibrations)}")
+    return votes, list(scores.values())
+
+
+def llm_scores(
+    params: Params,
+    corpus: Corpus,
+    *,
+    workers: int | None = None,
+    engine: Engine | None = None,
+    retry_quarantined: bool = False,
+    shard: Shard | None = None,
+) -> dict[str, ScoringResult]:
+    """Query the LLM and return the label scores of the clips by source; see `llm_votes`.
+
+    With a shard, only its questions are sent: the scores of all other clips may be missing.
+    """
     config, budget = with_workers(params.llm, workers), Budget(params.llm.budget)
     clips, labels, inputs = corpus.clips, corpus.labels, params.vote.inputs
-    given = np.array(label_indices(clips, labels), np.int64)
+    given = corpus.given
     folds = folds_of(corpus, params.vote.folds, params.vote.seed)
     text_files, cue_files, frame_files = (
-        replace(files, retry_quarantined=retry_quarantined) for files in (VOTE_FILES, CUE_FILES, FRAME_FILES)
+        replace(files if shard is None else files_of_shard(files, shard), retry_quarantined=retry_quarantined)
+        for files in (VOTE_FILES, CUE_FILES, FRAME_FILES)
     )
     scores: dict[str, ScoringResult] = {}
     if "text" in inputs:
-        texts: dict[str, str] = {clip.clip_id: llm_transcript(params, clip) for clip in clips}
-        if n_foreign := count_llm_foreign(params, clips):
+        texts, n_foreign = llm_transcripts(params, clips)
+        if n_foreign:
             echo(f"vote: llm abstains on {format_count(n_foreign, 'transcript')} in languages that it does not know")
         scored = transcript_scores(
             config,
@@ -192,7 +220,7 @@ def llm_votes(
         scores["llm"], n_short = drop_short_transcripts(scored, list(texts.values()), min_words)
         if n_short:
             echo(f"vote: llm abstains on {format_count(n_short, 'transcript')} with fewer than {min_words} words")
-    else:
+    elif shard is None:
         write_empty_quarantine(text_files)  # DVC expects the quarantine table
     if "cues" in inputs:  # without the transcript; the LLM abstains on clips without cues
         descriptions = cue_texts(params, clips)
@@ -211,10 +239,4 @@ def llm_votes(
             budget=budget,
             index_cache=paths.INDEX_CACHE,
         )
-    votes = {}
-    for source, scored in scores.items():
-        votes[source], calibrations = calibrated_votes(
-            scored.values, given, folds, params.llm.votes, margin=params.vote.llm_margin
-        )
-        echo(f"vote: {source} {calibration_summary(calibrations)}")
-    return votes, list(scores.values())
+    return scores

@@ -189,7 +189,7 @@ def import_encoder(params: Params, path: Path, *, modality: Modality, encoder: s
         InputError: If ``path`` holds no usable features.
     """
     config = _config(params, encoder)
-    clip_ids = [clip.clip_id for clip in read_manifest(paths.MANIFEST)]
+    clip_ids = read_manifest(paths.MANIFEST).ids
     root = paths.features(modality)
     settings = params.settings_of(modality, config)
     with open_source(path) as source:
