@@ -23,7 +23,7 @@ from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.runner import Engine, Run, RunConfig, RunReport
 from ecmf_pipeline.runner.machine import default_openers, has_bf16_instructions, visible_gpus
-from ecmf_pipeline.runner.quarantine import Limits, Quarantine
+from ecmf_pipeline.runner.quarantine import Limits, Quarantine, read_quarantine
 from ecmf_pipeline.store import (
     FeatureStore,
     StoreWriter,
@@ -32,6 +32,7 @@ from ecmf_pipeline.store import (
     has_fingerprint,
     make_current,
 )
+from ecmf_pipeline.store.shards import shard_stores
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,7 @@ class Branch:
         todo: Clips to compute.
         reused: Number of clips whose features are stored.
         absent: Number of clips without this input (no audio stream, no words, ...): masked in training, not bad.
+        in_use: Fingerprints of all encoders of the modality in use, in order; empty if there is only this one.
     """
 
     modality: Modality
@@ -88,6 +90,7 @@ class Branch:
     todo: frozenset[str]
     reused: int
     absent: int
+    in_use: tuple[str, ...] = ()
 
     @property
     def fingerprint(self) -> str:
@@ -175,12 +178,14 @@ def plan_branch(
     quarantine_path: Path,
     limits: Limits | None = None,
     retry_quarantined: bool = False,
+    earlier_tables: Sequence[Path] = (),
+    in_use: Sequence[str] = (),
 ) -> Branch:
-    """Compare the store of a modality with the manifest, and return the clips to compute.
+    """Compare the store of a modality, and those of its shards, with the manifest, and return the clips to compute.
 
     Args:
         modality: The branch.
-        clips: The manifest.
+        clips: The clips of the manifest, or of one shard.
         texts: Transcripts by clip id.
         encoder: The encoder of the modality.
         settings: All settings that change the features.
@@ -188,6 +193,8 @@ def plan_branch(
         quarantine_path: Quarantine table of the modality.
         limits: The result of `clip_limits`.
         retry_quarantined: Whether to retry quarantined clips even if nothing changed.
+        earlier_tables: Further quarantine tables whose clips are not computed; they are only read.
+        in_use: See `Branch.in_use`.
 
     Raises:
         MissingInput: If the features must be imported and none are stored.
@@ -201,17 +208,45 @@ def plan_branch(
             command=f"ecmf-pipe store import PATH --modality {modality.value} --encoder {encoder.name}",
         )
     digests = current_digests(modality, clips, texts, store, BranchInputs.of_settings(settings))
-    quarantine = Quarantine(quarantine_path, stage="extract", modality=modality.value, fingerprint=key, limits=limits)
-    quarantine.drop_outdated(digests)
+    computed = computed_clips(root, store, key, digests)
+    missing = {clip_id: digest for clip_id, digest in digests.items() if clip_id not in computed}
+
+    def open_table(path: Path) -> Quarantine:
+        return Quarantine(
+            path,
+            stage="extract",
+            modality=modality.value,
+            fingerprint=key,
+            limits=limits,
+            others=set(in_use) - {key},
+        )
+
+    quarantine, earlier = open_table(quarantine_path), list(map(open_table, earlier_tables))
+    quarantine.drop_outdated(missing)
     if retry_quarantined:
         quarantine.clear()
-    computed = store.clips_with_features(digests) if store is not None else set()
+        earlier.clear()
     todo = frozenset(
         clip_id
-        for clip_id, digest in digests.items()
-        if clip_id not in computed and not quarantine.holds(clip_id, digest)
+        for clip_id, digest in missing.items()
+        if not any(table.holds(clip_id, digest) for table in (quarantine, *earlier))
     )
-    return Branch(modality, encoder, settings, quarantine, digests, todo, len(computed), len(clips) - len(digests))
+    return Branch(
+        modality, encoder, settings, quarantine, digests, todo, len(computed), len(clips) - len(digests), tuple(in_use)
+    )
+
+
+def computed_clips(root: Path, store: FeatureStore | None, key: str, digests: Mapping[str, str]) -> set[str]:
+    """Return the clips with features of the given inputs, in the store of a modality or in one of its shards.
+
+    Args:
+        root: Folder of the store.
+        store: The store; None if it has no features of these settings.
+        key: Fingerprint of the settings.
+        digests: Digest of the input of each clip.
+    """
+    stores = [*([] if store is None else [store]), *shard_stores(root, key)]
+    return set().union(*(one.clips_with_features(digests) for one in stores))
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,9 +293,14 @@ def coverage(
     store = FeatureStore(root, current) if current and has_fingerprint(root, current) else None
     digests = current_digests(modality, clips, texts, store, branch_inputs)
     quarantine = Quarantine(
-        quarantine_path, stage="extract", modality=modality.value, fingerprint=current or "", limits=limits
+        quarantine_path,
+        stage="extract",
+        modality=modality.value,
+        fingerprint=current or "",
+        limits=limits,
+        others={entry.fingerprint for entry in read_quarantine(quarantine_path)} - {current},
     )
-    done = store.clips_with_features(digests) if store is not None else set()
+    done = computed_clips(root, store, current or "none", digests)
     bad = {clip_id for clip_id, digest in digests.items() if quarantine.holds(clip_id, digest)} - done
     return Coverage(len(done), len(digests) - len(done) - len(bad), len(clips) - len(digests), len(bad))
 
@@ -351,7 +391,14 @@ def extract(
                 files = (states.get(path) for path in (clip.path, clip.face_path, clip.audio_path))
                 items.append(ClipToExtract(clip, missing, text, *files))
         run: Run[ClipToExtract] = Run(
-            ExtractStepFactory(encoders, corpus_root, media, faces, config.device, uses_openers=bool(config.openers)),
+            ExtractStepFactory(
+                encoders,
+                corpus_root,
+                media,
+                faces,
+                config.device,
+                uses_openers=bool(config.openers) or engine is not None,  # an engine may have its own openers
+            ),
             {branch.modality.value: writers[branch.modality] for branch in incomplete},
             {branch.modality.value: branch.quarantine for branch in incomplete},
             RunConfig(
@@ -367,7 +414,7 @@ def extract(
         )
         run(items, f"extract {'+'.join(branch.modality.value for branch in incomplete)}")
     for branch in incomplete:
-        make_current(writers[branch.modality].root, branch.fingerprint)
+        make_current(writers[branch.modality].root, branch.fingerprint, branch.in_use)
     if failures:
         raise failures[0]
     if report.transient:
@@ -402,7 +449,7 @@ def _finish_complete_branches(
             if not has_fingerprint(root, branch.fingerprint):
                 # No clip has this input. Later stages need an empty store, not a missing one.
                 create_settings_group(root, branch.settings, dim=None, dtype="float32")
-            make_current(root, branch.fingerprint)
+            make_current(root, branch.fingerprint, branch.in_use)
             report.count(branch.modality.value, branch.quarantine)
         branch.quarantine.write()  # without entries that are outdated
         try:

@@ -28,7 +28,8 @@ from ecmf_pipeline.report.blocks import (
 )
 from ecmf_pipeline.report.charts import PALETTE, Interval, intervals, stacked
 from ecmf_pipeline.report.inputs import Ablation, Difference, PredictedClip, ReportInput, VariantRow
-from ecmf_pipeline.report.scores import bounds, caveat
+from ecmf_pipeline.report.scores import bounds, caveat, compare
+from ecmf_pipeline.report.zero_shot import Conclusion
 
 MOST_FLAGGED = 20
 """Maximum number of rows of the table of clips without a usable modality."""
@@ -42,6 +43,8 @@ HEADINGS = {
     "part": "Parts of the model and its training",
 }
 """Heading of each comparison of `ablate`; a comparison without an entry is shown under its own name."""
+PLAIN = {"mean_probs": "the mean of the probabilities of the single modalities"}
+"""Variants that are plain methods, and how they are named in sentences."""
 ANCHOR, TITLE = "ablation", "Ablation study"
 
 
@@ -100,7 +103,8 @@ def _distribution(ablation: Ablation | None) -> list[Block]:
         )
         + " A warning above the figure names a modality with nearly all the weight."
     )
-    return [Paragraph(text), Table("Distribution of each modality's weight", columns, rows)]
+    table = Table("Distribution of each modality's weight", columns, rows)
+    return [Collapsible("Distribution of the weights", [Paragraph(text), table])]
 
 
 def _position(modality: str, ablation: Ablation) -> int:
@@ -156,23 +160,43 @@ def ablation_section(ablation: Ablation | None) -> Section:
     blocks: list[Block] = [Paragraph(_introduction(ablation))]
     blocks += [Paragraph(sentence) for sentence in _findings(ablation.variants)]
     if ablation.variants:
-        blocks += [_chart(ablation.variants), *_tables(ablation.variants)]
+        tables = Collapsible("Scores of all variants", _tables(ablation.variants))
+        blocks += [_chart(ablation.variants), tables]
     if ablation.skipped:
         rows = [[corpus_text(row.name), corpus_text(row.why, 200)] for row in ablation.skipped]
-        blocks.append(Table("Variants that could not be trained", ["Variant", "Reason"], rows))
+        table = Table("Variants that could not be trained", ["Variant", "Reason"], rows)
+        blocks.append(Collapsible(f"{count(len(rows), 'variant')} could not be trained", [table]))
     return Section(ANCHOR, TITLE, [*blocks, *_robustness(ablation)])
+
+
+def plain_conclusion(ablation: Ablation | None) -> Conclusion | None:
+    """Return whether the fusion is better than the best plain method; None if none was trained."""
+    plain = [row for row in ablation.variants if row.name in PLAIN] if ablation else []
+    if ablation is None or not plain or ablation.reference.kind in PLAIN:
+        return None
+    best = max(plain, key=lambda row: row.weighted_f1)
+    if best.difference is None or best.low is None or best.high is None:
+        return None
+    difference = Difference(difference=-best.difference, low=-best.high, high=-best.low)
+    conclusion = compare(
+        difference, first="The fusion", second=PLAIN[best.name], caveat=caveat(ablation.judged_by, ablation.basis)
+    )
+    if conclusion.state == "better":
+        return conclusion
+    warning = "does as well" if conclusion.state == "same" else "is better"
+    return Conclusion(conclusion.state, conclusion.short, f"Warning: a plain method {warning}. {conclusion.sentence}")
 
 
 def _introduction(ablation: Ablation) -> str:
     reference = ablation.reference
     text = (
         f"The reference is the fusion ({reference.kind}) of {join_items(reference.modalities)}, trained on given "
-        f"labels. Its weighted F1 is {score(reference.weighted_f1)} over {count(reference.clips, 'clip')}, from "
-        f"out-of-fold predictions of models that saw neither the clip nor its group."
+        f"labels, and scored out of fold on {count(reference.clips, 'clip')}."
         f"{caveat(ablation.judged_by, ablation.basis)} Each difference is "
-        "variant minus reference, with a 95% interval over clips (over groups if they are known) and seeds. Each "
-        "variant is trained with one model for each fold, once for each seed, and its score is the mean over seeds; "
-        "the section Scores averages the predictions of several models, so its scores differ."
+        "variant minus reference, with a 95% interval over clips (over groups if they are known) and seeds. Only these "
+        "differences can be compared with other figures: a variant has one model for each fold and seed, and its score "
+        "is the mean over seeds, while the headline averages the predictions of several models trained on refined "
+        f"labels. Scored in this way, the reference has {score(reference.weighted_f1)}."
     )
     if ablation.mertools_protocol:
         optimistic_f1 = score(ablation.mertools_protocol.weighted_f1)
@@ -262,7 +286,8 @@ def _robustness(ablation: Ablation) -> list[Block]:
         "The same models with one modality missing, with added noise, or shuffled between clips. For a missing "
         "modality, the last column shows the score of a model trained without it."
     )
-    return [Heading("Robustness to damaged inputs"), Paragraph(text), Table("Fusion on damaged inputs", columns, rows)]
+    table = Table("Fusion on damaged inputs", columns, rows)
+    return [Heading("Robustness to damaged inputs"), Paragraph(text), Collapsible("Scores on damaged inputs", [table])]
 
 
 def _significance(row: Difference) -> str:

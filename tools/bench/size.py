@@ -38,7 +38,7 @@ from ecmf_pipeline.core.clips import (
 from ecmf_pipeline.core.files import fingerprint, sha256_file, sha256_text, write_csv, write_sealed_json
 from ecmf_pipeline.core.tables import write_sealed_csv
 from ecmf_pipeline.corpora.config import MER_LABELS
-from ecmf_pipeline.llm.answers import PART_SIZE
+from ecmf_pipeline.llm.questions import PART_SIZE
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.store import FeatureRow, StoreWriter, create_settings_group
 
