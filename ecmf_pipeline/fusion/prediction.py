@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import Field, ValidationError
 from torch import Tensor
 
+from ecmf_pipeline.core.arrays import ShortRepr
 from ecmf_pipeline.core.config import Config, PoolOrFrames
 from ecmf_pipeline.core.errors import MissingInput, ModelError
 from ecmf_pipeline.core.files import read_sealed_json, sha256_file, write_atomic, write_sealed_json
@@ -38,8 +39,8 @@ CHUNK = 512
 """Clips in one forward pass of a prediction; the size fits a CPU cache and changes results only by rounding."""
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+@dataclass(frozen=True, slots=True, repr=False)
+class Member(ShortRepr):
     """One trained model of an ensemble.
 
     Attributes:
@@ -61,8 +62,8 @@ class Member:
     curve: tuple[tuple[float, float], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
+@dataclass(frozen=True, slots=True, repr=False)
+class Prediction(ShortRepr):
     """Predictions of an ensemble for n clips.
 
     Attributes:
@@ -101,8 +102,8 @@ def _most_likely(probs: NDArray[np.float32]) -> NDArray[np.int64]:
     return np.where(np.isnan(probs[..., 0]), -1, probs.argmax(axis=-1))
 
 
-@dataclass(frozen=True)
-class Ensemble:
+@dataclass(frozen=True, repr=False)
+class Ensemble(ShortRepr):
     """Models of one kind, for K folds and S seeds, and the fold of each training clip.
 
     Attributes:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from ecmf_pipeline.core.arrays import Floats, Ints, assign_folds, group_names, scores
+from ecmf_pipeline.core.arrays import Floats, Ints, ShortRepr, assign_folds, group_names, scores
 from ecmf_pipeline.core.console import progress_bar
 from ecmf_pipeline.core.errors import InputError, TooFewClips
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
@@ -36,8 +36,8 @@ It prevents overconfidence if a few dozen clips happen to be all correct.
 """
 
 
-@dataclass(frozen=True)
-class CrossValidation:
+@dataclass(frozen=True, repr=False)
+class CrossValidation(ShortRepr):
     """Out-of-fold predictions of n clips.
 
     Attributes:

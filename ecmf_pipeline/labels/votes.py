@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betaincinv, log_softmax, softmax
 
-from ecmf_pipeline.core.arrays import Floats, Ints
+from ecmf_pipeline.core.arrays import Floats, Ints, ShortRepr
 from ecmf_pipeline.labels.config import LabelModelConfig
 
 ABSTAIN = -1
@@ -76,8 +76,8 @@ def first_choice(probs: NDArray[np.floating]) -> Ints:
     return np.where(abstains, ABSTAIN, choice).astype(np.int64)
 
 
-@dataclass(frozen=True, slots=True)
-class SourceReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class SourceReport(ShortRepr):
     """Coverage, reliability, confusion and error correlations of one source.
 
     Attributes:
