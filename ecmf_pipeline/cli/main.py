@@ -12,7 +12,7 @@ import sys
 import tempfile
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
@@ -68,6 +68,10 @@ LabelsOption = Annotated[TrainedOn, typer.Option("--labels", help="Train on the 
 WorkersOption = Annotated[
     int | None,
     typer.Option(min=0, help="Worker processes; 0: the main process only. Default: the value in params.yaml."),
+]
+EngineOption = Annotated[
+    Literal["local", "ray"] | None,
+    typer.Option(help="Run the workers on this machine or on a Ray cluster. Default: engine.kind in params.yaml."),
 ]
 RetryOption = Annotated[bool, typer.Option("--retry-quarantined", help="Process quarantined clips again.")]
 ShardOption = Annotated[
@@ -129,12 +133,16 @@ def settings() -> None:
 
 @app.command(epilog="Example: ecmf-pipe transcribe --workers 2")
 def transcribe(
-    workers: WorkersOption = None, *, shard: ShardOption = None, retry_quarantined: RetryOption = False
+    workers: WorkersOption = None,
+    *,
+    engine: EngineOption = None,
+    shard: ShardOption = None,
+    retry_quarantined: RetryOption = False,
 ) -> None:
     """Transcribe clips without a transcript (transcribe.model: a Whisper model); each file is transcribed once."""
     from ecmf_pipeline.stages import transcribe as stage
 
-    stage.run(workers=workers, retry_quarantined=retry_quarantined, shard=parse_shard(shard))
+    stage.run(workers=workers, engine=engine, retry_quarantined=retry_quarantined, shard=parse_shard(shard))
 
 
 @app.command(epilog="Example: ecmf-pipe cues --of face")
@@ -152,12 +160,16 @@ def cues(
 
 @app.command(epilog="Example: ecmf-pipe rewrite --retry-quarantined")
 def rewrite(
-    workers: LlmWorkersOption = None, *, shard: ShardOption = None, retry_quarantined: RetryTextsOption = False
+    workers: LlmWorkersOption = None,
+    *,
+    engine: EngineOption = None,
+    shard: ShardOption = None,
+    retry_quarantined: RetryTextsOption = False,
 ) -> None:
     """Enrich each transcript with emotional cues by the LLM; cached answers are reused."""
     from ecmf_pipeline.stages import rewrite as stage
 
-    stage.run(workers=workers, retry_quarantined=retry_quarantined, shard=parse_shard(shard))
+    stage.run(workers=workers, engine=engine, retry_quarantined=retry_quarantined, shard=parse_shard(shard))
 
 
 @app.command(epilog="Example: ecmf-pipe extract --modality face --modality audio")
@@ -168,13 +180,16 @@ def extract(
     ] = None,
     *,
     workers: WorkersOption = None,
+    engine: EngineOption = None,
     shard: ShardOption = None,
     retry_quarantined: RetryOption = False,
 ) -> None:
     """Extract frozen features into data/features; only new and changed clips are computed."""
     from ecmf_pipeline.stages import extract as stage
 
-    stage.run(modality or [], workers=workers, retry_quarantined=retry_quarantined, shard=parse_shard(shard))
+    stage.run(
+        modality or [], workers=workers, engine=engine, retry_quarantined=retry_quarantined, shard=parse_shard(shard)
+    )
 
 
 @app.command(epilog="Example: ecmf-pipe train --labels refined")
@@ -234,12 +249,16 @@ def predict(
 
 @app.command(epilog="Example: ecmf-pipe vote --workers 0")
 def vote(
-    workers: LlmWorkersOption = None, *, shard: ShardOption = None, retry_quarantined: RetryTextsOption = False
+    workers: LlmWorkersOption = None,
+    *,
+    engine: EngineOption = None,
+    shard: ShardOption = None,
+    retry_quarantined: RetryTextsOption = False,
 ) -> None:
     """Collect out-of-fold votes on the label of each clip from LightGBM, linear models and the LLM."""
     from ecmf_pipeline.stages import vote as stage
 
-    stage.run(workers=workers, retry_quarantined=retry_quarantined, shard=parse_shard(shard))
+    stage.run(workers=workers, engine=engine, retry_quarantined=retry_quarantined, shard=parse_shard(shard))
 
 
 @app.command(epilog="Example: ecmf-pipe refine --dry-run")

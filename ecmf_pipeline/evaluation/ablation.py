@@ -77,14 +77,21 @@ class Study:
             for number in range(self.config.seeds)
         ]
 
-    def predict(self, ensembles: Iterable[Ensemble], features: Mapping[str, NDArray[np.float32]]) -> NDArray[np.str_]:
-        """Return the label predicted by each ensemble for each evaluated clip, (S, j)."""
+    def predict(
+        self, ensembles: Iterable[Ensemble], features: Mapping[str, NDArray[np.float32]], *, alone: str = ""
+    ) -> NDArray[np.str_]:
+        """Return the label predicted by each ensemble for each evaluated clip, (S, j).
+
+        With ``alone`` the branch of this modality predicts.
+        """
         is_evaluated = self.truth != NO_PREDICTION
         names = np.array([*self.label_names, NO_PREDICTION])
         evaluated_features = {name: values[is_evaluated] for name, values in features.items()}
-        return np.stack(
-            [names[ensemble.predict(evaluated_features, self.folds[is_evaluated]).classes] for ensemble in ensembles]
-        )
+        predictions = [ensemble.predict(evaluated_features, self.folds[is_evaluated]) for ensemble in ensembles]
+        if not alone:
+            return np.stack([names[prediction.classes] for prediction in predictions])
+        index = list(features).index(alone)
+        return np.stack([names[prediction.branch_classes[:, index]] for prediction in predictions])
 
     def mean_scores(self, predictions: NDArray[np.str_]) -> dict[str, Any]:
         """Return scores of predictions, (S, j), averaged over seeds."""
@@ -150,7 +157,10 @@ def ablate(study: Study, chosen: Sequence[Variant], advance: Callable[[], object
     predictions, rows, skipped = {REFERENCE: reference_predictions}, [], []
     for variant in chosen[1:]:
         try:
-            predicted = study.predict(study.train(variant), variant.features)
+            if variant.table == "alone" and len(variant.features) == 1 and ensembles[0].has_single_models:
+                predicted = study.predict(ensembles, reference.features, alone=next(iter(variant.features)))
+            else:
+                predicted = study.predict(study.train(variant), variant.features)
         except TooFewClips as error:
             skipped.append({"name": variant.name, "why": error.message})
             continue

@@ -299,5 +299,5 @@ class FusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         usable = (inputs.present[rows] & self.member_.model.seen).any(dim=1).cpu().numpy()
         classes = np.full(len(numbers), -1, dtype=np.int64)
         outputs = predict_with_model(self.member_.model, inputs, rows[torch.from_numpy(usable)])
-        classes[usable] = outputs[:, : self.shared.plan.n_classes].argmax(axis=1)
+        classes[usable] = outputs.probs.argmax(axis=1)
         return classes

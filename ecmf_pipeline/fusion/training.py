@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from ecmf_pipeline.core.arrays import Floats, Ints, assign_folds, group_names, scores
+from ecmf_pipeline.core.arrays import Floats, Ints, ShortRepr, assign_folds, group_names, scores
 from ecmf_pipeline.core.console import progress_bar
 from ecmf_pipeline.core.errors import InputError, TooFewClips
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
@@ -36,8 +36,8 @@ It prevents overconfidence if a few dozen clips happen to be all correct.
 """
 
 
-@dataclass(frozen=True)
-class CrossValidation:
+@dataclass(frozen=True, repr=False)
+class CrossValidation(ShortRepr):
     """Out-of-fold predictions of n clips.
 
     Attributes:
@@ -149,9 +149,19 @@ def fit(
     held_out_features = {name: np.asarray(values)[held_out] for name, values in features.items()}
     held_out_masks = {name: np.asarray(values)[held_out] for name, values in (masks or {}).items()}
     with _one_thread():
-        probs = ensemble.predict(held_out_features, assigned[held_out], held_out_masks).probs
-    temperatures = held_out_temperatures(probs, classes[held_out], sample_weights[held_out], assigned[held_out])
-    return replace(ensemble, temperatures=temperatures)
+        predicted = ensemble.predict(held_out_features, assigned[held_out], held_out_masks)
+    fitted = partial(
+        held_out_temperatures,
+        labels=classes[held_out],
+        weights=sample_weights[held_out],
+        folds=assigned[held_out],
+    )
+    by_branch = dict(zip(features, map(fitted, predicted.branch_probs.swapaxes(0, 1)), strict=True))
+    return replace(
+        ensemble,
+        temperatures=fitted(predicted.probs),
+        branch_temperatures=by_branch if ensemble.has_single_models else {},
+    )
 
 
 def cross_validate(

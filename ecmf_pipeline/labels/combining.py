@@ -18,7 +18,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -94,13 +94,13 @@ class CombinedVotes(ShortRepr):
     calibrated: bool
     method: str
     label_names: tuple[str, ...]
-    clip_ids: Sequence[Hashable]
+    clip_ids: Sequence[Any]
 
     def to_pandas(self) -> pd.DataFrame:
         """Return one row for each clip, indexed by ``clip_id``: ``label``, ``confidence`` and ``p_<label>`` of each."""
         import pandas as pd
 
-        index = pd.Index(self.clip_ids, name="clip_id")
+        index: pd.Index[Any] = pd.Index(list(self.clip_ids), name="clip_id")
         named = pd.DataFrame({"label": np.array(self.label_names, object)[self.labels]}, index)
         named["confidence"] = self.confidence
         return named.join(pd.DataFrame(self.probs, index, [PREFIX + name for name in self.label_names]))
@@ -185,7 +185,7 @@ def combine_votes(
     )
 
 
-def _checked_gold(gold: ArrayLike, clips: int, classes: int) -> Ints:
+def _checked_gold(gold: Any, clips: int, classes: int) -> Ints:
     labels = np.asarray(gold)
     if labels.shape != (clips,) or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"gold labels must be {clips} integers, not {labels.dtype} of shape {labels.shape}")

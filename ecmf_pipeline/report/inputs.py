@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ecmf_pipeline.core.clips import Clip
 from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.core.predictions import ABSTAINS, Basis, PredictionTable
+from ecmf_pipeline.fusion.config import modality_of
 from ecmf_pipeline.labels.refine import Decision
 from ecmf_pipeline.runner.quarantine import QuarantineEntry
 
@@ -65,7 +66,12 @@ class PredictedClips(Sequence[PredictedClip]):
             split=table.splits[index],
             label="" if table.flags[index] == ABSTAINS else table.label_names[best],
             probability=float(table.probs[index, best]),
-            modality_weights=dict(zip(table.modalities, table.modality_weights[index].tolist(), strict=True)),
+            # Of several encoders of a modality, the report shows the sum.
+            modality_weights={
+                name: weight
+                for name, weight in zip(table.modalities, table.modality_weights[index].tolist(), strict=True)
+                if name == modality_of(name)
+            },
             flag=table.flags[index],
         )
 

@@ -11,6 +11,7 @@ from ecmf_pipeline.core.shards import Shard
 from ecmf_pipeline.llm.answers import write_empty_quarantine
 from ecmf_pipeline.llm.rewriting import RewriteResult, enrich_transcripts
 from ecmf_pipeline.llm.shards import files_of_shard
+from ecmf_pipeline.runner.config import EngineKind
 from ecmf_pipeline.settings.params import Params, load_params
 from ecmf_pipeline.sharing.hints import warn_of_shared_outputs
 from ecmf_pipeline.stages.shared.inputs import read_manifest_with_transcripts
@@ -19,16 +20,24 @@ from ecmf_pipeline.stages.shared.llm import (
     REWRITE_ANSWER_FILES,
     REWRITE_FILES,
     labels_to_ask,
+    llm_engine,
     read_contexts,
     with_workers,
 )
 
 
-def run(*, workers: int | None = None, retry_quarantined: bool = False, shard: Shard | None = None) -> None:
+def run(
+    *,
+    workers: int | None = None,
+    engine: EngineKind | None = None,
+    retry_quarantined: bool = False,
+    shard: Shard | None = None,
+) -> None:
     """Query the LLM about each distinct transcript once and write the enriched texts.
 
     Args:
         workers: Number of worker processes; None: the value in params.
+        engine: The engine that runs them; None: that of params.
         retry_quarantined: Whether to query again for quarantined texts although nothing changed.
         shard: The shard of the questions to send, without writing the texts; None: all.
     """
@@ -41,6 +50,7 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False, shard: S
         write_texts(paths.REWRITES, {})
         echo("rewrite: no encoder in use reads texts, nothing to do")
         return
+    runner = llm_engine(params, engine, workers)
     warn_of_shared_outputs([paths.REWRITE])
     clips = read_manifest_with_transcripts(params)
     contexts = read_contexts(params, clips) if params.needs_enriched_texts else {}
@@ -56,6 +66,7 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False, shard: S
             contexts,
             labels_to_ask(),
             answer_files=answer_files,
+            engine=runner,
         )
     else:
         write_empty_quarantine(answer_files)
