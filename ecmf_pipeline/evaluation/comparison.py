@@ -137,7 +137,7 @@ def compare_runs(first: Run, second: Run, config: EvaluateConfig | None = None) 
             "compare two versions of the same corpus",
         )
     judged_by, truth = _truth(first, second, shared)
-    models = [name for name in first.predictions if name in second.predictions]
+    models = sorted(first.predictions.keys() & second.predictions.keys(), key=_rank)
     best = next((name for name in ("refined/fusion", "given/fusion") if name in models), None)
     return {
         **{
@@ -272,6 +272,12 @@ def _not_compared(first: Run, second: Run, truth: pd.Series[str]) -> Iterator[st
             yield f"only {run.title} has predictions of {', '.join(map(model_title, only))}"
     if first.predictions and second.predictions and not len(truth):
         yield "no shared clip has a label and predictions in both"
+
+
+def _rank(model: str) -> tuple[bool, str, bool]:
+    """Return the sort key of a model: fusion models first, those of refined labels before those of given labels."""
+    labels, _, variant = model.partition("/")
+    return variant != "fusion", variant, labels != "refined"
 
 
 def model_title(model: str) -> str:

@@ -122,7 +122,10 @@ def _changes_section(comparison: Mapping[str, Any]) -> Section:
     if not changes:
         return Section("changes", title, [Notice("No fusion model has predictions in both versions.")])
     listed = [(outcome, row) for outcome in ("won", "lost") for row in changes[outcome]]
-    text = f"Clips that only one version predicts right, by {changes['title']}: won by the second, or lost."
+    text = (
+        "Clips of which only one version predicts the label: won by the second version, or lost. The model: "
+        f"{changes['title']}."
+    )
     if not listed:
         return Section("changes", title, [Paragraph(text), Notice("None.")])
     rows = [
@@ -131,13 +134,13 @@ def _changes_section(comparison: Mapping[str, Any]) -> Section:
             outcome,
             corpus_text(row["truth"]),
             corpus_text(row["first"]),
-            score(row["first_probability"]),
             corpus_text(row["second"]),
+            score(row["first_probability"]),
             score(row["second_probability"]),
         ]
         for outcome, row in listed
     ]
-    columns = ["Clip", "Outcome", "True label", "First", "#Probability, first", "Second", "#Probability, second"]
+    columns = ["Clip", "Outcome", "True label", "First", "Second", "#First prob.", "#Second prob."]
     return Section("changes", title, [Paragraph(text), _table("won-and-lost", title, columns, rows)])
 
 
