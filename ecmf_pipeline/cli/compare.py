@@ -82,8 +82,7 @@ def _score_lines(comparison: Mapping[str, Any]) -> list[str]:
         lines.append(_MODEL_ROW.format(row["title"], *cells, f"{row['difference']:+.4f}", interval))
     if changes:
         lines.append(
-            f"  {changes['title']}: {format_count(len(changes['won']), 'clip')} won, "
-            f"{len(changes['lost'])} lost"
+            f"  {changes['title']}: {format_count(len(changes['won']), 'clip')} won, {len(changes['lost'])} lost"
         )
         for outcome in ("won", "lost"):
             lines += _listed(

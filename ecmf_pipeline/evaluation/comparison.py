@@ -159,7 +159,9 @@ def compare_runs(first: Run, second: Run, config: EvaluateConfig | None = None) 
             if len(truth)
             else [],
         },
-        "changes": {"model": best, "title": model_title(best), **_won_and_lost(best, first, second, truth)} if best and len(truth) else None,
+        "changes": {"model": best, "title": model_title(best), **_won_and_lost(best, first, second, truth)}
+        if best and len(truth)
+        else None,
         "not_compared": list(_not_compared(first, second, truth)),
     }
 
@@ -240,7 +242,12 @@ def _compare_model(name: str, first: Run, second: Run, truth: pd.Series[str], co
         for side, values in (("first", before), ("second", after))
     }
     interval = {"difference": difference, "low": low, "high": high}
-    return {"model": name, "title": model_title(name), **sides, **{key: round(value, 6) for key, value in interval.items()}}
+    return {
+        "model": name,
+        "title": model_title(name),
+        **sides,
+        **{key: round(value, 6) for key, value in interval.items()},
+    }
 
 
 def _won_and_lost(name: str, first: Run, second: Run, truth: pd.Series[str]) -> dict[str, Any]:
