@@ -54,30 +54,32 @@ def run() -> None:
     refined = read_decisions(paths.REFINED, votes=True, corpus=corpus)
     predictions = read_refined_predictions(paths.deployed_predictions("refined"), corpus)
     texts = read_needed_texts(params, corpus.clips)
-    stores = {modality: open_modality_store(params, modality) for modality in params.extract.encoders}
+    tokens = params.tokens
+    stores = {name: open_modality_store(params, *token) for name, token in tokens.items()}
     covered = {
-        modality.value: asdict(
+        name: asdict(
             coverage(
-                modality,
+                tokens[name].modality,
                 corpus.clips,
                 texts,
-                root=paths.features(modality),
-                quarantine_path=paths.quarantine("extract", modality),
+                root=paths.features(tokens[name].modality),
+                quarantine_path=paths.quarantine("extract", tokens[name].modality),
                 fingerprint=store.fingerprint,
                 limits=clip_limits(params.extract, params.media),
             )
         )
-        for modality, store in stores.items()
+        for name, store in stores.items()
     }
-    absent = [modality for modality in stores if covered[modality.value]["absent"] == len(corpus.clips)]
-    for modality in absent:
-        del stores[modality], covered[modality.value]
+    absent = [name for name in stores if covered[name]["absent"] == len(corpus.clips)]
+    for name in absent:
+        del stores[name], covered[name]
+    faces = [store for name, store in stores.items() if tokens[name].modality is Modality.FACE]
     languages = count_languages([clip.language for clip in corpus.clips if clip.transcript.strip()])
     sheets: Sequence[FaceSheet] = ()
     no_sheets = ""
-    if Modality.FACE in stores and params.report.contact_sheets:
+    if faces and params.report.contact_sheets:
         sheets, no_sheets = face_sheets(
-            stores[Modality.FACE],
+            faces[0],
             corpus.clips,
             read_all(paths.QUARANTINE, [Modality.FACE]),
             corpus_root=params.corpus.root,
@@ -98,11 +100,11 @@ def run() -> None:
         findings=read_findings(),
         quarantine=read_all(paths.QUARANTINE, params.extract.encoders),
         coverage=covered,
-        absent=[modality.value for modality in absent],
-        encoders={modality.value: store.settings for modality, store in stores.items()},
-        dims={modality.value: store.dim for modality, store in stores.items() if store.dim is not None},
-        provenance={modality.value: store.provenance for modality, store in stores.items() if store.provenance},
-        computed_with={modality.value: store.versions() for modality, store in stores.items()},
+        absent=absent,
+        encoders={name: store.settings for name, store in stores.items()},
+        dims={name: store.dim for name, store in stores.items() if store.dim is not None},
+        provenance={name: store.provenance for name, store in stores.items() if store.provenance},
+        computed_with={name: store.versions() for name, store in stores.items()},
         evaluate=read_sealed_json(paths.METRICS / "evaluate.json", made_by="evaluate"),
         ablate=read_sealed_json(paths.ABLATE, made_by="ablate") if paths.ABLATE.is_file() else None,
         vote_sources=read_sealed_json(paths.SOURCES, made_by="evaluate"),
