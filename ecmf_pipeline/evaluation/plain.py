@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core.arrays import Bools, Floats, Ints, assign_folds, group_indices, weighted_f1
+from ecmf_pipeline.core.clips import Corpus
 from ecmf_pipeline.core.errors import TooFewClips
+from ecmf_pipeline.evaluation.scoring import Evaluator
 from ecmf_pipeline.labels.config import LightGbmConfig
 from ecmf_pipeline.labels.voters import clip_weights, vote
 
@@ -30,7 +32,7 @@ COMPONENTS, TREE_COMPONENTS, SVM_COMPONENTS = 256, 96, 128
 """Maximum number of principal components; more cost time and were not better."""
 
 INNER_FOLDS = 3
-INNER_CLIPS = 2_000
+INNER_CLIPS = 1_000
 """Maximum number of training clips of a fold on which models are chosen."""
 
 BALANCE = 0.5
@@ -79,6 +81,55 @@ def plain_predictions(
     if not predicted:
         raise TooFewClips("no fold leaves two classes to train plain models on", "label more clips")
     return predicted
+
+
+def compare_plain(
+    evaluator: Evaluator,
+    corpus: Corpus,
+    features: Mapping[str, NDArray[np.float32]],
+    folds: Ints,
+    fusion: Mapping[str, str],
+    *,
+    seed: int,
+) -> dict[str, Any]:
+    """Compare the fusion with plain models trained on the given labels.
+
+    Args:
+        evaluator: The evaluated clips.
+        corpus: The n clips.
+        features: See `plain_predictions`.
+        folds: Fold of each clip in the training of the fusion, (n,).
+        fusion: Label that the fusion predicts for each clip, by clip id.
+        seed: Seed of the plain models.
+
+    Returns:
+        ``models`` (for each: ``weighted_f1``, ``accuracy``, and ``fusion_over``, the paired difference of the fusion to
+        it), or ``why`` there are none.
+    """
+    names = [*corpus.labels, ""]  # index -1 selects the last
+    evaluated = {clip.clip_id for clip in evaluator.clips}
+    rows = [row for row, clip in enumerate(corpus.clips) if clip.given_label or clip.clip_id in evaluated]
+    clips = [corpus.clips[row] for row in rows]
+    try:
+        predicted = plain_predictions(
+            {name: values[rows] for name, values in features.items()},
+            corpus.given[rows],
+            [clip.group for clip in clips],
+            np.where([clip.clip_id in evaluated for clip in clips], folds[rows], -1),
+            seed=seed,
+        )
+    except TooFewClips as error:
+        return {"models": {}, "why": error.message}
+    models = {}
+    for name, indices in predicted.items():
+        by_clip = {clip.clip_id: names[index] for clip, index in zip(clips, indices.tolist(), strict=True)}
+        scores = evaluator.scores(by_clip)
+        models[name] = {
+            "weighted_f1": scores["weighted_f1"],
+            "accuracy": scores["accuracy"],
+            "fusion_over": evaluator.difference(fusion, by_clip),
+        }
+    return {"models": models}
 
 
 def _mean_frames(values: NDArray[np.float32]) -> NDArray[np.float32]:

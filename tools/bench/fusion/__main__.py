@@ -1,4 +1,4 @@
-"""Benchmark the fusion model: ``python -m tools.bench.fusion [generated|ravdess|missing|parts|search ...]``."""
+"""Benchmark the fusion model: ``python -m tools.bench.fusion [generated|ravdess|missing|plain|small|parts|search ...]``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 from tools.bench.fusion.generated_figures import generated_figures
 from tools.bench.fusion.missing import missing_figures
 from tools.bench.fusion.parts import parts_figures
+from tools.bench.fusion.plain import plain_figures, small_figures
 from tools.bench.fusion.ravdess import ravdess_figures
 from tools.bench.fusion.searched import search_figures
 from tools.bench.fusion.stages import stages_figures, wide_figures
@@ -17,8 +18,9 @@ FIGURES = {
     "generated": generated_figures,
     "ravdess": ravdess_figures,
     "missing": missing_figures,
+    "plain": plain_figures,
 }
-LONGER = {"parts": parts_figures, "search": search_figures, "wide": wide_figures}
+LONGER = {"small": small_figures, "parts": parts_figures, "search": search_figures, "wide": wide_figures}
 """Run only if named: they train dozens of ensembles."""
 
 
