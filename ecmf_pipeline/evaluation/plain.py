@@ -122,7 +122,9 @@ def compare_plain(
         return {"models": {}, "why": error.message}
     models = {}
     for name, indices in predicted.items():
-        by_clip = {clip.clip_id: names[index] for clip, index in zip(clips, indices.tolist(), strict=True)}
+        by_clip: dict[str, str] = {
+            clip.clip_id: names[index] for clip, index in zip(clips, indices.tolist(), strict=True)
+        }
         scores = evaluator.scores(by_clip)
         models[name] = {
             "weighted_f1": scores["weighted_f1"],
@@ -137,7 +139,7 @@ def _mean_frames(values: NDArray[np.float32]) -> NDArray[np.float32]:
         return values
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a missing clip has no frames: its mean is NaN
-        return np.nanmean(values, axis=1, dtype=np.float64).astype(np.float32)
+        return np.asarray(np.nanmean(values, axis=1, dtype=np.float64), np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +275,8 @@ def _svm(rows: Floats, cost: float) -> Classifier:
 
         model: Any = SVC(C=cost, cache_size=500)
         model.fit(rows[training], labels, sample_weight=clip_weights(labels, BALANCE))
-        return np.eye(int(labels.max()) + 1)[model.predict(rows[queries])]  # it has no probabilities
+        hard: Floats = np.eye(int(labels.max()) + 1)[model.predict(rows[queries])]  # it has no probabilities
+        return hard
 
     return predict
 

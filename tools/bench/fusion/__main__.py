@@ -1,4 +1,4 @@
-"""Benchmark the fusion model: ``python -m tools.bench.fusion [generated|ravdess|missing|plain|small|parts|search ...]``."""
+"""Benchmark the fusion model: ``python -m tools.bench.fusion [NAME ...]``, with the names of `FIGURES` and `LONGER`."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The fusion against plain models on the same features and folds, and its calibration; five seeds.
 
 ``plain`` prints weighted F1 of the fusion, of each plain model and of the best one, which is chosen on inner folds,
-with the paired difference, and the calibration error less that of perfect calibration at this number of clips. ``small``
-prints the same scores for 30 to 240 labelled clips.
+with the paired difference, and the calibration error less that of perfect calibration at this number of clips.
+``small`` prints the same scores for 30 to 240 labelled clips.
 """
 
 from __future__ import annotations
