@@ -25,6 +25,7 @@ from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.errors import WORKER_NOTE, EcmfError, InputError
 from ecmf_pipeline.core.files import DISK_FULL, READ_ONLY, describe_file_system, free_bytes
 from ecmf_pipeline.core.paths import DATA
+from ecmf_pipeline.core.resources import recorded
 from ecmf_pipeline.core.shards import Shard
 
 _FIXABLE_BY_USER = {*READ_ONLY, errno.EEXIST, errno.ENOTDIR}
@@ -327,6 +328,20 @@ def score(
     show_score(predictions, truth, entry=entry, as_json=as_json)
 
 
+@app.command(epilog="Example: ecmf-pipe compare HEAD~1 --html compare.html")
+def compare(
+    first: Annotated[str, typer.Argument(help="A git revision, a DVC experiment, or the folder of a project.")],
+    second: Annotated[str, typer.Argument(help="The same. Default: the current directory.")] = ".",
+    *,
+    html: Annotated[Path | None, typer.Option(help="Write the comparison to this file too, as a page.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Compare two versions of a project: params, clips, labels, paired scores, and the clips won and lost."""
+    from ecmf_pipeline.cli.compare import show_comparison
+
+    show_comparison(first, second, html=html, as_json=as_json)
+
+
 @app.command()
 def status() -> None:
     """Show the number of done, missing, absent and quarantined clips of each stage and modality."""
@@ -411,7 +426,8 @@ def main() -> None:
     """Run the command line; print each error as one message and exit with its code."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM ends a run in the same orderly way as Ctrl-C
     try:
-        code = app(prog_name="ecmf-pipe", standalone_mode=False)
+        with recorded(sys.argv[1:]):
+            code = app(prog_name="ecmf-pipe", standalone_mode=False)
     except EcmfError as error:
         _exit_with(error, str(error), error.exit_code)
     except UsageError as error:

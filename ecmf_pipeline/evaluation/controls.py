@@ -95,7 +95,7 @@ def predict_out_of_fold(features: Floats, training: TrainingSet, folds: Ints, *,
         if len(classes) < 2:
             continue
         weights = training.weights[training_rows]
-        probs = vote(voter, features[training_rows], class_indices, features[queries], seed=seed, weights=weights)
+        probs = vote(voter, features, class_indices, training_rows, queries, seed=seed, weights=weights)
         predicted[queries] = classes[probs.argmax(axis=1)]
     return predicted
 

@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from ecmf_pipeline.core.arrays import Floats, Ints, assign_folds, group_names, scores
+from ecmf_pipeline.core.arrays import Floats, Ints, ShortRepr, assign_folds, group_names, scores
 from ecmf_pipeline.core.console import progress_bar
 from ecmf_pipeline.core.errors import InputError, TooFewClips
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.fusion.inputs import encode_labels, label_type, read_inputs
 from ecmf_pipeline.fusion.member import Examples
-from ecmf_pipeline.fusion.plan import NO_TRAINING, Plan, select_settings
+from ecmf_pipeline.fusion.plan import NO_TRAINING, Plan, Settings
 from ecmf_pipeline.fusion.prediction import ALL_MEMBERS, Ensemble
 
 MIN_CLIPS = 20
@@ -36,8 +36,8 @@ It prevents overconfidence if a few dozen clips happen to be all correct.
 """
 
 
-@dataclass(frozen=True)
-class CrossValidation:
+@dataclass(frozen=True, repr=False)
+class CrossValidation(ShortRepr):
     """Out-of-fold predictions of n clips.
 
     Attributes:
@@ -132,13 +132,13 @@ def fit(
         fusion=fusion,
         training=training,
     )
-    jobs = [(fold, repeat) for fold in np.unique(assigned[assigned >= 0]).tolist() for repeat in range(training.seeds)]
     members = []
-    with _one_thread(), progress_bar(description, len(jobs), unit="model") as bar:
-        settings = {fold: select_settings(plan, fold) for fold in sorted({fold for fold, _ in jobs})}
-        for fold, repeat in jobs:
-            members.append(plan.train(fold, repeat, settings[fold], optimistic=optimistic))
-            bar.update()
+    fold_numbers = np.unique(assigned[assigned >= 0]).tolist()
+    with _one_thread(), progress_bar(description, len(fold_numbers) * training.seeds, unit="model") as bar:
+        for fold, settings in _settings_by_fold(plan, fold_numbers).items():
+            for member in plan.train_fold(fold, settings, optimistic=optimistic):
+                members.append(member)
+                bar.update()
     by_clip = dict(zip(clip_ids, assigned.tolist(), strict=True))
     ensemble = Ensemble(
         tuple(members), plan.dims, names, by_clip, frozenset(by_clip), fusion, training, label_type=label_type(labels)
@@ -149,9 +149,27 @@ def fit(
     held_out_features = {name: np.asarray(values)[held_out] for name, values in features.items()}
     held_out_masks = {name: np.asarray(values)[held_out] for name, values in (masks or {}).items()}
     with _one_thread():
-        probs = ensemble.predict(held_out_features, assigned[held_out], held_out_masks).probs
-    temperatures = held_out_temperatures(probs, classes[held_out], sample_weights[held_out], assigned[held_out])
-    return replace(ensemble, temperatures=temperatures)
+        predicted = ensemble.predict(held_out_features, assigned[held_out], held_out_masks)
+    fitted = partial(
+        held_out_temperatures,
+        labels=classes[held_out],
+        weights=sample_weights[held_out],
+        folds=assigned[held_out],
+    )
+    by_branch = dict(zip(features, map(fitted, predicted.branch_probs.swapaxes(0, 1)), strict=True))
+    return replace(
+        ensemble,
+        temperatures=fitted(predicted.probs),
+        branch_temperatures=by_branch if ensemble.has_single_models else {},
+    )
+
+
+def _settings_by_fold(plan: Plan, folds: Sequence[int]) -> dict[int, Settings]:
+    if not plan.training.search.trials:
+        return dict.fromkeys(folds, Settings(plan.fusion, plan.training))
+    from ecmf_pipeline.fusion.search import search_settings  # imports scikit-learn, which takes a second
+
+    return {fold: search_settings(plan, fold) for fold in folds}
 
 
 def cross_validate(

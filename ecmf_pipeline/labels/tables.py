@@ -364,9 +364,12 @@ def write_clips_to_label(
     chosen = np.asarray(rows, np.int64)
     chosen_clips, chosen_decisions = Clips.of(clips).take(chosen), Decisions.of(decisions).take(chosen)
     columns: dict[str, Sequence[str]] = {
-        **{name: chosen_clips.column(name) for name in ("clip_id", "path", "split", "transcript", "words_from")},
+        **{
+            name: chosen_clips.column(name).tolist()
+            for name in ("clip_id", "path", "split", "transcript", "words_from")
+        },
         "sources": _votes_by_label({name: probs[chosen] for name, probs in votes.items()}, labels),
-        **{name: chosen_decisions.column(name) for name in ("given_label", "decision", "reason")},
+        **{name: chosen_decisions.column(name).tolist() for name in ("given_label", "decision", "reason")},
     }
     frame = pd.DataFrame({name: [as_spreadsheet_text(cell) for cell in cells] for name, cells in columns.items()})
     frame["gain"] = np.round(gain[chosen], 6)

@@ -68,7 +68,8 @@ def resolve(params: Params, labels: Sequence[str]) -> Mapping[str, Callable[[], 
 def _extraction(params: Params, modality: Modality) -> _Settings:
     if modality not in params.extract.encoders:
         return {"used": False}
-    return params.settings_of(modality)
+    settings = {token.encoder: params.token_settings(token) for token in params.tokens_of(modality).values()}
+    return settings if len(settings) > 1 else next(iter(settings.values()))
 
 
 def _transcription(params: Params) -> _Settings:

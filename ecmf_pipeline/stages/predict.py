@@ -14,7 +14,7 @@ from ecmf_pipeline.core.console import echo, format_count
 from ecmf_pipeline.core.files import write_sealed_json
 from ecmf_pipeline.core.predictions import ABSTAINS, NO_MODALITY, Basis, PredictionTable
 from ecmf_pipeline.extraction.features import check_feature_origins
-from ecmf_pipeline.fusion.prediction import Ensemble
+from ecmf_pipeline.fusion.prediction import SINGLE_MODELS, Ensemble
 from ecmf_pipeline.fusion.tables import deployed, out_of_fold, predict_tables
 from ecmf_pipeline.interop.mertools import write_submission, write_unverified_submission
 from ecmf_pipeline.labels.tables import read_decisions, read_posterior
@@ -75,13 +75,22 @@ def run(labels: paths.Labels) -> None:
         ensemble.check_modalities(stored.modalities)
     foldwise_ensembles = {name: out_of_fold(ensemble, corpus.clips) for name, ensemble in ensembles.items()}
     foldwise_ensembles[_DEPLOYED] = deployed(fusion, corpus.clips)
-    tables = predict_tables(foldwise_ensembles, corpus.clips, lambda some: stored.read(some, params.train.pool))
+    singles = SINGLE_MODELS if SINGLE_MODELS in ensembles else "fusion"
+    tables = predict_tables(
+        foldwise_ensembles,
+        corpus.clips,
+        lambda some: stored.read(some, params.train.pool),
+        branches_of=singles if labels == "given" else None,
+    )
+    tables.pop(SINGLE_MODELS, None)
     submitted = tables.pop(_DEPLOYED)
     basis = labelled.basis
     for name, table in tables.items():
         replace(table, basis=basis).write(paths.predictions(labels) / f"{name}.csv")
+    suffixes = (".csv", ".csv.sha256", ".npz")
+    kept = {f"{name}{suffix}" for name in tables for suffix in suffixes} | {paths.trained_on(labels).name}
     for path in paths.predictions(labels).glob("*.*"):
-        if path.name.partition(".")[0] not in tables and path != paths.trained_on(labels):
+        if path.name not in kept:
             path.unlink()  # belongs to a removed model or to the labels of an earlier training
     submitted = replace(submitted, basis=basis)
     submitted.write(paths.deployed_predictions(labels))

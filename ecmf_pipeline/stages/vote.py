@@ -126,12 +126,12 @@ def _corpus_votes() -> Iterator[Path]:
 
 def _own_sources(params: Params) -> set[str]:
     """Return the source names that `vote` and `refine` reserve for their own votes."""
-    modalities = [modality.value for modality in params.extract.encoders]
+    modalities = list(params.tokens)
     of_llm = {LLM_SOURCES[kind] for kind in params.vote.inputs}
     return (
         {FUSION, GIVEN}
         | of_llm
-        | {FACE_SOURCE, "global/text-image", "face/text-image"}
+        | {FACE_SOURCE, *(f"{name}/text-image" for name in ("global", "face", *params.tokens))}
         | {f"transfer:{name}" for name in params.vote.transfer}
         | {f"{name}/{kind}" for name in (*modalities, ALL) for kind in configured_voters(params.vote)}
     )

@@ -186,7 +186,7 @@ def damage(folder: Path, kind: str) -> None:
     elif kind == "unknown key":
         write_sealed_json(config, {**content, "unknown": 1})
     elif kind == "another format":
-        write_sealed_json(config, {**content, "format": 3})
+        write_sealed_json(config, {**content, "format": 4})
     else:
         config.write_text(config.read_text()[:-40])
 
