@@ -31,6 +31,7 @@ class PredictedClip:
         probability: Probability of this label; None if there is no prediction.
         modality_weights: Weight of each modality, 0 to 1; NaN or no entry if the clip has no usable modality.
         flag: Reason why there is no prediction, such as ``no usable modality``; empty if there is one.
+        encoder_weights: Weight of each encoder of modalities with several; that of the modality is their sum.
     """
 
     clip_id: str
@@ -39,6 +40,7 @@ class PredictedClip:
     probability: float | None = None
     modality_weights: Mapping[str, float] = field(default_factory=dict)
     flag: str = ""
+    encoder_weights: Mapping[str, float] = field(default_factory=dict)
 
 
 class PredictedClips(Sequence[PredictedClip]):
@@ -64,17 +66,14 @@ class PredictedClips(Sequence[PredictedClip]):
         if isinstance(index, slice):
             return [self[row] for row in range(len(self))[index]]
         table, best = self.table, int(self.table.probs[index].argmax())
+        weights = dict(zip(table.modalities, table.modality_weights[index].tolist(), strict=True))
         return PredictedClip(
             clip_id=table.clip_ids[index],
             split=table.splits[index],
             label="" if table.flags[index] == ABSTAINS else table.label_names[best],
             probability=float(table.probs[index, best]),
-            # Of several encoders of a modality, the report shows the sum.
-            modality_weights={
-                name: weight
-                for name, weight in zip(table.modalities, table.modality_weights[index].tolist(), strict=True)
-                if name == modality_of(name)
-            },
+            modality_weights={name: weight for name, weight in weights.items() if name == modality_of(name)},
+            encoder_weights={name: weight for name, weight in weights.items() if name != modality_of(name)},
             flag=table.flags[index],
         )
 
@@ -290,6 +289,19 @@ class ZeroShot(MetricsPart):
     sources: dict[str, ZeroShotSource] = {}
 
 
+class PlainModel(MetricsPart):
+    """A plain model on the same features; ``fusion_over`` is the paired difference of the fusion to it."""
+
+    weighted_f1: float | None = None
+    fusion_over: Difference | None = None
+
+
+class PlainModels(MetricsPart):
+    """Plain models as yardsticks of the fusion, by name; see `evaluation.plain`."""
+
+    models: dict[str, PlainModel] = {}
+
+
 class Evaluation(MetricsPart):
     """Content of the metrics file of `evaluate`."""
 
@@ -308,6 +320,7 @@ class Evaluation(MetricsPart):
     fusion_over_best_modality: FusionDifference | None = None
     refined_over_given: Difference | None = None
     labels: LabelScores | None = None
+    plain: PlainModels | None = None
     confusion: Confusion | None = None
     no_modality: int = 0
 
