@@ -27,8 +27,9 @@ from ecmf_pipeline.report.blocks import (
     signed,
 )
 from ecmf_pipeline.report.charts import PALETTE, Interval, intervals, stacked
-from ecmf_pipeline.report.inputs import Ablation, Difference, Evaluation, PredictedClip, ReportInput, VariantRow
-from ecmf_pipeline.report.scores import bounds, caveat, compare
+from ecmf_pipeline.report.conclusions import bounds, caveat, compare
+from ecmf_pipeline.report.inputs import PredictedClip, ReportInput
+from ecmf_pipeline.report.metrics import Ablation, Difference, Evaluation, VariantRow
 from ecmf_pipeline.report.zero_shot import Conclusion
 
 MOST_FLAGGED = 20

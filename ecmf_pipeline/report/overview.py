@@ -9,8 +9,7 @@ from ecmf_pipeline.labels.refine import LabelAction
 from ecmf_pipeline.labels.verdicts import MIN_GOLD
 from ecmf_pipeline.report.ablation import plain_conclusion
 from ecmf_pipeline.report.blocks import Tile, count, join_items, percent, score, shorten
-from ecmf_pipeline.report.inputs import Ablation, Evaluation, ReportInput, column
-from ecmf_pipeline.report.scores import (
+from ecmf_pipeline.report.conclusions import (
     bounds,
     fusion_conclusion,
     headline_score,
@@ -18,6 +17,8 @@ from ecmf_pipeline.report.scores import (
     majority_f1,
     training_conclusion,
 )
+from ecmf_pipeline.report.inputs import ReportInput, column
+from ecmf_pipeline.report.metrics import Ablation, Evaluation
 from ecmf_pipeline.report.zero_shot import Conclusion, next_step, zero_shot_conclusions, zero_shot_tiles
 
 REVIEW = "ecmf-pipe review"

@@ -470,16 +470,14 @@ def test_a_confusion_leads_to_its_clips() -> None:
     assert f'<article class="card" id="{anchor[1]}"' in html
 
 
-def test_a_plain_method_that_does_as_well_gives_a_warning() -> None:
+def test_a_plain_model_that_does_as_well_gives_a_warning() -> None:
     metrics = ablation()
     row = {"table": "fusion", "name": "mean_probs", "without": "", "weighted_f1": 0.7}
     as_good = metrics | {"variants": [row | {"difference": 0.0, "low": -0.02, "high": 0.03}]}
     worse = metrics | {"variants": [row | {"difference": -0.1, "low": -0.2, "high": -0.05}]}
     run = make_report_input(LABELS)
-    assert "a plain method does as well" in section_text(
-        render(replace(run, ablate=as_good), ReportConfig()), "summary"
-    )
-    assert "plain method" not in section_text(render(replace(run, ablate=worse), ReportConfig()), "summary")
+    assert "a plain model does as well" in section_text(render(replace(run, ablate=as_good), ReportConfig()), "summary")
+    assert "Warning" not in section_text(render(replace(run, ablate=worse), ReportConfig()), "summary")
 
 
 def test_plain_models_of_evaluate_come_before_those_of_ablate() -> None:
