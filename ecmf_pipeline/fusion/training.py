@@ -21,7 +21,7 @@ from ecmf_pipeline.core.errors import InputError, TooFewClips
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.fusion.inputs import encode_labels, label_type, read_inputs
 from ecmf_pipeline.fusion.member import Examples
-from ecmf_pipeline.fusion.plan import NO_TRAINING, Plan, select_settings
+from ecmf_pipeline.fusion.plan import NO_TRAINING, Plan, Settings
 from ecmf_pipeline.fusion.prediction import ALL_MEMBERS, Ensemble
 
 MIN_CLIPS = 20
@@ -132,13 +132,13 @@ def fit(
         fusion=fusion,
         training=training,
     )
-    jobs = [(fold, repeat) for fold in np.unique(assigned[assigned >= 0]).tolist() for repeat in range(training.seeds)]
     members = []
-    with _one_thread(), progress_bar(description, len(jobs), unit="model") as bar:
-        settings = {fold: select_settings(plan, fold) for fold in sorted({fold for fold, _ in jobs})}
-        for fold, repeat in jobs:
-            members.append(plan.train(fold, repeat, settings[fold], optimistic=optimistic))
-            bar.update()
+    fold_numbers = np.unique(assigned[assigned >= 0]).tolist()
+    with _one_thread(), progress_bar(description, len(fold_numbers) * training.seeds, unit="model") as bar:
+        for fold, settings in _settings_by_fold(plan, fold_numbers).items():
+            for member in plan.train_fold(fold, settings, optimistic=optimistic):
+                members.append(member)
+                bar.update()
     by_clip = dict(zip(clip_ids, assigned.tolist(), strict=True))
     ensemble = Ensemble(
         tuple(members), plan.dims, names, by_clip, frozenset(by_clip), fusion, training, label_type=label_type(labels)
@@ -162,6 +162,14 @@ def fit(
         temperatures=fitted(predicted.probs),
         branch_temperatures=by_branch if ensemble.has_single_models else {},
     )
+
+
+def _settings_by_fold(plan: Plan, folds: Sequence[int]) -> dict[int, Settings]:
+    if not plan.training.search.trials:
+        return dict.fromkeys(folds, Settings(plan.fusion, plan.training))
+    from ecmf_pipeline.fusion.search import search_settings  # imports scikit-learn, which takes a second
+
+    return {fold: search_settings(plan, fold) for fold in folds}
 
 
 def cross_validate(

@@ -7,6 +7,7 @@ import sys
 
 from tools.bench.fusion.generated_figures import generated_figures
 from tools.bench.fusion.missing import missing_figures
+from tools.bench.fusion.noise import noise_figures
 from tools.bench.fusion.parts import parts_figures
 from tools.bench.fusion.ravdess import ravdess_figures
 from tools.bench.fusion.searched import search_figures
@@ -17,6 +18,7 @@ FIGURES = {
     "generated": generated_figures,
     "ravdess": ravdess_figures,
     "missing": missing_figures,
+    "noise": noise_figures,
 }
 LONGER = {"parts": parts_figures, "search": search_figures, "wide": wide_figures}
 """Run only if named: they train dozens of ensembles."""
