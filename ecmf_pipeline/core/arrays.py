@@ -189,6 +189,28 @@ def expected_calibration_error(confidence: NDArray[np.float64], correct: NDArray
     return float(error)
 
 
+def calibration_error_by_chance(
+    confidence: NDArray[np.float64], *, rng: np.random.Generator, draws: int = 200, bins: int = 10
+) -> float:
+    """Return the mean expected calibration error of perfectly calibrated probabilities.
+
+    The error of n clips is positive even if each probability is right, and falls with n. It is simulated: each
+    prediction is correct with its own probability.
+
+    Args:
+        confidence: Probability of each prediction, (n,).
+        rng: Random generator.
+        draws: Number of simulations.
+        bins: Number of bins, as of `expected_calibration_error`.
+    """
+    if len(confidence) == 0:
+        return float("nan")
+    bin_of_each = np.clip((confidence * bins).astype(int), 0, bins - 1)
+    in_bin = np.eye(bins)[bin_of_each]  # (n, bins)
+    correct = rng.random((draws, len(confidence))) < confidence  # (draws, n)
+    return float(np.abs((correct - confidence) @ in_bin).sum(axis=1).mean() / len(confidence))
+
+
 def bootstrap_difference(
     first: NDArray[Any],
     second: NDArray[Any],

@@ -17,6 +17,7 @@ from ecmf_pipeline.core.errors import TooFewClips
 from ecmf_pipeline.core.files import write_atomic, write_sealed_json
 from ecmf_pipeline.core.predictions import Basis
 from ecmf_pipeline.evaluation.config import AblateConfig
+from ecmf_pipeline.evaluation.plain import plain_predictions
 from ecmf_pipeline.evaluation.scoring import groups_to_draw
 from ecmf_pipeline.evaluation.smallest import SubsetScores, find_smallest
 from ecmf_pipeline.evaluation.variants import REFERENCE, Variant, weight_diagnostics
@@ -173,6 +174,14 @@ def ablate(study: Study, chosen: Sequence[Variant], advance: Callable[[], object
             | study.mean_scores(predicted)
             | study.difference(predicted, reference_predictions)
         )
+    if study.config.plain:
+        for name, predicted in _plain_predictions(study, reference).items():
+            predictions[name] = predicted
+            rows.append(
+                {"table": "plain", "name": name, "without": ""}
+                | study.mean_scores(predicted)
+                | study.difference(predicted, reference_predictions)
+            )
     weights = np.concatenate([e.predict(reference.features, study.folds).modality_weights for e in ensembles])
     results: dict[str, Any] = {
         "reference": {"kind": reference.fusion.kind, "modalities": list(reference.features)}
@@ -214,6 +223,20 @@ def smallest_set(
         | study.mean_scores(predictions)
         | study.difference(predictions, reference_predictions)
     )
+
+
+def _plain_predictions(study: Study, reference: Variant) -> dict[str, NDArray[np.str_]]:
+    """Return the predictions of the plain models, (S, j), equal for all seeds; none if there are too few clips."""
+    is_evaluated = study.truth != NO_PREDICTION
+    names = np.array([*study.label_names, NO_PREDICTION])
+    folds = np.where(is_evaluated, study.folds, -1)
+    try:
+        predicted = plain_predictions(
+            reference.features, study.labels, study.groups, folds, seed=reference.training.seed
+        )
+    except TooFewClips:
+        return {}
+    return {name: np.tile(names[classes[is_evaluated]], (study.config.seeds, 1)) for name, classes in predicted.items()}
 
 
 def robustness(

@@ -40,6 +40,7 @@ HEADINGS = {
     "text": "Raw and enriched text",
     "rows": "Frame sequences and pooled features",
     "fusion": "Other fusion models",
+    "plain": "Plain models on the same features",
     "part": "Parts of the model and its training",
 }
 """Heading of each comparison of `ablate`; a comparison without an entry is shown under its own name."""
