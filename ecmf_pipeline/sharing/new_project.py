@@ -23,6 +23,7 @@ IGNORED = {
         ".index-cache.json",
         ".last-scan.json",
         ".digests.json",
+        ".trial.json",
         ".languages.npz",
         ".translation-languages.npz",
         ".index.spool",
