@@ -12,7 +12,7 @@ import sys
 import tempfile
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
@@ -25,6 +25,7 @@ from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.errors import WORKER_NOTE, EcmfError, InputError
 from ecmf_pipeline.core.files import DISK_FULL, READ_ONLY, describe_file_system, free_bytes
 from ecmf_pipeline.core.paths import DATA
+from ecmf_pipeline.core.shards import Shard
 
 _FIXABLE_BY_USER = {*READ_ONLY, errno.EEXIST, errno.ENOTDIR}
 """Errors of the operating system that are reported without a traceback."""
@@ -68,7 +69,24 @@ WorkersOption = Annotated[
     int | None,
     typer.Option(min=0, help="Worker processes; 0: the main process only. Default: the value in params.yaml."),
 ]
+EngineOption = Annotated[
+    Literal["local", "ray"] | None,
+    typer.Option(help="Run the workers on this machine or on a Ray cluster. Default: engine.kind in params.yaml."),
+]
 RetryOption = Annotated[bool, typer.Option("--retry-quarantined", help="Process quarantined clips again.")]
+ShardOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Process one of n disjoint parts of the clips, such as 1/8, while other jobs process others. "
+        "The command without this option then merges them.",
+        metavar="NUMBER/COUNT",
+    ),
+]
+
+
+def parse_shard(text: str | None) -> Shard | None:
+    """Return the shard of the option ``--shard``; None without the option."""
+    return None if text is None else Shard.parse(text)
 
 
 @app.command(epilog="Example: ecmf-pipe models --list")
@@ -114,11 +132,17 @@ def settings() -> None:
 
 
 @app.command(epilog="Example: ecmf-pipe transcribe --workers 2")
-def transcribe(workers: WorkersOption = None, *, retry_quarantined: RetryOption = False) -> None:
+def transcribe(
+    workers: WorkersOption = None,
+    *,
+    engine: EngineOption = None,
+    shard: ShardOption = None,
+    retry_quarantined: RetryOption = False,
+) -> None:
     """Transcribe clips without a transcript (transcribe.model: a Whisper model); each file is transcribed once."""
     from ecmf_pipeline.stages import transcribe as stage
 
-    stage.run(workers=workers, retry_quarantined=retry_quarantined)
+    stage.run(workers=workers, engine=engine, retry_quarantined=retry_quarantined, shard=parse_shard(shard))
 
 
 @app.command(epilog="Example: ecmf-pipe cues --of face")
@@ -135,11 +159,17 @@ def cues(
 
 
 @app.command(epilog="Example: ecmf-pipe rewrite --retry-quarantined")
-def rewrite(workers: LlmWorkersOption = None, *, retry_quarantined: RetryTextsOption = False) -> None:
+def rewrite(
+    workers: LlmWorkersOption = None,
+    *,
+    engine: EngineOption = None,
+    shard: ShardOption = None,
+    retry_quarantined: RetryTextsOption = False,
+) -> None:
     """Enrich each transcript with emotional cues by the LLM; cached answers are reused."""
     from ecmf_pipeline.stages import rewrite as stage
 
-    stage.run(workers=workers, retry_quarantined=retry_quarantined)
+    stage.run(workers=workers, engine=engine, retry_quarantined=retry_quarantined, shard=parse_shard(shard))
 
 
 @app.command(epilog="Example: ecmf-pipe extract --modality face --modality audio")
@@ -150,12 +180,16 @@ def extract(
     ] = None,
     *,
     workers: WorkersOption = None,
+    engine: EngineOption = None,
+    shard: ShardOption = None,
     retry_quarantined: RetryOption = False,
 ) -> None:
     """Extract frozen features into data/features; only new and changed clips are computed."""
     from ecmf_pipeline.stages import extract as stage
 
-    stage.run(modality or [], workers=workers, retry_quarantined=retry_quarantined)
+    stage.run(
+        modality or [], workers=workers, engine=engine, retry_quarantined=retry_quarantined, shard=parse_shard(shard)
+    )
 
 
 @app.command(epilog="Example: ecmf-pipe train --labels refined")
@@ -214,11 +248,17 @@ def predict(
 
 
 @app.command(epilog="Example: ecmf-pipe vote --workers 0")
-def vote(workers: LlmWorkersOption = None, *, retry_quarantined: RetryTextsOption = False) -> None:
+def vote(
+    workers: LlmWorkersOption = None,
+    *,
+    engine: EngineOption = None,
+    shard: ShardOption = None,
+    retry_quarantined: RetryTextsOption = False,
+) -> None:
     """Collect out-of-fold votes on the label of each clip from LightGBM, linear models and the LLM."""
     from ecmf_pipeline.stages import vote as stage
 
-    stage.run(workers=workers, retry_quarantined=retry_quarantined)
+    stage.run(workers=workers, engine=engine, retry_quarantined=retry_quarantined, shard=parse_shard(shard))
 
 
 @app.command(epilog="Example: ecmf-pipe refine --dry-run")
@@ -285,6 +325,20 @@ def score(
     from ecmf_pipeline.cli.show import show_score
 
     show_score(predictions, truth, entry=entry, as_json=as_json)
+
+
+@app.command(epilog="Example: ecmf-pipe compare HEAD~1 --html compare.html")
+def compare(
+    first: Annotated[str, typer.Argument(help="A git revision, a DVC experiment, or the folder of a project.")],
+    second: Annotated[str, typer.Argument(help="The same. Default: the current directory.")] = ".",
+    *,
+    html: Annotated[Path | None, typer.Option(help="Write the comparison to this file too, as a page.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Compare two versions of a project: params, clips, labels, paired scores, and the clips won and lost."""
+    from ecmf_pipeline.cli.compare import show_comparison
+
+    show_comparison(first, second, html=html, as_json=as_json)
 
 
 @app.command()

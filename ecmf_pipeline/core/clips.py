@@ -12,13 +12,23 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, NewType
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NewType
 
 from ecmf_pipeline.core import paths
+from ecmf_pipeline.core.columns import Rows, are_all_in, are_all_numbers, are_unique, interned
 from ecmf_pipeline.core.errors import CorpusError
-from ecmf_pipeline.core.files import read_sealed_json, sha256_file, write_csv, write_sealed_json
-from ecmf_pipeline.core.tables import one_of, open_table, parse_count, parse_flag, parse_number, write_sealed_csv
+from ecmf_pipeline.core.files import read_sealed_json, sha256_bytes, sha256_file, write_csv, write_sealed_json
+from ecmf_pipeline.core.tables import (
+    TableFile,
+    one_of,
+    open_table,
+    parse_count,
+    parse_flag,
+    parse_number,
+    write_sealed_csv,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -175,6 +185,50 @@ _SPLITS = {split.value: split for split in Split}
 _WORDS_FROM = {origin.value: origin for origin in WordsFrom}
 _HALVES = {half.value: half for half in Half}
 _INDEX = "ecmf-pipe index"
+_ARROW_TYPES = {"int": "int64", "float": "double", "bool": "bool"}
+
+
+class Clips(Rows[Clip]):
+    """Clips as columns; see `Rows`. A million clips take 0.4 GB."""
+
+    row_type = Clip
+    types: ClassVar[Mapping[str, str]] = {
+        field.name: _ARROW_TYPES.get(str(field.type), "string") for field in fields(Clip)
+    }
+    classes: ClassVar[Mapping[str, Any]] = {"split": Split, "words_from": WordsFrom, "half": Half}
+
+    @cached_property
+    def ids(self) -> tuple[str, ...]:
+        """The clip ids, (n,)."""
+        return tuple(self.column("clip_id").tolist())
+
+    @cached_property
+    def groups(self) -> list[str]:
+        """Speaker or dialogue of each clip, (n,); empty if unknown."""
+        groups: list[str] = self.column("group").tolist()
+        return groups
+
+    @cached_property
+    def splits(self) -> tuple[str, ...]:
+        """Split of each clip, (n,)."""
+        return interned(self.table.column("split"))
+
+    @property
+    def has_words(self) -> NDArray[np.bool_]:
+        """Whether each clip has a transcript that is not blank, (n,)."""
+        return self.is_not_blank("transcript")
+
+    @property
+    def sound_digests(self) -> NDArray[np.object_]:
+        """Digest of the sound of each clip, (n,); empty without an audio stream. See `Clip.sound`."""
+        has_audio = self.column("has_audio")
+        digests = self.column("digest").copy()
+        is_other = (self.column("audio_path") != "") | (self.column("half") != "")
+        for row in (has_audio & is_other).nonzero()[0].tolist():
+            sound = self[row].sound
+            digests[row] = sound.digest if sound else ""
+        digests[~has_audio] = ""
+        return digests
 
 
 def validate_clip_id(name: str) -> ClipId:
@@ -216,7 +270,7 @@ def write_manifest(path: Path, clips: Iterable[Clip]) -> bool:
     return write_csv(path, MANIFEST_COLUMNS, cells)
 
 
-def read_manifest(path: Path) -> list[Clip]:
+def read_manifest(path: Path) -> Clips:
     """Read a manifest that `write_manifest` wrote.
 
     If the corpus table is beside it (`write_corpus_tables`), the manifest must be the one that it was written with.
@@ -234,10 +288,26 @@ def read_manifest(path: Path) -> list[Clip]:
     beside = path.with_name(paths.CORPUS.name)
     description = read_corpus_description(beside) if beside.is_file() else None
     labels = {*description.labels, ""} if description else None
-    clips = table.parse(lambda row: _clip(row, labels))
-    if description and sha256_file(path) != description.manifest_sha256:
+    clips = _read_columns(table, labels)
+    if clips is None:
+        clips = Clips.of(table.parse(lambda row: _clip(row, labels)))
+    if description and sha256_bytes(table.data) != description.manifest_sha256:
         raise table.damaged(f"{beside} was written with another manifest, so rows or cells may be missing or changed")
     return clips
+
+
+def _read_columns(table: TableFile, labels: Set[str] | None) -> Clips | None:
+    """Return the clips of a manifest without any damage; None if `_clip` must name the damaged row."""
+    columns = table.arrow(Clips.types)
+    if columns is None or not are_unique(columns.column("clip_id")):
+        return None
+    numbers = [name for name, kind in Clips.types.items() if kind in {"int64", "double"}]
+    cells: dict[str, Iterable[str]] = {"split": _SPLITS, "words_from": _WORDS_FROM, "half": _HALVES}
+    if labels is not None:
+        cells |= {"given_label": labels, "gold_label": labels}
+    is_sound = all(are_all_numbers(columns.column(name)) for name in numbers)
+    is_sound = is_sound and all(are_all_in(columns.column(name), values) for name, values in cells.items())
+    return Clips(columns) if is_sound and not any(column.null_count for column in columns.columns) else None
 
 
 def clip_of_row(cells: Sequence[str]) -> Clip:
@@ -268,8 +338,8 @@ def marked_transcript(clip: Clip) -> str:
 
 def label_indices(clips: Sequence[Clip], labels: Sequence[str]) -> list[int]:
     """Return the given labels as indices into ``labels``, with -1 for clips without one."""
-    index = {label: position for position, label in enumerate(labels)}
-    return [index[clip.given_label] if clip.given_label else -1 for clip in clips]
+    indices: list[int] = Clips.of(clips).indices("given_label", labels).tolist()
+    return indices
 
 
 def _cell(value: object) -> str:
@@ -379,23 +449,26 @@ class Corpus:
     """The manifest and the corpus table, both written by `index`.
 
     Attributes:
-        clips: All clips, sorted by id.
+        clips: All clips, sorted by id; `Clips` if they are read from the manifest.
         labels: Labels in the order of the model's outputs.
         candidates: Clip ids in the order of the submission.
         synthetic: Whether the corpus is generated.
     """
 
-    clips: list[Clip]
+    clips: Sequence[Clip]
     labels: list[str]
     candidates: list[str]
     synthetic: bool
 
     @property
+    def columns(self) -> Clips:
+        """The clips as columns."""
+        return Clips.of(self.clips)
+
+    @property
     def given(self) -> NDArray[np.int64]:
         """Given labels as indices, (n,), with -1 for clips without one."""
-        import numpy as np  # imported here because `index` and `settings` must start fast
-
-        return np.array(label_indices(self.clips, self.labels), np.int64)
+        return self.columns.indices("given_label", self.labels)
 
 
 @dataclass(frozen=True, slots=True)

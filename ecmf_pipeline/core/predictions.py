@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -12,9 +11,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ecmf_pipeline.core.clips import Clip, Split
+from ecmf_pipeline.core.clips import Clip, Clips, Split
+from ecmf_pipeline.core.columns import are_all_in, are_all_numbers, are_unique, indices_in, interned
 from ecmf_pipeline.core.files import write_atomic
-from ecmf_pipeline.core.tables import one_of, open_table, parse_flag, parse_number, write_sealed
+from ecmf_pipeline.core.tables import TableFile, one_of, open_table, parse_flag, parse_number, write_sealed_csv
 
 
 class Basis(StrEnum):
@@ -41,6 +41,9 @@ _TIE = 1e-5
 
 _ROUNDING = 1e-6
 """Precision of the numbers in the csv file."""
+
+_BLOCK = 4096
+"""Rows that are formatted together."""
 
 _SPLITS = {split.value for split in Split}
 _BASES = {basis.value: basis for basis in Basis}
@@ -76,7 +79,18 @@ class PredictionTable:
     @property
     def labels(self) -> list[str]:
         """Most likely label of each clip, (n,)."""
-        return [self.label_names[index] for index in self.probs.argmax(axis=1)]
+        return [self.label_names[index] for index in self.classes.tolist()]
+
+    @property
+    def classes(self) -> NDArray[np.int64]:
+        """Index of the most likely label of each clip in `label_names`, (n,)."""
+        classes: NDArray[np.int64] = self.probs.argmax(axis=1)
+        return classes
+
+    @property
+    def is_flagged(self) -> NDArray[np.bool_]:
+        """Whether each clip has a flag, (n,)."""
+        return np.fromiter(map(bool, self.flags), np.bool_, len(self.flags))
 
     def by_clip(self) -> Mapping[str, str]:
         """Return the most likely label of each clip, by clip id."""
@@ -87,7 +101,8 @@ class PredictionTable:
         ranked = np.sort(self.probs, axis=1)
         # An untrained model gives equal probabilities: an abstention, not a vote for the first label.
         is_decided = ranked[:, -1] - ranked[:, -2] > _TIE
-        has_vote = (np.array([flag != NO_MODALITY for flag in self.flags]) & is_decided)[:, None]
+        has_modality = np.fromiter((flag != NO_MODALITY for flag in self.flags), np.bool_, len(self.flags))
+        has_vote = (has_modality & is_decided)[:, None]
         return np.where(has_vote, self.probs, np.nan).astype(np.float64)
 
     def write(self, path: Path) -> None:
@@ -100,19 +115,15 @@ class PredictionTable:
         Args:
             path: The csv file; the npz file has the same name with the suffix ``.npz``.
         """
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(
-            [*_FIXED_COLUMNS, *(f"p_{name}" for name in self.label_names), *(f"w_{m}" for m in self.modalities)]
-        )
-        probs, weights = _cells(self.probs), _cells(self.modality_weights)
-        writer.writerows(
-            [clip_id, split, label, "1" if is_out_of_fold else "0", flag, self.basis.value, *p, *w]
-            for clip_id, split, label, is_out_of_fold, flag, p, w in zip(
-                self.clip_ids, self.splits, self.labels, self.out_of_fold, self.flags, probs, weights, strict=True
+        header = [*_FIXED_COLUMNS, *(f"p_{name}" for name in self.label_names), *(f"w_{m}" for m in self.modalities)]
+        numbers = _cells(np.concatenate([self.probs, self.modality_weights], axis=1))
+        rows = (
+            [clip_id, split, label, "1" if is_out_of_fold else "0", flag, self.basis.value, *cells]
+            for clip_id, split, label, is_out_of_fold, flag, cells in zip(
+                self.clip_ids, self.splits, self.labels, self.out_of_fold.tolist(), self.flags, numbers, strict=True
             )
         )
-        write_sealed(path, text.getvalue())
+        write_sealed_csv(path, header, rows)
         npz = io.BytesIO()
         np.savez_compressed(
             npz,
@@ -153,6 +164,8 @@ class PredictionTable:
         expected = [*_FIXED_COLUMNS, *(f"p_{name}" for name in labels), *(f"w_{name}" for name in modalities)]
         if header != expected or not labels or len(set(header)) < len(header):
             raise table.damaged(f"the columns are {', '.join(header)}", 1)
+        if (found := _read_columns(table, labels, modalities, None if clips is None else Clips.of(clips))) is not None:
+            return found
         split_of = None if clips is None else {str(clip.clip_id): clip.split.value for clip in clips}
 
         def parse(row: list[str]) -> tuple[tuple[str, str, bool, str, str], list[float]]:
@@ -176,7 +189,7 @@ class PredictionTable:
             raise table.damaged("column basis has several values")
         clip_ids = tuple(cells[0] for cells, _ in parsed)
         if clips is not None:
-            table.check_covers(clip_ids, [clip.clip_id for clip in clips])
+            table.check_covers(clip_ids, Clips.of(clips).ids)
         values = np.array([numbers for _, numbers in parsed], np.float32).reshape(len(parsed), len(header) - fixed)
         return cls(
             clip_ids=clip_ids,
@@ -206,5 +219,55 @@ def fill_with_prior(probs: NDArray[np.float32], prior: Sequence[float]) -> tuple
     return completed, tuple(NO_MODALITY if missing else "" for missing in is_missing)
 
 
-def _cells(values: NDArray[np.float32]) -> list[list[str]]:
-    return [["" if np.isnan(value) else f"{value:.6f}" for value in row] for row in values.tolist()]
+def _cells(values: NDArray[np.float32]) -> Iterator[list[str]]:
+    """Yield the cells of each row; a million rows as lists would take a gigabyte."""
+    for start in range(0, len(values), _BLOCK):
+        for row in values[start : start + _BLOCK].tolist():
+            yield ["" if value != value else f"{value:.6f}" for value in row]  # NaN differs from itself
+
+
+def _read_columns(
+    table: TableFile, labels: Sequence[str], modalities: Sequence[str], clips: Clips | None
+) -> PredictionTable | None:
+    """Return the predictions of a table without any damage; None if `PredictionTable.read` must name the row."""
+    names = [*(f"p_{name}" for name in labels), *(f"w_{name}" for name in modalities)]
+    types = dict.fromkeys(_FIXED_COLUMNS, "string") | {"out_of_fold": "bool"} | dict.fromkeys(names, "double")
+    columns = table.arrow(types)
+    if columns is None or any(columns.column(name).null_count for name in types if not name.startswith("w_")):
+        return None
+    clip_ids, splits = columns.column("clip_id"), columns.column("split")
+    belongs = clips is None or (clip_ids.equals(clips.table["clip_id"]) and splits.equals(clips.table["split"]))
+    cells: dict[str, Iterable[str]] = {
+        "split": _SPLITS,
+        "label": labels,
+        "flag": ("", NO_MODALITY, ABSTAINS),
+        "basis": _BASES,
+    }
+    bases = columns.column("basis").unique().to_pylist()
+    if (
+        not belongs
+        or not are_unique(clip_ids)
+        or len(bases) > 1
+        or not all(are_all_in(columns.column(name), values) for name, values in cells.items())
+        or not all(are_all_numbers(columns.column(name), 1.0) for name in names[: len(labels)])
+        or not all(are_all_numbers(columns.column(name).drop_null(), 1.0) for name in names[len(labels) :])
+    ):
+        return None
+    values = np.stack([columns.column(name).to_numpy() for name in names], axis=1)  # (n, C + M), null is NaN
+    probs = values[:, : len(labels)]
+    chosen = probs[np.arange(len(probs)), indices_in(columns.column("label"), labels)]
+    is_sound = np.abs(probs.sum(axis=1) - 1) <= _ROUNDING * (len(labels) + 1)
+    is_sound &= chosen >= probs.max(axis=1, initial=0.0) - 2 * _ROUNDING
+    if not is_sound.all():
+        return None
+    return PredictionTable(
+        clip_ids=tuple(clip_ids.to_pylist()) if clips is None else clips.ids,
+        splits=interned(splits),
+        out_of_fold=columns.column("out_of_fold").to_numpy(),
+        flags=interned(columns.column("flag")),
+        label_names=tuple(labels),
+        probs=probs.astype(np.float32),
+        modalities=tuple(modalities),
+        modality_weights=values[:, len(labels) :].astype(np.float32),
+        basis=_BASES[bases[0]] if bases else Basis.GIVEN,
+    )

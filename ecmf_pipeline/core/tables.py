@@ -11,21 +11,30 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ecmf_pipeline.core.errors import InputError, MissingInput
-from ecmf_pipeline.core.files import sha256_bytes, write_atomic
+from ecmf_pipeline.core.files import csv_bytes, sha256_bytes, write_atomic
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Row = TypeVar("Row")
+
+CATEGORY = "category"
+"""Type of a column of texts of which few differ; see `TableFile.arrow`."""
+
+_MAX_DIGITS = 18
+"""Maximum number of digits of a whole number: 64 bits hold it."""
 
 
 @dataclass(frozen=True, slots=True)
 class TableFile:
-    """The text of a csv table, with the reaction to damage.
+    """The content of a csv table, with the reaction to damage.
 
     Attributes:
         path: The csv file.
-        text: Its text.
+        data: Its bytes, in UTF-8.
         command: The shell command that writes the file; None if a person writes it.
         hint: How to fix the file.
         error: Class of the errors.
@@ -33,11 +42,23 @@ class TableFile:
     """
 
     path: Path
-    text: str
+    data: bytes
     command: str | None
     hint: str
     error: type[InputError] = InputError
     is_altered: bool = False
+
+    @property
+    def text(self) -> str:
+        """The text.
+
+        Raises:
+            InputError: If the bytes are not UTF-8.
+        """
+        try:
+            return self.data.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise self.damaged(f"byte {error.start} is not UTF-8", self._row_of_byte(error.start)) from error
 
     def check_seal(self) -> None:
         """Raise if the file differs from its seal; called last, since other errors name the row.
@@ -66,12 +87,12 @@ class TableFile:
         Blank lines of tables that a person writes are skipped.
 
         Raises:
-            InputError: If the table is empty, a quote is not closed, a row has another number of cells, two columns
-                have the same name, or there is a NUL.
+            InputError: If the table is empty or not UTF-8, a quote is not closed, a row has another number of cells,
+                two columns have the same name, or there is a NUL.
         """
-        if "\0" in self.text:
-            raise self.damaged("it holds a NUL byte", self.text.count("\n", 0, self.text.index("\0")) + 1)
-        records = csv.reader(io.StringIO(self.text, newline=""), strict=True)
+        if b"\0" in self.data:
+            raise self.damaged("it holds a NUL byte", self._row_of_byte(self.data.index(b"\0")))
+        records = csv.reader(io.TextIOWrapper(io.BytesIO(self.data), "utf-8-sig", newline=""), strict=True)
         number = 0
         width = -1
         try:
@@ -87,8 +108,49 @@ class TableFile:
                 yield record
         except csv.Error as error:
             raise self.damaged(str(error), number + 1) from error
+        except UnicodeDecodeError:
+            _ = self.text  # raises with the position in the file
+            raise
         if width < 1:
             raise self.damaged("it is empty")
+
+    def _row_of_byte(self, position: int) -> int:
+        return self.data.count(b"\n", 0, position) + 1
+
+    def arrow(self, types: Mapping[str, str]) -> pa.Table | None:
+        """Read all rows as columns, 20 times as fast as `parse`.
+
+        The columns are not checked, apart from their number and types. Tables with any damage, and those that differ
+        from their seal, are left to `parse`, whose errors name the row.
+
+        Args:
+            types: Arrow type of each column, in order: string, int64, double, bool (``1`` and ``0``), or `CATEGORY`.
+
+        Returns:
+            The columns, of which those of numbers may hold null for empty cells; None if `parse` must read the table.
+        """
+        import pyarrow as pa  # takes 0.15 s
+        import pyarrow.csv as pa_csv
+
+        if self.is_altered or b"\0" in self.data or self.data.count(b'"') % 2:
+            return None
+        try:
+            table = pa_csv.read_csv(
+                pa.py_buffer(self.data),
+                parse_options=pa_csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False),
+                convert_options=pa_csv.ConvertOptions(
+                    column_types={
+                        name: pa.dictionary(pa.int32(), pa.string()) if kind == CATEGORY else pa.type_for_alias(kind)
+                        for name, kind in types.items()
+                    },
+                    null_values=[""],
+                    true_values=["1"],
+                    false_values=["0"],
+                ),
+            )
+        except pa.ArrowInvalid:
+            return None
+        return table if table.column_names == list(types) else None
 
     def header(self) -> list[str]:
         """Return the names of the columns."""
@@ -159,40 +221,32 @@ def open_table(
 
     Raises:
         MissingInput: If the file does not exist.
-        InputError: If the bytes are not UTF-8, or the last row is cut.
+        InputError: If the last row is cut.
     """
     if not path.is_file():
         raise MissingInput(f"{path} does not exist", "run the stage that writes it", command=command)
     data = path.read_bytes()
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as decode_error:
-        row = data.count(b"\n", 0, decode_error.start) + 1
-        raise TableFile(path, "", command, hint, error).damaged(
-            f"byte {decode_error.start} is not UTF-8", row
-        ) from decode_error
     seal = seal_of(path)
     is_altered = seal.is_file() and seal.read_bytes() != _seal(path, data)
-    table = TableFile(path, text, command, hint, error, is_altered)
-    if text and not text.endswith("\n"):
-        raise table.damaged("the last row is cut off", text.count("\n") + 1)
+    table = TableFile(path, data, command, hint, error, is_altered)
+    if data and not data.endswith(b"\n"):
+        raise table.damaged("the last row is cut off", data.count(b"\n") + 1)
     return table
 
 
 def write_sealed_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> bool:
     """Write a csv table with its seal; see `write_sealed`."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    return write_sealed(path, text.getvalue())
+    return write_sealed(path, csv_bytes(header, rows))
 
 
-def write_sealed(path: Path, text: str) -> bool:
+def write_sealed(path: Path, content: str | bytes) -> bool:
     """Write a text and its SHA-256 beside it, in the format of ``sha256sum``; return whether its bytes changed.
 
     For tables that nobody edits: nothing else shows that a cell holds another valid value.
     """
-    changed = write_atomic(path, text, only_if_changed=True)
-    write_atomic(seal_of(path), _seal(path, text.encode()), only_if_changed=True)
+    data = content.encode() if isinstance(content, str) else content
+    changed = write_atomic(path, data, only_if_changed=True)
+    write_atomic(seal_of(path), _seal(path, data), only_if_changed=True)
     return changed
 
 
@@ -271,7 +325,7 @@ def parse_count(cell: str) -> int:
     Raises:
         ValueError: If the cell is something else.
     """
-    if not (cell.isascii() and cell.isdigit()):
+    if not (cell.isascii() and cell.isdigit() and len(cell) <= _MAX_DIGITS):
         raise ValueError(f"{cell!r} is not a whole number")
     return int(cell)
 

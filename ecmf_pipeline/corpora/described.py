@@ -188,7 +188,7 @@ def read_described(description: Description, config: CorpusConfig) -> CorpusList
         tuple(ClipId(clip.clip_id) for clip in found if clip.split is Split.CANDIDATE),
         tuple(source.findings),
         groups=description.groups,
-        splits=f"published split: {description.published}" if is_published else "no published split: folds by group",
+        splits=f"published split: {description.published}" if is_published else "no published split",
         votes=_votes(found, label_of),
     )
 

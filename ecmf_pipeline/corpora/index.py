@@ -15,7 +15,7 @@ from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, ClipId, Corpus, Split, content_digest, write_corpus_tables
 from ecmf_pipeline.core.console import format_count, progress_bar
 from ecmf_pipeline.core.errors import WrongLength, clip_error
-from ecmf_pipeline.core.files import FileState, write_csv, write_sealed_json
+from ecmf_pipeline.core.files import FileState, write_sealed_json
 from ecmf_pipeline.core.tables import as_spreadsheet_text, write_sealed_csv
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.corpora.languages import count_languages, translation_language
@@ -132,7 +132,7 @@ def write_index(listing: CorpusListing, result: IndexResult, quarantine: Quarant
         for finding in result.findings
     )
     write_sealed_csv(paths.FINDINGS, ["kind", "clip_id", "message", "count"], rows)
-    write_csv(paths.CORPUS_VOTES, *_vote_rows(listing))
+    write_sealed_csv(paths.CORPUS_VOTES, *_vote_rows(listing))
     metrics = {**_counts(result.clips), **_language_counts(result.clips), "findings": count_by_kind(result.findings)}
     write_sealed_json(paths.INDEX_METRICS, {**metrics, "splits": describe_splits(listing)})
     return write_corpus_tables(
@@ -155,7 +155,8 @@ def describe_splits(listing: CorpusListing) -> str:
     if not listing.splits:
         return ""
     groups = len({clip.group for clip in listing.clips if clip.group})
-    return f"{format_count(groups, 'group')} ({listing.groups}); {listing.splits}"
+    folds = "folds by group" if groups else "groups unknown: folds by label"
+    return f"{format_count(groups, 'group')} ({listing.groups}); {listing.splits}, {folds}"
 
 
 def format_index_summary(

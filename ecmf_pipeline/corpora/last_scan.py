@@ -30,6 +30,7 @@ OUTPUTS = (
     paths.FINDINGS,
     seal_of(paths.FINDINGS),
     paths.CORPUS_VOTES,
+    seal_of(paths.CORPUS_VOTES),
     paths.quarantine("index"),
     paths.INDEX_METRICS,
 )

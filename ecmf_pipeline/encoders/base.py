@@ -104,6 +104,11 @@ class Encoder(ABC, Generic[View]):
         """D, the width of a feature row."""
 
     @property
+    def column_names(self) -> list[str]:
+        """The name of each column, (D,); "" for a column without a name."""
+        return [""] * self.dim
+
+    @property
     def provenance(self) -> dict[str, Any]:
         """Origin of the features as known to the loaded model, for readers, as plain JSON values.
 

@@ -39,6 +39,9 @@ class AblateConfig(Config):
         frames: Whether to train on frame sequences too if ``train.pool`` pools them, or on their means if it is
             ``frames``.
         parts: Whether to remove or add parts of ``ecmf`` and of its training, each in a separate variant.
+        margin: The smallest set of encoders is searched whose weighted F1 is at most this much below the best.
+        sets: Maximum number of sets that this search predicts, by backward elimination; of M encoders it needs about
+            M^2 / 2. 0 disables the search.
         noise: Standard deviation of the noise in the robustness table, in units of each feature's standard deviation.
         collapse_above: Mean weight of one modality above which a warning reports that the fusion ignores the others.
         draws: Number of bootstrap samples per interval.
@@ -51,6 +54,8 @@ class AblateConfig(Config):
     plain: bool = True
     frames: bool = False
     parts: bool = False
+    margin: float = Field(0.01, ge=0)
+    sets: int = Field(200, ge=0)
     noise: float = Field(1.0, ge=0)
     collapse_above: float = Field(0.9, gt=0.5, le=1)
     draws: int = Field(1000, ge=100)

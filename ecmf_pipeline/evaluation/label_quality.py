@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ecmf_pipeline.core.arrays import Floats, Ints, bootstrap_difference, expected_calibration_error, weighted_f1
 from ecmf_pipeline.core.clips import Corpus
@@ -40,7 +39,7 @@ class LabelEvidence:
         human_labels: Human labels, (n,), -1 if unknown; the refinement uses them.
         gold: Gold labels, (n,), -1 if unknown; the refinement does not use them.
         folds: Fold of each clip, (n,).
-        groups: Speaker or dialogue of each clip, (n,); None if some are unknown.
+        groups: Index of the speaker or dialogue of each clip, (n,); None if some are unknown.
         seed: Seed of the folds of human labels.
         config: Priors of the label model.
         given_are_human: Whether the given labels are the human labels. They are then no further source: a clip whose
@@ -52,7 +51,7 @@ class LabelEvidence:
     human_labels: Ints
     gold: Ints
     folds: Ints
-    groups: NDArray[np.str_] | None
+    groups: Ints | None
     seed: int
     config: LabelModelConfig
     given_are_human: bool = False
@@ -70,14 +69,13 @@ class LabelEvidence:
         given_are_human: bool = False,
     ) -> LabelEvidence:
         """Collect the data of a corpus with n clips and K labels."""
-        index = {label: position for position, label in enumerate(corpus.labels)}
         return cls(
             votes=votes,
             given=corpus.given,
             human_labels=human_labels,
-            gold=np.array([index.get(clip.gold_label, -1) for clip in corpus.clips], np.int64),
+            gold=corpus.columns.indices("gold_label", corpus.labels),
             folds=folds,
-            groups=groups_to_draw([clip.group for clip in corpus.clips]),
+            groups=groups_to_draw(corpus.columns.groups),
             seed=seed,
             config=config,
             given_are_human=given_are_human,
@@ -139,14 +137,14 @@ def compare_methods(evidence: LabelEvidence, config: EvaluateConfig) -> dict[str
         name: _predict(method, known, folds, evaluated, learns=learns)
         for name, (method, learns) in method_by_name.items()
     }
-    truth = known[evaluated].astype(str)
+    truth = known[evaluated]
     predicted = {name: probs.argmax(axis=1) for name, probs in predictions.items()}
     results = {}
     for name, probs in predictions.items():
         is_right = predicted[name] == known[evaluated]
         difference, low, high = bootstrap_difference(
-            predicted[LABEL_MODEL].astype(str),
-            predicted[name].astype(str),
+            predicted[LABEL_MODEL],
+            predicted[name],
             truth,
             rng=np.random.default_rng(config.seed),
             groups=None if evidence.groups is None else evidence.groups[evaluated],
@@ -154,7 +152,7 @@ def compare_methods(evidence: LabelEvidence, config: EvaluateConfig) -> dict[str
         )
         results[name] = {
             "accuracy": round(float(is_right.mean()), 6),
-            "weighted_f1": round(weighted_f1(truth.tolist(), predicted[name].astype(str).tolist()), 6),
+            "weighted_f1": round(weighted_f1(truth, predicted[name]), 6),
             "ece": round(expected_calibration_error(probs.max(axis=1), is_right), 6),
             "learns": method_by_name[name][1],
             "label_model_over": {"difference": round(difference, 6), "low": round(low, 6), "high": round(high, 6)},
@@ -193,8 +191,14 @@ def _predict(method: Method, known: Ints, folds: Ints, evaluated: Ints, *, learn
     """Return the predictions of a method for the evaluated clips, (m, K), each without the labels of its fold."""
     if not learns:
         return method(np.full(len(known), -1))[evaluated]
-    by_fold = {fold: method(np.where(folds == fold, -1, known)) for fold in np.unique(folds[evaluated]).tolist()}
-    return np.stack([by_fold[folds[row]][row] for row in evaluated])
+    parts = {}
+    for fold in np.unique(folds[evaluated]).tolist():
+        rows = evaluated[folds[evaluated] == fold]
+        parts[fold] = rows, method(np.where(folds == fold, -1, known))[rows]
+    predicted = np.empty((len(known), next(iter(parts.values()))[1].shape[1]))
+    for rows, probs in parts.values():
+        predicted[rows] = probs
+    return predicted[evaluated]
 
 
 def measure_sources(evidence: LabelEvidence, labels: list[str]) -> dict[str, Any]:

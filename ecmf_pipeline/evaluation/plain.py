@@ -88,7 +88,7 @@ def compare_plain(
     corpus: Corpus,
     features: Mapping[str, NDArray[np.float32]],
     folds: Ints,
-    fusion: Mapping[str, str],
+    fusion: Ints,
     *,
     seed: int,
 ) -> dict[str, Any]:
@@ -99,37 +99,35 @@ def compare_plain(
         corpus: The n clips.
         features: See `plain_predictions`.
         folds: Fold of each clip in the training of the fusion, (n,).
-        fusion: Label that the fusion predicts for each clip, by clip id.
+        fusion: Class that the fusion predicts for each evaluated clip, (m,).
         seed: Seed of the plain models.
 
     Returns:
         ``models`` (for each: ``weighted_f1``, ``accuracy``, and ``fusion_over``, the paired difference of the fusion to
         it), or ``why`` there are none.
     """
-    names = [*corpus.labels, ""]  # index -1 selects the last
-    evaluated = {clip.clip_id for clip in evaluator.clips}
-    rows = [row for row, clip in enumerate(corpus.clips) if clip.given_label or clip.clip_id in evaluated]
-    clips = [corpus.clips[row] for row in rows]
+    is_evaluated = np.zeros(len(folds), np.bool_)
+    is_evaluated[evaluator.rows] = True
+    given, groups = corpus.given, corpus.columns.groups
+    rows = np.flatnonzero(is_evaluated | (given >= 0))
     try:
         predicted = plain_predictions(
             {name: values[rows] for name, values in features.items()},
-            corpus.given[rows],
-            [clip.group for clip in clips],
-            np.where([clip.clip_id in evaluated for clip in clips], folds[rows], -1),
+            given[rows],
+            [groups[row] for row in rows.tolist()],
+            np.where(is_evaluated, folds, -1)[rows],
             seed=seed,
         )
     except TooFewClips as error:
         return {"models": {}, "why": error.message}
     models = {}
-    for name, indices in predicted.items():
-        by_clip: dict[str, str] = {
-            clip.clip_id: names[index] for clip, index in zip(clips, indices.tolist(), strict=True)
-        }
-        scores = evaluator.scores(by_clip)
+    for name, classes in predicted.items():
+        evaluated = classes[is_evaluated[rows]]
+        scores = evaluator.scores(evaluated)
         models[name] = {
             "weighted_f1": scores["weighted_f1"],
             "accuracy": scores["accuracy"],
-            "fusion_over": evaluator.difference(fusion, by_clip),
+            "fusion_over": evaluator.difference(fusion, evaluated),
         }
     return {"models": models}
 
@@ -231,8 +229,7 @@ def _inner_scores(
         for (name, value), classes_of_rows in predicted.items():
             probs = candidates[name][value](fitted_to, inner_labels, held_out)
             classes_of_rows[inner == fold] = classes[probs.argmax(axis=1)]
-    truth = [str(label) for label in labels[rows]]
-    return {key: weighted_f1(truth, [str(one) for one in values]) for key, values in predicted.items()}
+    return {key: weighted_f1(labels[rows], values) for key, values in predicted.items()}
 
 
 def _candidates(data: _FoldData) -> dict[str, dict[float, Classifier]]:
@@ -264,7 +261,7 @@ def _logistic(rows: Floats, inverse_penalty: float) -> Classifier:
 
 def _lightgbm(rows: Floats, seed: int) -> Classifier:
     def predict(training: Ints, labels: Ints, queries: Ints) -> Floats:
-        return vote(LightGbmConfig(components=TREE_COMPONENTS), rows[training], labels, rows[queries], seed=seed)
+        return vote(LightGbmConfig(components=TREE_COMPONENTS), rows, labels, training, queries, seed=seed)
 
     return predict
 

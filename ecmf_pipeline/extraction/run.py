@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ecmf_pipeline.core.clips import Clip, ClipText, Modality
+from ecmf_pipeline.core.clips import Clip, Clips, ClipText, Modality
 from ecmf_pipeline.core.console import warn
 from ecmf_pipeline.core.errors import ClipTimeout, MissingInput, TooManyQuarantined, TruncatedMedia, TryAgain
 from ecmf_pipeline.core.files import fingerprint, sha256_text
@@ -32,6 +32,7 @@ from ecmf_pipeline.store import (
     has_fingerprint,
     make_current,
 )
+from ecmf_pipeline.store.shards import shard_stores
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,17 +112,22 @@ def input_digests(
         texts: Transcripts by clip id; only the text branch reads them.
         branch_inputs: The inputs of the branch; clips that lack one of them are left out.
     """
+    columns = Clips.of(clips)
     if modality is Modality.TEXT:
         return {
-            clip.clip_id: text_digest(texts[clip.clip_id], branch_inputs.columns)
-            for clip in clips
-            if clip.clip_id in texts and texts[clip.clip_id].having(branch_inputs.columns)
+            clip_id: text_digest(texts[clip_id], branch_inputs.columns)
+            for clip_id in columns.ids
+            if clip_id in texts and texts[clip_id].having(branch_inputs.columns)
         }
     if modality is Modality.AUDIO:
-        return {clip.clip_id: sound.digest for clip in clips if (sound := clip.sound)}
-    if modality is Modality.FACE and branch_inputs.face_crops:
-        return {clip.clip_id: clip.face_digest for clip in clips if clip.face_digest}
-    return {clip.clip_id: clip.digest for clip in clips if clip.has_video}
+        digests, has_input = columns.sound_digests, columns.column("has_audio")
+    elif modality is Modality.FACE and branch_inputs.face_crops:
+        digests = columns.column("face_digest")
+        has_input = digests != ""
+    else:
+        digests, has_input = columns.column("digest"), columns.column("has_video")
+    found = zip(columns.ids, digests.tolist(), has_input.tolist(), strict=True)
+    return {clip_id: digest for clip_id, digest, is_present in found if is_present}
 
 
 def current_digests(
@@ -148,7 +154,7 @@ def current_digests(
     if not has_imported_features(store.settings):
         return input_digests(modality, clips, texts, BranchInputs.of_settings(store.settings))
     newest = store.newest()
-    return {clip.clip_id: newest[clip.clip_id] for clip in clips if clip.clip_id in newest}
+    return {clip_id: newest[clip_id] for clip_id in Clips.of(clips).ids if clip_id in newest}
 
 
 def text_digest(text: ClipText, columns: Sequence[str] = DEFAULT_TEXT_COLUMNS) -> str:
@@ -172,13 +178,14 @@ def plan_branch(
     quarantine_path: Path,
     limits: Limits | None = None,
     retry_quarantined: bool = False,
+    earlier_tables: Sequence[Path] = (),
     in_use: Sequence[str] = (),
 ) -> Branch:
-    """Compare the store of a modality with the manifest, and return the clips to compute.
+    """Compare the store of a modality, and those of its shards, with the manifest, and return the clips to compute.
 
     Args:
         modality: The branch.
-        clips: The manifest.
+        clips: The clips of the manifest, or of one shard.
         texts: Transcripts by clip id.
         encoder: The encoder of the modality.
         settings: All settings that change the features.
@@ -186,6 +193,7 @@ def plan_branch(
         quarantine_path: Quarantine table of the modality.
         limits: The result of `clip_limits`.
         retry_quarantined: Whether to retry quarantined clips even if nothing changed.
+        earlier_tables: Further quarantine tables whose clips are not computed; they are only read.
         in_use: See `Branch.in_use`.
 
     Raises:
@@ -200,26 +208,45 @@ def plan_branch(
             command=f"ecmf-pipe store import PATH --modality {modality.value} --encoder {encoder.name}",
         )
     digests = current_digests(modality, clips, texts, store, BranchInputs.of_settings(settings))
-    quarantine = Quarantine(
-        quarantine_path,
-        stage="extract",
-        modality=modality.value,
-        fingerprint=key,
-        limits=limits,
-        others=set(in_use) - {key},
-    )
-    quarantine.drop_outdated(digests)
+    computed = computed_clips(root, store, key, digests)
+    missing = {clip_id: digest for clip_id, digest in digests.items() if clip_id not in computed}
+
+    def open_table(path: Path) -> Quarantine:
+        return Quarantine(
+            path,
+            stage="extract",
+            modality=modality.value,
+            fingerprint=key,
+            limits=limits,
+            others=set(in_use) - {key},
+        )
+
+    quarantine, earlier = open_table(quarantine_path), list(map(open_table, earlier_tables))
+    quarantine.drop_outdated(missing)
     if retry_quarantined:
         quarantine.clear()
-    computed = store.clips_with_features(digests) if store is not None else set()
+        earlier.clear()
     todo = frozenset(
         clip_id
-        for clip_id, digest in digests.items()
-        if clip_id not in computed and not quarantine.holds(clip_id, digest)
+        for clip_id, digest in missing.items()
+        if not any(table.holds(clip_id, digest) for table in (quarantine, *earlier))
     )
     return Branch(
         modality, encoder, settings, quarantine, digests, todo, len(computed), len(clips) - len(digests), tuple(in_use)
     )
+
+
+def computed_clips(root: Path, store: FeatureStore | None, key: str, digests: Mapping[str, str]) -> set[str]:
+    """Return the clips with features of the given inputs, in the store of a modality or in one of its shards.
+
+    Args:
+        root: Folder of the store.
+        store: The store; None if it has no features of these settings.
+        key: Fingerprint of the settings.
+        digests: Digest of the input of each clip.
+    """
+    stores = [*([] if store is None else [store]), *shard_stores(root, key)]
+    return set().union(*(one.clips_with_features(digests) for one in stores))
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +300,7 @@ def coverage(
         limits=limits,
         others={entry.fingerprint for entry in read_quarantine(quarantine_path)} - {current},
     )
-    done = store.clips_with_features(digests) if store is not None else set()
+    done = computed_clips(root, store, current or "none", digests)
     bad = {clip_id for clip_id, digest in digests.items() if quarantine.holds(clip_id, digest)} - done
     return Coverage(len(done), len(digests) - len(done) - len(bad), len(clips) - len(digests), len(bad))
 
@@ -364,7 +391,14 @@ def extract(
                 files = (states.get(path) for path in (clip.path, clip.face_path, clip.audio_path))
                 items.append(ClipToExtract(clip, missing, text, *files))
         run: Run[ClipToExtract] = Run(
-            ExtractStepFactory(encoders, corpus_root, media, faces, config.device, uses_openers=bool(config.openers)),
+            ExtractStepFactory(
+                encoders,
+                corpus_root,
+                media,
+                faces,
+                config.device,
+                uses_openers=bool(config.openers) or engine is not None,  # an engine may have its own openers
+            ),
             {branch.modality.value: writers[branch.modality] for branch in incomplete},
             {branch.modality.value: branch.quarantine for branch in incomplete},
             RunConfig(

@@ -277,6 +277,7 @@ class ExtractStep(Step[ClipToExtract, OpenedClip, FeatureRow]):
                 branch.settings,
                 dim=encoder.dim,
                 dtype=encoder.dtype,
+                columns=encoder.column_names,
                 provenance={**encoder_provenance(branch.encoder, encoder), "versions": versions},
             )
         # With openers, a worker opens only suspects: load the face detector when the first one arrives.

@@ -158,13 +158,14 @@ class FusionModel(nn.Module):
         self.standardisers = nn.ModuleList(Standardiser(dim) for dim in dims.values())
         self.register_buffer("seen", torch.ones(len(dims), dtype=torch.bool))
 
-    @torch.no_grad()
-    def fit_standardisers(self, features: Sequence[Tensor], present: Tensor) -> None:
-        """Fit the standardisers to the training rows, (n, D_m) or (n, T_m, D_m), that have the modality."""
+    def set_standardisers(self, standardisers: Sequence[Standardiser]) -> None:
+        """Copy fitted standardisers, one for each modality."""
+        for own, fitted in zip(self.standardisers, standardisers, strict=True):
+            own.load_state_dict(fitted.state_dict())
+
+    def see(self, present: Tensor) -> None:
+        """Store which modalities occur in the training rows, by their mask (n, M)."""
         self.seen.copy_(present.any(dim=0))
-        for standardiser, values, has_modality in zip(self.standardisers, features, present.unbind(1), strict=True):
-            if isinstance(standardiser, Standardiser) and bool(has_modality.any()):
-                standardiser.fit(values if bool(has_modality.all()) else values[has_modality])
 
     def standardise(self, features: Sequence[Tensor], present: Tensor) -> tuple[Tensor, ...]:
         """Return the features standardised for `combine`; rows of missing modalities are not read and may hold NaN."""
@@ -415,10 +416,9 @@ class SingleModality(BranchedFusion):
     def _is_selected(self) -> Tensor:
         return torch.tensor([name == self.config.single for name in self.modalities])
 
-    @torch.no_grad()
-    def fit_standardisers(self, features: Sequence[Tensor], present: Tensor) -> None:
-        """See `FusionModel.fit_standardisers`."""
-        super().fit_standardisers(features, present)
+    def see(self, present: Tensor) -> None:
+        """See `FusionModel.see`."""
+        super().see(present)
         self.seen.logical_and_(self._is_selected().to(self.seen.device))
 
     def fuse(self, tokens: Tensor, logits: Tensor, present: Tensor) -> FusionOutput:

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import Field, ValidationError
 from torch import Tensor
 
+from ecmf_pipeline.core.arrays import ShortRepr
 from ecmf_pipeline.core.config import Config, PoolOrFrames
 from ecmf_pipeline.core.errors import MissingInput, ModelError
 from ecmf_pipeline.core.files import read_sealed_json, sha256_file, write_atomic, write_sealed_json
@@ -38,8 +39,8 @@ CHUNK = 512
 """Clips in one forward pass of a prediction; the size fits a CPU cache and changes results only by rounding."""
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+@dataclass(frozen=True, slots=True, repr=False)
+class Member(ShortRepr):
     """One trained model of an ensemble.
 
     Attributes:
@@ -61,8 +62,8 @@ class Member:
     curve: tuple[tuple[float, float], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
+@dataclass(frozen=True, slots=True, repr=False)
+class Prediction(ShortRepr):
     """Predictions of an ensemble for n clips.
 
     Attributes:
@@ -101,8 +102,8 @@ def _most_likely(probs: NDArray[np.float32]) -> NDArray[np.int64]:
     return np.where(np.isnan(probs[..., 0]), -1, probs.argmax(axis=-1))
 
 
-@dataclass(frozen=True)
-class Ensemble:
+@dataclass(frozen=True, repr=False)
+class Ensemble(ShortRepr):
     """Models of one kind, for K folds and S seeds, and the fold of each training clip.
 
     Attributes:
@@ -277,11 +278,14 @@ class Ensemble:
         totals = _Means(np.zeros((*shape[:2], shape[3])), np.zeros(shape[:3]), np.zeros(shape))
         counts, branch_counts = np.zeros(shape[:2]), np.zeros(shape[:3])
         present = inputs.present.numpy()
+        fold, standard = ALL_MEMBERS, inputs
         for member in self.members:
+            if member.fold != fold:  # the members of a fold share their standardisation
+                fold, standard = member.fold, standardise(member.model, inputs)
             seen = member.model.seen.cpu().numpy()
-            uses = [((folds == member.fold) | (folds == ALL_MEMBERS)) & (present & seen).any(1) for folds in fold_sets]
+            uses = [((folds == fold) | (folds == ALL_MEMBERS)) & (present & seen).any(1) for folds in fold_sets]
             rows = np.flatnonzero(np.logical_or.reduce(uses))
-            outputs = predict_with_model(member.model, inputs, torch.from_numpy(rows))
+            outputs = predict_with_model(member.model, standard, torch.from_numpy(rows))
             for number, used in enumerate(uses):
                 chosen = used[rows]
                 for total, values in zip(totals, outputs, strict=True):
@@ -386,19 +390,27 @@ class _Means(NamedTuple):
 
 
 @torch.inference_mode()
-def predict_with_model(model: FusionModel, inputs: Inputs, rows: Tensor) -> _Means:
-    """Return the outputs of one model for distinct ascending ``rows``."""
+def standardise(model: FusionModel, inputs: Inputs) -> Inputs:
+    """Return the inputs standardised by a model, on its device."""
     device = model.seen.device
+    present = inputs.present.to(device)
+    return Inputs(model.standardise([values.to(device) for values in inputs.features], present), present)
+
+
+@torch.inference_mode()
+def predict_with_model(model: FusionModel, standard: Inputs, rows: Tensor) -> _Means:
+    """Return the outputs of one model for distinct ascending ``rows`` of standardised inputs."""
     outputs = []
-    are_all_rows = len(rows) == len(inputs)  # slices avoid a copy
+    are_all_rows = len(rows) == len(standard)  # slices avoid a copy
     for start in range(0, max(len(rows), 1), CHUNK):
-        chunk = inputs[slice(start, start + CHUNK) if are_all_rows else rows[start : start + CHUNK]]
-        present = chunk.present.to(device)
-        output = model([values.to(device) for values in chunk.features], present)
+        chunk = standard[
+            slice(start, start + CHUNK) if are_all_rows else rows[start : start + CHUNK].to(model.seen.device)
+        ]
+        output = model.combine(chunk.features, chunk.present)
         branch_logits = output.branch_logits
         if branch_logits is None:
-            branch_logits = output.logits.new_full((*present.shape, model.n_classes), torch.nan)
-        branch_probs = branch_logits.double().softmax(dim=2) * (present & model.seen)[:, :, None]
+            branch_logits = output.logits.new_full((*chunk.present.shape, model.n_classes), torch.nan)
+        branch_probs = branch_logits.double().softmax(dim=2) * (chunk.present & model.seen)[:, :, None]
         outputs.append((output.logits.double().softmax(dim=1), output.weights.double(), branch_probs))
     return _Means(*(torch.cat(parts).cpu().numpy() for parts in zip(*outputs, strict=True)))
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ecmf_pipeline.core.clips import Clip, label_indices
+from ecmf_pipeline.core.clips import Clip, Clips, label_indices
 from ecmf_pipeline.core.console import progress
 from ecmf_pipeline.core.predictions import PredictionTable, fill_with_prior
 from ecmf_pipeline.fusion.config import modality_of
@@ -78,12 +78,12 @@ def predict_in_blocks(
 
 def out_of_fold(ensemble: Ensemble, clips: Sequence[Clip]) -> FoldwiseEnsemble:
     """Predict each clip by the members that held out the clip or its group."""
-    return FoldwiseEnsemble(ensemble, ensemble.held_out(clip.clip_id for clip in clips))
+    return FoldwiseEnsemble(ensemble, ensemble.held_out(Clips.of(clips).ids))
 
 
 def deployed(ensemble: Ensemble, clips: Sequence[Clip]) -> FoldwiseEnsemble:
     """Predict new clips by the whole ensemble, and training clips by the members that held them out."""
-    clip_ids = [clip.clip_id for clip in clips]
+    clip_ids = Clips.of(clips).ids
     return FoldwiseEnsemble(ensemble, np.where(ensemble.trained_on(clip_ids), ensemble.held_out(clip_ids), ALL_MEMBERS))
 
 
@@ -104,7 +104,8 @@ def predict_tables(
             left out.
     """
     tables = {}
-    for name, prediction in predict_in_blocks(foldwise_ensembles, [clip.clip_id for clip in clips], read).items():
+    clips = Clips.of(clips)
+    for name, prediction in predict_in_blocks(foldwise_ensembles, clips.ids, read).items():
         foldwise = foldwise_ensembles[name]
         labels = np.array(label_indices(clips, prediction.label_names))
         prior = np.bincount(labels[labels >= 0], minlength=len(prediction.label_names)) / (labels >= 0).sum()
@@ -114,13 +115,14 @@ def predict_tables(
             modalities: Sequence[str],
             weights: NDArray[np.float32],
             *,
+            columns: Clips = clips,
             foldwise: FoldwiseEnsemble = foldwise,
             prior: NDArray[np.float64] = prior,
         ) -> PredictionTable:
             completed, flags = fill_with_prior(probs, prior.tolist())
             return PredictionTable(
-                clip_ids=tuple(clip.clip_id for clip in clips),
-                splits=tuple(clip.split.value for clip in clips),
+                clip_ids=columns.ids,
+                splits=columns.splits,
                 out_of_fold=foldwise.held_out >= 0,
                 flags=flags,
                 label_names=foldwise.ensemble.label_names,

@@ -15,19 +15,19 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from ecmf_pipeline.core.arrays import Floats, Ints, assign_folds, group_names, scores
+from ecmf_pipeline.core.arrays import Floats, Ints, ShortRepr, assign_folds, group_names, scores
 from ecmf_pipeline.core.console import progress_bar
 from ecmf_pipeline.core.errors import InputError, TooFewClips
 from ecmf_pipeline.fusion.calibration import calibrate
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.fusion.inputs import encode_labels, label_type, read_inputs
 from ecmf_pipeline.fusion.member import Examples
-from ecmf_pipeline.fusion.plan import NO_TRAINING, Plan, select_settings
+from ecmf_pipeline.fusion.plan import NO_TRAINING, Plan, Settings
 from ecmf_pipeline.fusion.prediction import Ensemble
 
 
-@dataclass(frozen=True)
-class CrossValidation:
+@dataclass(frozen=True, repr=False)
+class CrossValidation(ShortRepr):
     """Out-of-fold predictions of n clips.
 
     Attributes:
@@ -122,13 +122,13 @@ def fit(
         fusion=fusion,
         training=training,
     )
-    jobs = [(fold, repeat) for fold in np.unique(assigned[assigned >= 0]).tolist() for repeat in range(training.seeds)]
     members = []
-    with _one_thread(), progress_bar(description, len(jobs), unit="model") as bar:
-        settings = {fold: select_settings(plan, fold) for fold in sorted({fold for fold, _ in jobs})}
-        for fold, repeat in jobs:
-            members.append(plan.train(fold, repeat, settings[fold], optimistic=optimistic))
-            bar.update()
+    fold_numbers = np.unique(assigned[assigned >= 0]).tolist()
+    with _one_thread(), progress_bar(description, len(fold_numbers) * training.seeds, unit="model") as bar:
+        for fold, settings in _settings_by_fold(plan, fold_numbers).items():
+            for member in plan.train_fold(fold, settings, optimistic=optimistic):
+                members.append(member)
+                bar.update()
     by_clip = dict(zip(clip_ids, assigned.tolist(), strict=True))
     ensemble = Ensemble(
         tuple(members), plan.dims, names, by_clip, frozenset(by_clip), fusion, training, label_type=label_type(labels)
@@ -147,6 +147,14 @@ def fit(
             weights=sample_weights[held_out],
             folds=assigned[held_out],
         )
+
+
+def _settings_by_fold(plan: Plan, folds: Sequence[int]) -> dict[int, Settings]:
+    if not plan.training.search.trials:
+        return dict.fromkeys(folds, Settings(plan.fusion, plan.training))
+    from ecmf_pipeline.fusion.search import search_settings  # imports scikit-learn, which takes a second
+
+    return {fold: search_settings(plan, fold) for fold in folds}
 
 
 def cross_validate(

@@ -16,21 +16,26 @@ labels are scarce.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_softmax
 from threadpoolctl import threadpool_limits
 
-from ecmf_pipeline.core.arrays import Floats, Ints
+from ecmf_pipeline.core.arrays import Floats, Ints, ShortRepr
 from ecmf_pipeline.labels import dawid_skene
 from ecmf_pipeline.labels.dawid_skene import DawidSkene, VotePatterns, vote_patterns
 from ecmf_pipeline.labels.majority import break_ties, count_votes
 from ecmf_pipeline.labels.unsupervised import combine_without_gold, unsupervised_expert
 from ecmf_pipeline.labels.verdicts import MIN_GOLD
+from ecmf_pipeline.labels.vote_tables import PREFIX, read_gold, read_vote_table
 from ecmf_pipeline.labels.votes import Evidence, LogPool, SourceReport, fit_log_pool, report_sources, stack_votes
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MIN_GOLD_TO_FIT = 10
 """Minimum number of gold labels that the blend is fitted to; with fewer, they only replace the labels of their own
@@ -64,12 +69,12 @@ _MIN_BLEND_ROWS = 1500
 """The split into folds is repeated, at most five times, until the blend has this many predictions to fit."""
 
 
-@dataclass(frozen=True, slots=True)
-class CombinedVotes:
+@dataclass(frozen=True, slots=True, repr=False)
+class CombinedVotes(ShortRepr):
     """Combined labels of n clips with K classes.
 
     Attributes:
-        labels: Label of each clip, (n,); its gold label if there is one.
+        labels: Index of the label of each clip, (n,); of its gold label if there is one.
         confidence: Probability that the label is correct, (n,); 1 for gold labels.
         probs: Probability of each label, (n, K).
         held_out: The same, (n, K), but gold clips are predicted without their gold label. Calibration and the precision
@@ -77,6 +82,8 @@ class CombinedVotes:
         sources: Report on each source, in input order.
         calibrated: Whether the probabilities were fitted to gold labels. Otherwise they are only scores.
         method: Description of the method.
+        label_names: The labels, (K,), in the order of ``probs``.
+        clip_ids: The clips, (n,).
     """
 
     labels: Ints
@@ -86,29 +93,58 @@ class CombinedVotes:
     sources: tuple[SourceReport, ...]
     calibrated: bool
     method: str
+    label_names: tuple[str, ...]
+    clip_ids: Sequence[Any]
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return one row for each clip, indexed by ``clip_id``: ``label``, ``confidence`` and ``p_<label>`` of each."""
+        import pandas as pd
+
+        index: pd.Index[Any] = pd.Index(list(self.clip_ids), name="clip_id")
+        named = pd.DataFrame({"label": np.array(self.label_names, object)[self.labels]}, index)
+        named["confidence"] = self.confidence
+        return named.join(pd.DataFrame(self.probs, index, [PREFIX + name for name in self.label_names]))
 
 
 def combine_votes(
-    votes: Mapping[str, NDArray[np.floating]], gold: NDArray[np.integer], *, seed: int = 0
+    votes: Mapping[str, NDArray[np.floating]] | pd.DataFrame,
+    gold: ArrayLike | Mapping[Hashable, str] | None = None,
+    *,
+    label_names: Sequence[str] | None = None,
+    seed: int = 0,
 ) -> CombinedVotes:
     """Combine the votes of several sources.
 
     Args:
-        votes: Probabilities by source, (n, K) each; rows sum to 1, or are all NaN for an abstention.
-        gold: Labels known to be correct, (n,); -1 if unknown. No source may have been fitted to them.
+        votes: Probabilities by source, (n, K) each; rows sum to 1, or are all NaN for an abstention. Or a DataFrame:
+            one row for each vote, with the columns ``clip_id``, ``source``, and ``label`` or ``p_<label>`` of each
+            label; or one row for each clip and one column of labels for each source. See `read_vote_table`.
+        gold: Labels known to be correct, of which none was used to fit a source; None: there are none. For arrays,
+            class indices, (n,), -1 if unknown. For a DataFrame, a Series or dict from clip to label.
+        label_names: The K labels in order. None: of a DataFrame, the labels that occur; of arrays, "0", "1" and so on.
         seed: Seed of the folds of gold clips.
 
     Returns:
-        Labels, confidence, and a report on each source. Clips without votes get the class shares.
+        Labels, confidence, and a report on each source; `CombinedVotes.to_pandas` is a table of them. Clips without
+        votes get the class shares.
 
     Raises:
+        InputError: If a label is unknown, a column of a DataFrame is missing, or a source votes twice on a clip.
         ValueError: If shapes differ, a row is neither a distribution nor all NaN, a gold label is out of range, or
             there is no source.
     """
+    clip_ids: Sequence[Hashable] | None = None
+    if not isinstance(votes, Mapping):
+        table = read_vote_table(votes, label_names, gold)
+        votes, label_names, clip_ids = table.votes, table.label_names, table.clip_ids
+        gold = None if gold is None else read_gold(gold, clip_ids, label_names)
     evidence = stack_votes(votes, floor=VOTE_FLOOR)
     clips, _, classes = evidence.logs.shape
+    names = tuple(map(str, range(classes) if label_names is None else label_names))
+    if len(set(names)) != classes:
+        raise ValueError(f"votes on {classes} labels need as many different names, not {list(names)}")
     named_probs = {name: np.asarray(probs, np.float64) for name, probs in votes.items()}
-    known_labels = _checked_gold(gold, clips, classes)
+    known_labels = _checked_gold(np.full(clips, -1) if gold is None else gold, clips, classes)
     labelled = np.flatnonzero(known_labels >= 0)
     rng = np.random.default_rng(seed)
     patterns = vote_patterns(evidence.hard_votes, classes)
@@ -136,10 +172,20 @@ def combine_votes(
     compared[labelled if calibrated else slice(None)] = True
     reports = report_sources(list(votes), evidence.hard_votes, probs, compared)
     labels = probs.argmax(axis=1).astype(np.int64)
-    return CombinedVotes(labels, probs[np.arange(clips), labels], probs, held_out, reports, calibrated, method)
+    return CombinedVotes(
+        labels,
+        probs[np.arange(clips), labels],
+        probs,
+        held_out,
+        reports,
+        calibrated,
+        method,
+        label_names=names,
+        clip_ids=range(clips) if clip_ids is None else clip_ids,
+    )
 
 
-def _checked_gold(gold: NDArray[np.integer], clips: int, classes: int) -> Ints:
+def _checked_gold(gold: Any, clips: int, classes: int) -> Ints:
     labels = np.asarray(gold)
     if labels.shape != (clips,) or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"gold labels must be {clips} integers, not {labels.dtype} of shape {labels.shape}")

@@ -14,11 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
-from scipy.special import log_softmax, softmax
-from scipy.stats import beta
+from scipy.special import betaincinv, log_softmax, softmax
 
-from ecmf_pipeline.core.arrays import Floats, Ints
+from ecmf_pipeline.core.arrays import Floats, Ints, ShortRepr
 from ecmf_pipeline.labels.config import LabelModelConfig
 
 ABSTAIN = -1
@@ -78,8 +76,8 @@ def first_choice(probs: NDArray[np.floating]) -> Ints:
     return np.where(abstains, ABSTAIN, choice).astype(np.int64)
 
 
-@dataclass(frozen=True, slots=True)
-class SourceReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class SourceReport(ShortRepr):
     """Coverage, reliability, confusion and error correlations of one source.
 
     Attributes:
@@ -127,7 +125,7 @@ def report_sources(
         counts = known_truth[voting[:, index]].T @ np.eye(classes)[chosen[voting[:, index], index]]  # (K, K)
         total = counts.sum(axis=1, keepdims=True)
         n_right, votes = float(np.trace(counts)), float(counts.sum())
-        low, high = beta.ppf([0.025, 0.975], n_right + 0.5, votes - n_right + 0.5)
+        low, high = betaincinv(n_right + 0.5, votes - n_right + 0.5, [0.025, 0.975])
         shares = (counts + 1 / classes) / (total + 1.0)
         remainder = total + 1.0 - (counts + 1 / classes) if classes > 1 else np.full((1, 1), 1e-9)
         reports.append(
@@ -138,8 +136,8 @@ def report_sources(
                 reliability=n_right / votes if votes else float("nan"),
                 reliability_interval=(float(low), float(high)),
                 confusion=shares,
-                confusion_low=beta.ppf(0.025, counts + 1 / classes, remainder),
-                confusion_high=beta.ppf(0.975, counts + 1 / classes, remainder),
+                confusion_low=betaincinv(counts + 1 / classes, remainder, 0.025),
+                confusion_high=betaincinv(counts + 1 / classes, remainder, 0.975),
                 error_correlation=dict(zip(names, correlation[index].tolist(), strict=True)),
             )
         )
@@ -303,6 +301,8 @@ def maximise_posterior(
         return float((deviation**2).sum() / 2 - logs), gradient + deviation / spread
 
     bounds = [(0.0, None)] * weights + [(None, None)] * (len(mean) - weights)  # no inverted opinions
+    from scipy.optimize import minimize
+
     optimum: Floats = minimize(loss, mean, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": steps}).x
     return optimum
 

@@ -19,9 +19,10 @@ from ecmf_pipeline.corpora.measuring import known_states
 from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.faces.detector import FaceFinder
 from ecmf_pipeline.faces.openface import read_openface
-from ecmf_pipeline.llm.answers import AnswerFiles, Question, ScoreCache, TextScores, answer_questions, open_drafts
+from ecmf_pipeline.llm.answers import AnswerFiles, ScoreCache, TextScores, open_drafts
 from ecmf_pipeline.llm.config import LlmConfig, ShownFrames
 from ecmf_pipeline.llm.prompt import Message, PictureMessage, Prompt, Turn, json_words, load_prompt
+from ecmf_pipeline.llm.questions import Question, answer_questions
 from ecmf_pipeline.llm.requests import LabelScorer, ServerStep
 from ecmf_pipeline.llm.scoring import ScoringResult, collect_scores
 from ecmf_pipeline.llm.server_run import Budget, Drafts
@@ -60,7 +61,7 @@ def frame_scores(
 
     Raises:
         ParamsError: If the prompt has no section ``frames``.
-        TryAgain: See `answers.answer_questions`, also for further errors.
+        TryAgain: See `questions.answer_questions`, also for further errors.
     """
     prompt = load_prompt(config.prompt)
     if prompt.frames is None:
@@ -69,7 +70,7 @@ def frame_scores(
         )
     keys = frame_keys(clips, config.votes.frames, faces)
     settings = fingerprint(frame_settings(config, labels, media, faces))
-    cache = ScoreCache(answer_files.cache, settings)
+    cache = ScoreCache(answer_files.cache, settings, also=[other.cache for other in answer_files.earlier])
     summary = answer_questions(
         keys,
         {clip.clip_id: clip for clip in clips},

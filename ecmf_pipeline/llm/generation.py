@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from ecmf_pipeline.core.errors import ClipError
 from ecmf_pipeline.core.files import fingerprint
-from ecmf_pipeline.llm.answers import AnswerCache, AnswerFiles, FormAnswer, Question, answer_questions, open_drafts
+from ecmf_pipeline.llm.answers import AnswerCache, AnswerFiles, FormAnswer, open_drafts
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.prompt import Chat, question_key
+from ecmf_pipeline.llm.questions import Question, answer_questions
 from ecmf_pipeline.llm.requests import ServerFormStep
 from ecmf_pipeline.llm.schema import InvalidAnswer, Schema, Value
 from ecmf_pipeline.runner import Engine, Outcome, Step
@@ -62,7 +63,7 @@ def fill_in_forms(
 
     Raises:
         ModelError: If the model cannot be loaded.
-        TryAgain: See `answers.answer_questions`, also for further errors.
+        TryAgain: See `questions.answer_questions`, also for further errors.
     """
     keys = {clip_id: question_key(chat) for clip_id, chat in chats.items()}
     settings = fingerprint(generation_settings(config, schema, prompt))

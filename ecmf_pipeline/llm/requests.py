@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline.core.errors import ClipError
 from ecmf_pipeline.core.files import sha256_text
-from ecmf_pipeline.llm.answers import FormAnswer, Question, TextScores
+from ecmf_pipeline.llm.answers import FormAnswer, TextScores
 from ecmf_pipeline.llm.config import LlmConfig, ServerConfig
 from ecmf_pipeline.llm.prompt import Chat, Prompt, Turn, question_key
+from ecmf_pipeline.llm.questions import Question
 from ecmf_pipeline.llm.schema import InvalidAnswer, OneOf, Schema
 from ecmf_pipeline.llm.server_protocol import read_label, read_scores, sample_scores
 from ecmf_pipeline.llm.server_run import MAX_TRIES, Budget, Draft, Drafts, truncate_text

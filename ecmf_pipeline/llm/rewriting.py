@@ -137,7 +137,7 @@ def enrich_transcripts(
 
     Raises:
         ModelError: If the model cannot be loaded.
-        TryAgain: See `answers.answer_questions`, also for further errors.
+        TryAgain: See `questions.answer_questions`, also for further errors.
     """
     prompt = load_rewrite_prompt(rewrite.prompt)
     if rewrite.how == "written":

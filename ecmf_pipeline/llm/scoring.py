@@ -15,16 +15,14 @@ from ecmf_pipeline.core.files import fingerprint, sha256_text
 from ecmf_pipeline.llm.answers import (
     AnswerCache,
     AnswerFiles,
-    AnswerSummary,
-    Question,
     ScoreCache,
     TextScores,
-    answer_questions,
     open_drafts,
     write_empty_quarantine,
 )
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.prompt import Prompt, load_prompt
+from ecmf_pipeline.llm.questions import AnswerSummary, Question, answer_questions
 from ecmf_pipeline.llm.requests import TextScoringStep
 from ecmf_pipeline.llm.server_run import Budget, Drafts
 from ecmf_pipeline.runner import Engine, Outcome, Step, StepFactory
@@ -83,7 +81,7 @@ def label_scores(
 
     Raises:
         ModelError: If the model cannot be loaded, or no calibration text has a valid answer.
-        TryAgain: See `answers.answer_questions`, also for further errors.
+        TryAgain: See `questions.answer_questions`, also for further errors.
     """
     if not any(text.strip() for text in texts.values()):  # no model is needed
         write_empty_quarantine(answer_files)
@@ -102,6 +100,8 @@ def label_scores(
         config=config,
         engine=engine,
     )
+    if answer_files.shard is not None:  # another shard may have the calibration texts
+        return replace(uncalibrated, values=uncalibrated.values[: len(texts)])
     return subtract_calibration(uncalibrated, len(calibration))
 
 
@@ -149,7 +149,7 @@ def score_texts(
     config: LlmConfig,
     engine: Engine | None = None,
 ) -> ScoringResult:
-    """Return the uncalibrated label scores of transcripts, (n, K); see `answers.answer_questions`.
+    """Return the uncalibrated label scores of transcripts, (n, K); see `questions.answer_questions`.
 
     Args:
         utterances: Transcript of each clip, by clip id, (n,); blank ones are skipped.

@@ -9,27 +9,24 @@ from collections.abc import Iterable, Sequence
 from ecmf_pipeline.core.clips import MAX_CLIP_ID_BYTES
 from ecmf_pipeline.core.predictions import NO_MODALITY, Basis
 from ecmf_pipeline.report.blocks import (
-    PALETTE,
     UNKNOWN,
     Block,
     Collapsible,
     Figure,
     Heading,
-    Interval,
     Notice,
     Paragraph,
     Section,
     Table,
     corpus_text,
     count,
-    intervals,
     join_items,
     ordered_labels,
     percent,
     score,
     signed,
-    stacked,
 )
+from ecmf_pipeline.report.charts import PALETTE, Interval, intervals, stacked
 from ecmf_pipeline.report.inputs import Ablation, Difference, PredictedClip, ReportInput, VariantRow
 from ecmf_pipeline.report.scores import bounds, caveat
 

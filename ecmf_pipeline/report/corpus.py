@@ -16,10 +16,8 @@ from ecmf_pipeline.core.files import fingerprint
 from ecmf_pipeline.core.predictions import Basis
 from ecmf_pipeline.report.blocks import (
     UNKNOWN,
-    Bar,
     Block,
     Collapsible,
-    Colour,
     Figure,
     Heading,
     Notice,
@@ -28,7 +26,6 @@ from ecmf_pipeline.report.blocks import (
     Section,
     Table,
     Verbatim,
-    bars,
     clean_text,
     corpus_text,
     count,
@@ -36,8 +33,8 @@ from ecmf_pipeline.report.blocks import (
     ordered_labels,
     percent,
     shorten,
-    stacked,
 )
+from ecmf_pipeline.report.charts import Bar, Colour, bars, stacked
 from ecmf_pipeline.report.config import ReportConfig
 from ecmf_pipeline.report.inputs import FaceSheet, ReportInput
 

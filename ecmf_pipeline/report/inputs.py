@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, overload
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ecmf_pipeline.core.clips import Clip
 from ecmf_pipeline.core.errors import InputError
-from ecmf_pipeline.core.predictions import Basis
+from ecmf_pipeline.core.predictions import ABSTAINS, Basis, PredictionTable
+from ecmf_pipeline.fusion.config import modality_of
 from ecmf_pipeline.labels.refine import Decision
 from ecmf_pipeline.runner.quarantine import QuarantineEntry
 
@@ -35,6 +36,44 @@ class PredictedClip:
     probability: float | None = None
     modality_weights: Mapping[str, float] = field(default_factory=dict)
     flag: str = ""
+
+
+class PredictedClips(Sequence[PredictedClip]):
+    """Predictions of a table, one for each clip; each is created when it is accessed.
+
+    Attributes:
+        table: The predictions as columns.
+    """
+
+    def __init__(self, table: PredictionTable) -> None:
+        self.table = table
+
+    def __len__(self) -> int:
+        """Return the number of clips."""
+        return len(self.table.clip_ids)
+
+    @overload
+    def __getitem__(self, index: int) -> PredictedClip: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[PredictedClip]: ...
+    def __getitem__(self, index: int | slice) -> PredictedClip | Sequence[PredictedClip]:
+        """Return the prediction of one clip, or a list of them."""
+        if isinstance(index, slice):
+            return [self[row] for row in range(len(self))[index]]
+        table, best = self.table, int(self.table.probs[index].argmax())
+        return PredictedClip(
+            clip_id=table.clip_ids[index],
+            split=table.splits[index],
+            label="" if table.flags[index] == ABSTAINS else table.label_names[best],
+            probability=float(table.probs[index, best]),
+            # Of several encoders of a modality, the report shows the sum.
+            modality_weights={
+                name: weight
+                for name, weight in zip(table.modalities, table.modality_weights[index].tolist(), strict=True)
+                if name == modality_of(name)
+            },
+            flag=table.flags[index],
+        )
 
 
 @dataclass(frozen=True, slots=True)

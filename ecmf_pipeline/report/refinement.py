@@ -13,24 +13,22 @@ from ecmf_pipeline.core.predictions import Basis
 from ecmf_pipeline.labels.refine import Decision, LabelAction, Vote
 from ecmf_pipeline.report.blocks import (
     UNKNOWN,
-    Bar,
     Block,
     Cell,
     Collapsible,
-    Colour,
     Figure,
     Heading,
     Notice,
     Paragraph,
     Section,
     Table,
-    bars,
     corpus_text,
     count,
     ordered_labels,
     percent,
     shorten,
 )
+from ecmf_pipeline.report.charts import Bar, Colour, bars
 from ecmf_pipeline.report.config import ReportConfig
 from ecmf_pipeline.report.inputs import Evaluation, LabelAccuracy, ReportInput
 from ecmf_pipeline.report.scores import labels_conclusion

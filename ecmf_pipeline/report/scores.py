@@ -6,27 +6,23 @@ from ecmf_pipeline.core.console import format_share
 from ecmf_pipeline.core.predictions import Basis
 from ecmf_pipeline.report.blocks import (
     UNKNOWN,
-    Bar,
     Block,
     Cell,
     Figure,
     Heading,
-    Interval,
-    Mark,
     Notice,
     Paragraph,
     Section,
     Table,
-    bars,
     corpus_text,
     count,
-    intervals,
     ordered_labels,
     percent,
     score,
     shorten,
     signed,
 )
+from ecmf_pipeline.report.charts import Bar, Interval, Mark, bars, intervals
 from ecmf_pipeline.report.inputs import Confusion, Difference, Evaluation, LabelScores, ReportInput, Scores
 from ecmf_pipeline.report.zero_shot import UNVERIFIED, Conclusion, zero_shot_blocks
 

@@ -7,23 +7,20 @@ from collections.abc import Mapping, Sequence
 
 from ecmf_pipeline.core.clips import Clip
 from ecmf_pipeline.report.blocks import (
-    PALETTE,
     UNKNOWN,
     Block,
     Collapsible,
-    Colour,
     Figure,
     Heading,
     Paragraph,
     Section,
-    Stretch,
     Table,
     corpus_text,
     count,
     ordered_labels,
     percent,
-    strips,
 )
+from ecmf_pipeline.report.charts import PALETTE, Colour, Stretch, strips
 from ecmf_pipeline.report.inputs import PredictedClip, ReportInput
 
 ROW_SECONDS = 300.0

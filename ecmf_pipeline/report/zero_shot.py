@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.report.blocks import (
     UNKNOWN,
-    Bar,
     Block,
     Figure,
     Heading,
@@ -16,13 +15,13 @@ from ecmf_pipeline.report.blocks import (
     State,
     Table,
     Tile,
-    bars,
     corpus_text,
     count,
     ordered_labels,
     percent,
     score,
 )
+from ecmf_pipeline.report.charts import Bar, bars
 from ecmf_pipeline.report.inputs import Evaluation, ReportInput, ZeroShot
 
 UNVERIFIED = "zero-shot, unverified"

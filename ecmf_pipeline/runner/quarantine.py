@@ -183,6 +183,13 @@ class Quarantine:
             clip_id: entry for clip_id, entry in self._entries.items() if self._is_current(entry, current.get(clip_id))
         }
 
+    def merge(self, path: Path) -> None:
+        """Add the entries of another table of the stage, of a shard; of two entries of a clip, the later counts."""
+        for entry in read_quarantine(path):
+            present = self._entries.get(entry.clip_id)
+            if present is None or present.time <= entry.time:
+                self._entries[entry.clip_id] = entry
+
     def clear(self) -> None:
         """Remove all entries, to retry their clips."""
         self._entries = {}

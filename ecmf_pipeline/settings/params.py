@@ -41,6 +41,7 @@ from ecmf_pipeline.labels.config import RefineConfig, VoteConfig
 from ecmf_pipeline.llm.config import LlmConfig, RewriteConfig
 from ecmf_pipeline.media.config import SAMPLE_RATE, MediaConfig
 from ecmf_pipeline.report.config import ReportConfig
+from ecmf_pipeline.runner.config import EngineConfig
 from ecmf_pipeline.segmentation.config import SegmentConfig
 from ecmf_pipeline.settings.presets import DEFAULT_PRESET, merge_over_preset, preset_document, preset_names
 from ecmf_pipeline.transcription.config import TranscribeConfig
@@ -110,6 +111,7 @@ class Params(Config):
     """
 
     preset: str = DEFAULT_PRESET
+    engine: EngineConfig = EngineConfig()
     corpus: CorpusConfig = CorpusConfig()
     models: ModelsConfig = ModelsConfig()
     sample: SampleConfig = SampleConfig()

@@ -130,7 +130,7 @@ def _basis(params: Params) -> _Settings:
     from ecmf_pipeline.labels.verdicts import combine_answers, read_answers
 
     corpus = read_corpus_tables()
-    answers, _ = read_answers(Path(verdicts), corpus.labels, [clip.clip_id for clip in corpus.clips])
+    answers, _ = read_answers(Path(verdicts), corpus.labels, corpus.columns.ids)
     human_labels = combine_answers(answers, corpus.clips, corpus.labels).gold
     if training_basis(corpus.given, human_labels) is not Basis.VERDICTS:
         return {"verdicts": None}

@@ -56,12 +56,12 @@ def run() -> None:
     results = {"basis": labelled.basis.value, **evaluate(evaluator, clips, tables, refined, decisions, verdicts)}
     sets = training_sets(corpus.given, decisions, labels, verdicts)
     features = read_features(params, clips)
-    rows, clip_ids = join_modalities(features), [clip.clip_id for clip in clips]
+    rows = join_modalities(features)
     linear = {name: predict_out_of_fold(rows, one, folds, seed=seed) for name, one in sets.items()}
-    results["controls"] = compare_controls(evaluator, clip_ids, linear)
+    results["controls"] = compare_controls(evaluator, linear)
     training_folds = folds_of(corpus, training.folds, training.seed)
     if params.evaluate.plain:
-        fusion = tables["fusion"].by_clip()
+        fusion = tables["fusion"].classes[evaluator.rows]
         results["plain"] = compare_plain(evaluator, corpus, features, training_folds, fusion, seed=training.seed)
     if params.evaluate.fusion_controls:
         try:
@@ -75,7 +75,7 @@ def run() -> None:
                 training=training,
                 trained={"given": tables["fusion"], "refined": refined},
             )
-            results["controls"]["fusion"] = compare_controls(evaluator, clip_ids, predictions)
+            results["controls"]["fusion"] = compare_controls(evaluator, predictions)
         except TooFewClips as error:
             results["controls"]["no_fusion"] = (
                 f"the fusion model cannot be trained on each training set: {error.message}"
@@ -95,7 +95,9 @@ def run() -> None:
     write_sealed_json(paths.SOURCES, measure_sources(evidence, labels))
     write_sealed_json(paths.METRICS / "evaluate.json", results)
     quarantined = {entry.clip_id for entry in read_all(paths.QUARANTINE, params.extract.encoders)}
-    write_json(paths.SUMMARY, summary_metrics(results, evaluator.interval(refined.by_clip()), len(quarantined)))
+    write_json(
+        paths.SUMMARY, summary_metrics(results, evaluator.interval(refined.classes[evaluator.rows]), len(quarantined))
+    )
     write_plots(paths.PLOTS, evaluator, refined, results)
     echo(summary(results))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 
@@ -11,14 +11,12 @@ from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.core.files import read_sealed_json, write_atomic
-from ecmf_pipeline.core.predictions import ABSTAINS, PredictionTable
 from ecmf_pipeline.core.tables import from_spreadsheet_text, open_table
 from ecmf_pipeline.corpora.languages import count_languages, translation_language
 from ecmf_pipeline.extraction.run import clip_limits, coverage
-from ecmf_pipeline.fusion.config import modality_of
 from ecmf_pipeline.labels.tables import read_decisions
 from ecmf_pipeline.report.contact_sheets import face_sheets
-from ecmf_pipeline.report.inputs import FaceSheet, PredictedClip, ReportInput
+from ecmf_pipeline.report.inputs import FaceSheet, PredictedClips, ReportInput
 from ecmf_pipeline.report.page import render
 from ecmf_pipeline.runner.quarantine import read_all
 from ecmf_pipeline.settings.params import load_params
@@ -74,7 +72,8 @@ def run() -> None:
     for name in absent:
         del stores[name], covered[name]
     faces = [store for name, store in stores.items() if tokens[name].modality is Modality.FACE]
-    languages = count_languages([clip.language for clip in corpus.clips if clip.transcript.strip()])
+    clips = corpus.columns
+    languages = count_languages(clips.where(clips.has_words).column("language").tolist())
     sheets: Sequence[FaceSheet] = ()
     no_sheets = ""
     if faces and params.report.contact_sheets:
@@ -108,7 +107,7 @@ def run() -> None:
         evaluate=read_sealed_json(paths.METRICS / "evaluate.json", made_by="evaluate"),
         ablate=read_sealed_json(paths.ABLATE, made_by="ablate") if paths.ABLATE.is_file() else None,
         vote_sources=read_sealed_json(paths.SOURCES, made_by="evaluate"),
-        predictions=list(_predicted_clips(predictions)),
+        predictions=PredictedClips(predictions),
         refined=refined,
         face_sheets=sheets,
         no_face_sheets=no_sheets,
@@ -125,18 +124,3 @@ def read_findings() -> list[dict[str, str]]:
     table = open_table(paths.FINDINGS, command="ecmf-pipe index")
     columns = table.header()
     return table.parse(lambda row: dict(zip(columns, map(from_spreadsheet_text, row), strict=True)), key=0)
-
-
-def _predicted_clips(table: PredictionTable) -> Iterable[PredictedClip]:
-    labels = table.labels  # the property computes them at each access
-    for row, clip_id in enumerate(table.clip_ids):
-        weights = table.modality_weights[row].tolist()
-        yield PredictedClip(
-            clip_id=clip_id,
-            split=table.splits[row],
-            label="" if table.flags[row] == ABSTAINS else labels[row],
-            probability=float(table.probs[row].max()),
-            # Of several encoders of a modality, the report shows the sum.
-            modality_weights={n: w for n, w in zip(table.modalities, weights, strict=True) if n == modality_of(n)},
-            flag=table.flags[row],
-        )

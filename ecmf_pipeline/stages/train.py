@@ -6,6 +6,7 @@ import shutil
 from dataclasses import replace
 
 from ecmf_pipeline.core import paths
+from ecmf_pipeline.core.clips import Clips
 from ecmf_pipeline.core.console import echo, format_count
 from ecmf_pipeline.core.files import write_csv, write_json
 from ecmf_pipeline.core.predictions import Basis
@@ -40,12 +41,13 @@ def run(labels: paths.Labels) -> None:
     # The digest is taken before the labels are read: if the file changes in between, the models count as stale.
     labels_sha256 = refined_sha256() if labels == "refined" else ""
     training_set = given_labels(corpus) if labels == "given" else refined_labels(corpus)
-    clip_ids = [clip.clip_id for clip in training_set.clips]
+    clips = Clips.of(training_set.clips)
+    clip_ids = clips.ids
     stored = open_stored(params, training_set.clips)
     features = stored.read(clip_ids, params.train.pool)
     origins = feature_origins(params, stored)
     folds = folds_of(corpus, params.train.training.folds, params.train.training.seed)
-    fold_of: dict[str, int] = {clip.clip_id: fold for clip, fold in zip(corpus.clips, folds.tolist(), strict=True)}
+    fold_of = dict(zip(corpus.columns.ids, folds.tolist(), strict=True))
     folder = paths.models_trained_on(labels)
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -53,7 +55,7 @@ def run(labels: paths.Labels) -> None:
         ensemble = fit(
             features,
             training_set.labels,
-            groups=[clip.group for clip in training_set.clips],
+            groups=clips.groups,
             weights=training_set.weights,
             folds=[fold_of[clip_id] for clip_id in clip_ids],
             clip_ids=clip_ids,

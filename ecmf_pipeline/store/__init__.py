@@ -39,3 +39,7 @@ __all__ = [
     "has_fingerprint",
     "make_current",
 ]
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

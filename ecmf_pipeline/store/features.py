@@ -7,20 +7,22 @@ from dataclasses import dataclass, field
 from functools import wraps
 from itertools import pairwise, repeat
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ecmf_pipeline.core.arrays import Ints, average_rows, pool_segments, pooled_width
-from ecmf_pipeline.core.config import Pool
-from ecmf_pipeline.core.errors import MissingInput, StaleStore
+from ecmf_pipeline.core.arrays import Ints, ShortRepr, average_rows, pool_segments, pooled_width
+from ecmf_pipeline.core.config import Pool, PoolOrFrames
+from ecmf_pipeline.core.errors import InputError, MissingInput, StaleStore
+from ecmf_pipeline.core.files import StrPath
 from ecmf_pipeline.core.files import fingerprint as fingerprint_of
 from ecmf_pipeline.store.format import (
     FeatureRow,
     PartAttributes,
     array_names,
     current_fingerprint,
+    current_fingerprints,
     damage_error,
     has_fingerprint,
     part_names,
@@ -29,6 +31,10 @@ from ecmf_pipeline.store.format import (
     read_parts,
     settings_attributes,
 )
+from ecmf_pipeline.store.state import encoder_name
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -43,8 +49,8 @@ _READ_RETRIES = 5
 """Maximum number of retries of a read because parts were merged between the lookup and the read."""
 
 
-@dataclass(frozen=True, slots=True)
-class Features:
+@dataclass(frozen=True, slots=True, repr=False)
+class Features(ShortRepr):
     """Pooled features in the requested order.
 
     Attributes:
@@ -56,8 +62,8 @@ class Features:
     present: NDArray[np.bool_]
 
 
-@dataclass(frozen=True, slots=True)
-class Sequences:
+@dataclass(frozen=True, slots=True, repr=False)
+class Sequences(ShortRepr):
     """Frame-level features in the requested order, padded to the longest.
 
     Attributes:
@@ -89,6 +95,10 @@ def _retry_after_merge(
 class FeatureStore:
     """The features of one modality under the settings of one encoder, for reading.
 
+    Args:
+        root: The ``*.zarr`` folder of the modality.
+        fingerprint: Fingerprint of the settings; `open` finds the one in use.
+
     Attributes:
         root: The ``*.zarr`` folder of the modality.
         fingerprint: Fingerprint of the settings.
@@ -97,39 +107,50 @@ class FeatureStore:
         provenance: Origin of the features, as plain JSON values; empty if not recorded.
         dim: D; None until a clip has an input of this modality.
         dtype: The stored type.
+        column_names: The names of the D columns; a column without a name has its number, such as "17". The encoder
+            wrote them into the store, so that no model is needed to read them.
     """
 
-    def __init__(self, root: Path, fingerprint: str) -> None:
-        self.root = root
+    def __init__(self, root: StrPath, fingerprint: str) -> None:
+        self.root = Path(root)
         self.fingerprint = fingerprint
-        self.folder = root / fingerprint
+        self.folder = self.root / fingerprint
         self.dim: int | None = None
         self.dtype = np.dtype(np.float32)
         self.settings: dict[str, Any] = {}
         self.provenance: dict[str, Any] = {}
+        self.column_names: tuple[str, ...] = ()
         self._table = EntryTable()
         self._superseded: set[str] = set()
         self.refresh()
 
     @classmethod
-    def open(cls, root: Path, fingerprint: str | None = None) -> FeatureStore:
+    def open(cls, root: StrPath, fingerprint: str | None = None, *, encoder: str | None = None) -> FeatureStore:
         """Open the features of the settings in use, or of a given fingerprint.
+
+        Args:
+            root: The ``*.zarr`` folder of the modality, such as ``data/features/face.zarr``.
+            fingerprint: Fingerprint of the settings; None: those in use.
+            encoder: Name of an encoder in use, see `encoder`; needed if the modality has several.
 
         Raises:
             MissingInput: If there is no store.
+            InputError: If several encoders are in use and ``encoder`` is not the name of exactly one of them.
             StaleStore: If the store has no features of these settings.
+            StoreError: If it is damaged or has another format.
         """
-        current = current_fingerprint(root)
-        if current is None:
+        root = Path(root)
+        current = current_fingerprints(root)
+        if not current:
             raise MissingInput(
                 f"{root} does not exist",
                 "compute the features, or get them from a colleague with dvc pull",
                 command=f"ecmf-pipe extract --modality {root.stem}",
             )
-        requested = fingerprint or current
+        requested = fingerprint or _select(root, current, encoder)
         if not has_fingerprint(root, requested):
             raise StaleStore(
-                f"{root} holds features of the settings {current}, not of {requested}",
+                f"{root} holds features of the settings {', '.join(current)}, not of {requested}",
                 "params.yaml, the weights or the media reader (media.reader: auto) changed since they were computed; "
                 "compute them again",
                 command=f"ecmf-pipe extract --modality {root.stem}",
@@ -149,14 +170,16 @@ class FeatureStore:
         if fingerprint_of(self.settings) != self.fingerprint:
             raise damage_error(f"the settings in {self.folder / 'zarr.json'} do not have the fingerprint of its folder")
         self.provenance = attributes.get("provenance", {})
+        names = attributes.get("columns") or [""] * (self.dim or 0)
+        self.column_names = tuple(name or str(number) for number, name in enumerate(names))
         self.dtype = np.dtype(attributes["dtype"])
-        names = [name for name in part_names(self.folder) if name not in self._superseded]
+        parts = [name for name in part_names(self.folder) if name not in self._superseded]
         known = self._table.parts
-        if not set(known) <= set(names) or any(name < known[-1] for name in set(names) - set(known) if known):
+        if not set(known) <= set(parts) or any(name < known[-1] for name in set(parts) - set(known) if known):
             self._reload()
             return
         try:
-            new = {name: read_attributes(self.folder / name, self.fingerprint) for name in names[len(known) :]}
+            new = {name: read_attributes(self.folder / name, self.fingerprint) for name in parts[len(known) :]}
         except FileNotFoundError:  # merged into another part since the names were listed
             self.refresh()
             return
@@ -183,6 +206,19 @@ class FeatureStore:
     def __len__(self) -> int:
         """Return the number of clips with features."""
         return len(self._table.newest)
+
+    def __repr__(self) -> str:
+        return f"FeatureStore({str(self.root)!r}, {len(self)} clips, {self.dim} x {self.dtype}, {self.encoder})"
+
+    @property
+    def encoder(self) -> str:
+        """Name of the encoder: its model on the hub, the name of imported features, or its type."""
+        return encoder_name(self.settings)
+
+    @property
+    def clip_ids(self) -> list[str]:
+        """The clips with features, in the order in which they were stored first."""
+        return list(self._table.newest)
 
     def digests(self) -> dict[str, list[str]]:
         """Return, for each clip, the digests of the inputs of its entries, oldest first."""
@@ -275,6 +311,67 @@ class FeatureStore:
         return Sequences(values, mask)
 
     @_retry_after_merge
+    def to_pandas(
+        self,
+        clip_ids: Sequence[str] | None = None,
+        *,
+        pool: PoolOrFrames = "mean",
+        missing: Literal["nan", "drop"] = "nan",
+        digests: Mapping[str, str] | None = None,
+    ) -> pd.DataFrame:
+        """Read features as a table of float32 with named columns.
+
+        Args:
+            clip_ids: The clips, in the requested order; None: `clip_ids`.
+            pool: How the rows of a clip become one vector; the names of ``mean_std`` end with ``.mean`` and ``.std``.
+                ``frames`` keeps all rows of a clip.
+            missing: Whether a requested clip without features is one row of NaN (``nan``) or is left out (``drop``).
+            digests: See `load`.
+
+        Returns:
+            One row for each clip, with the index ``clip_id``; with ``frames`` one row for each stored row, with the
+            index ``clip_id`` and ``row``, which counts from 0 in each clip.
+
+        Raises:
+            ValueError: If ``pool`` or ``missing`` has another value.
+            StoreError: If a part is damaged.
+        """
+        import pandas as pd
+
+        for name, value, allowed in (("pool", pool, get_args(PoolOrFrames)), ("missing", missing, ("nan", "drop"))):
+            if value not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
+        requested = np.array(self.clip_ids if clip_ids is None else list(clip_ids), dtype=object)
+        if missing == "drop":
+            requested = requested[self._table.entries(requested.tolist(), digests) >= 0]
+        columns = list(self.column_names)
+        if pool != "frames":
+            if pool == "mean_std":
+                columns = [f"{name}.{statistic}" for statistic in ("mean", "std") for name in columns]
+            values = self.load(requested.tolist(), pool=pool, digests=digests).values
+            return pd.DataFrame(values, pd.Index(requested, name="clip_id"), columns)
+        values, lengths = self._load_rows(requested.tolist(), digests)
+        starts = np.cumsum(lengths) - lengths
+        rows = np.arange(len(values)) - np.repeat(starts, lengths)
+        index = pd.MultiIndex.from_arrays([np.repeat(requested, lengths), rows], names=["clip_id", "row"])
+        return pd.DataFrame(values, index, columns)
+
+    def _load_rows(
+        self, clip_ids: Sequence[str], digests: Mapping[str, str] | None
+    ) -> tuple[NDArray[np.float32], Ints]:
+        """Read all rows of clips, concatenated (rows, D), and their numbers (n,); a missing clip is one row of NaN."""
+        entries = self._table.entries(clip_ids, digests)
+        lengths = np.where(entries < 0, 1, np.array([*self._table.lengths, 1], np.int64)[entries])
+        ends = np.cumsum(lengths)
+        values = np.full((int(lengths.sum()), self.dim or 0), np.nan, np.float32)
+        for part_read in self._table.part_reads(entries):
+            stored = self._read_values(part_read.part)
+            targets = ends[part_read.positions] - part_read.lengths
+            for target, start, length in zip(targets, part_read.starts, part_read.lengths, strict=True):
+                widen(stored[start : start + length], values[target : target + length])
+        return values, lengths
+
+    @_retry_after_merge
     def row(self, clip_id: str, digest: str | None = None) -> FeatureRow:
         """Return the frame-level features of one clip, with the side arrays.
 
@@ -313,6 +410,20 @@ class FeatureStore:
                 f"{folder} is {values.dtype} of the shape {values.shape}, not {self.dtype} of the shape {expected}"
             )
         return values
+
+
+def _select(root: Path, current: Sequence[str], encoder: str | None) -> str:
+    """Return the fingerprint of the only encoder in use, or of the one with the given name."""
+    if encoder is None and len(current) == 1:
+        return current[0]
+    names = [encoder_name(settings_attributes(root / fingerprint)["settings"]) for fingerprint in current]
+    if names.count(encoder or "") == 1:
+        return current[names.index(encoder or "")]
+    described = ", ".join(f"{name!r} ({fingerprint})" for name, fingerprint in zip(names, current, strict=True))
+    raise InputError(
+        f"{root} has features of {described}" + (f", not of {encoder!r}" if encoder else ""),
+        "pass the name of one of them as encoder, or its fingerprint",
+    )
 
 
 def _blocks(lengths: NDArray[np.int64]) -> Iterator[slice]:

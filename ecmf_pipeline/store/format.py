@@ -17,9 +17,10 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
+from ecmf_pipeline.core.arrays import ShortRepr
 from ecmf_pipeline.core.errors import MissingInput, StaleStore, StoreError
+from ecmf_pipeline.core.files import StrPath, flush_folder, parse_json, sha256_text, write_atomic
 from ecmf_pipeline.core.files import fingerprint as fingerprint_of
-from ecmf_pipeline.core.files import flush_folder, parse_json, sha256_text, write_atomic
 
 FORMAT = 2
 """Version of the format; raised if an older reader could misread new stores. Other versions are not read."""
@@ -48,7 +49,7 @@ def lock_path(root: Path) -> Path:
     return root.parent / f".{root.name}.lock"
 
 
-def current_fingerprint(root: Path) -> str | None:
+def current_fingerprint(root: StrPath) -> str | None:
     """Return the fingerprint of the settings in use (of several, the first), or None if there is no store yet.
 
     Raises:
@@ -57,12 +58,13 @@ def current_fingerprint(root: Path) -> str | None:
     return next(iter(current_fingerprints(root)), None)
 
 
-def current_fingerprints(root: Path) -> list[str]:
+def current_fingerprints(root: StrPath) -> list[str]:
     """Return the fingerprints of the settings in use, one for each encoder of the modality; none without a store.
 
     Raises:
         StoreError: If the store is damaged or has another format.
     """
+    root = Path(root)
     if not (root / "zarr.json").is_file():
         return []
     attributes = group_attributes(root)
@@ -84,12 +86,12 @@ def current_fingerprints(root: Path) -> list[str]:
     return names
 
 
-def has_fingerprint(root: Path, fingerprint: str) -> bool:
+def has_fingerprint(root: StrPath, fingerprint: str) -> bool:
     """Return whether the store has a group for these settings."""
-    return (root / fingerprint / "zarr.json").is_file()
+    return (Path(root) / fingerprint / "zarr.json").is_file()
 
 
-def make_current(root: Path, fingerprint: str, in_use: Sequence[str] = ()) -> None:
+def make_current(root: StrPath, fingerprint: str, in_use: Sequence[str] = ()) -> None:
     """Make these settings ones that later stages read.
 
     Args:
@@ -103,15 +105,16 @@ def make_current(root: Path, fingerprint: str, in_use: Sequence[str] = ()) -> No
     before = current_fingerprints(root)
     names = [name for name in in_use if name in before or name == fingerprint] or [fingerprint]
     if names != before:
-        write_group(root, {"ecmf_store": FORMAT, "current": names[0] if len(names) == 1 else names})
+        write_group(Path(root), {"ecmf_store": FORMAT, "current": names[0] if len(names) == 1 else names})
 
 
 def create_settings_group(
-    root: Path,
+    root: StrPath,
     settings: Mapping[str, Any],
     *,
     dim: int | None,
     dtype: str,
+    columns: Sequence[str] | None = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> str:
     """Create the group that holds the parts of these settings, unless it exists.
@@ -123,8 +126,9 @@ def create_settings_group(
         settings: All settings that change the numbers, as plain JSON values.
         dim: D; None if it is unknown because no clip has an input of this modality.
         dtype: NumPy name of the stored type.
-        provenance: Origin of the features, for people to read; not part of the fingerprint. An existing group keeps
-            the provenance it has.
+        columns: Names of the D columns, "" for a column without a name; None: no column has one. Like the provenance,
+            they are not part of the fingerprint, and an existing group keeps those it has.
+        provenance: Origin of the features, for people to read.
 
     Returns:
         The fingerprint of the settings, which is the name of the group.
@@ -132,7 +136,9 @@ def create_settings_group(
     Raises:
         StaleStore: If the group exists with another D or type.
         StoreError: If the store is damaged or has another format.
+        ValueError: If there is not one name for each column.
     """
+    root = Path(root)
     current_fingerprint(root)  # raises if the store has another format
     fingerprint = fingerprint_of(settings)
     folder = root / fingerprint
@@ -147,7 +153,12 @@ def create_settings_group(
                 "folder, also from .ecmf",
                 command=f"rm -r {folder} && ecmf-pipe cache gc --all {folder}",
             )
-    attributes = {"fingerprint": fingerprint, "settings": dict(settings), "dim": dim, "dtype": np.dtype(dtype).name}
+    attributes: dict[str, Any] = {"fingerprint": fingerprint, "settings": dict(settings), "dim": dim}
+    attributes["dtype"] = np.dtype(dtype).name
+    if columns is not None and any(columns):
+        if len(columns) != dim:
+            raise ValueError(f"{len(columns)} names for {dim} columns")
+        attributes["columns"] = list(columns)
     write_group(folder, attributes | ({"provenance": dict(provenance)} if provenance else {}))
     return fingerprint
 
@@ -193,6 +204,9 @@ def settings_attributes(folder: Path) -> dict[str, Any]:
         fingerprint_of(settings)
     except ValueError as error:
         raise damage_error(f"{document} is damaged (`settings`: {error})") from error
+    columns = attributes.get("columns", [""] * (dim or 0))
+    if not (isinstance(columns, list) and len(columns) == (dim or 0) and all(isinstance(c, str) for c in columns)):
+        raise damage_error(f"{document} is damaged (`columns` is not a list of {dim} names)")
     if not isinstance(attributes.get("provenance", {}), dict):
         raise damage_error(f"{document} is damaged (`provenance` is not an object)")
     try:
@@ -210,8 +224,8 @@ def write_group(folder: Path, attributes: Mapping[str, Any]) -> None:
     flush_folder(folder.parent)
 
 
-@dataclass(frozen=True, slots=True)
-class FeatureRow:
+@dataclass(frozen=True, slots=True, repr=False)
+class FeatureRow(ShortRepr):
     """The features of one clip.
 
     Attributes:

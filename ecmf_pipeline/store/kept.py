@@ -28,6 +28,7 @@ from ecmf_pipeline.core.console import warn
 from ecmf_pipeline.core.errors import MissingInput, StoreError
 from ecmf_pipeline.core.files import flush_folder, hide_folder, sha256_text, write_atomic
 from ecmf_pipeline.core.paths import KEPT, dvc_project, main_project
+from ecmf_pipeline.core.shards import SHARDS
 from ecmf_pipeline.store.format import (
     PartAttributes,
     Parts,
@@ -54,6 +55,8 @@ _STALE_SECONDS = 24 * 3600
 class KeptParts:
     """The kept parts of one folder: those of one fingerprint, as folders (features) or files (answers).
 
+    Nothing is kept of shards that are not merged.
+
     Attributes:
         project: The DVC project or temporary workspace of the folder; None outside of a DVC project.
         source: The folder in the workspace.
@@ -62,7 +65,8 @@ class KeptParts:
 
     def __init__(self, source: Path) -> None:
         self.source = source
-        self.project = project = dvc_project(source)
+        # No command of DVC changes the stores of shards, which are beside the outputs of the stage.
+        self.project = project = None if SHARDS in source.parts else dvc_project(source)
         self._root = main_project(project) / KEPT if project else None
         self.folder = None
         if project and self._root:

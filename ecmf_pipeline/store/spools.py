@@ -16,6 +16,7 @@ from pathlib import Path
 from ecmf_pipeline.core.errors import StoreBusy
 from ecmf_pipeline.core.files import exclusive_lock, hide_folder
 from ecmf_pipeline.core.paths import DVC, KEPT, dvc_project, main_project
+from ecmf_pipeline.core.shards import SHARDS
 
 _LOCK = "lock"
 
@@ -23,11 +24,13 @@ _LOCK = "lock"
 def spool_of(folder: Path, lock: Path) -> tuple[Path, Path]:
     """Return the spool of a fingerprint and the lock of its writer; for a temporary workspace, in the main project.
 
+    Those of a shard stay beside its results.
+
     Args:
         folder: The spool in the workspace.
         lock: The lock file in the workspace.
     """
-    project = dvc_project(folder)
+    project = None if SHARDS in folder.parts else dvc_project(folder)
     if project is None or (main := main_project(project)) == project:
         return folder, lock
     if main.stat().st_dev != project.stat().st_dev:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from ecmf_pipeline.core.errors import StoreError
-from ecmf_pipeline.core.files import with_sha256, without_sha256
+from ecmf_pipeline.core.files import StrPath, with_sha256, without_sha256
 from ecmf_pipeline.runner.step import PartWriter, Spool
 from ecmf_pipeline.store.dvc_links import share_with_dvc
 from ecmf_pipeline.store.features import FeatureStore
@@ -46,7 +46,8 @@ class StoreWriter(PartWriter[FeatureRow]):
         StoreError: On entering, if the store is damaged or has another format.
     """
 
-    def __init__(self, root: Path, fingerprint: str) -> None:
+    def __init__(self, root: StrPath, fingerprint: str) -> None:
+        root = Path(root)
         folder, lock = spool_of(spool_folder(root, fingerprint), lock_path(root))
         super().__init__(Spool(folder, pack_rows), lock=lock, what=str(root))
         self.root = root

@@ -16,14 +16,16 @@ from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, ClipId
 from ecmf_pipeline.core.errors import ClipTimeout, NoAudioStream, SilentAudio, TruncatedMedia, TryAgain
 from ecmf_pipeline.core.files import FileState, fingerprint, indexed_content
+from ecmf_pipeline.core.shards import Shard, block_key
 from ecmf_pipeline.core.weights import WHISPER, embedded_model
 from ecmf_pipeline.corpora.measuring import known_states
 from ecmf_pipeline.encoders.embedded.packages import fetch
-from ecmf_pipeline.llm.answers import AnswerCache, AnswerWriter
+from ecmf_pipeline.llm.answers import AnswerCache, AnswerFiles
+from ecmf_pipeline.llm.shards import files_of_shard, open_answer_writer
 from ecmf_pipeline.media.clip_reader import ClipReader, span_of
 from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.media.timeline import WHOLE, Span
-from ecmf_pipeline.runner import Outcome, Run, RunConfig, RunReport, Step, Target
+from ecmf_pipeline.runner import Engine, Outcome, Run, RunConfig, RunReport, Step, Target
 from ecmf_pipeline.runner.machine import as_out_of_memory, threads_per_worker
 from ecmf_pipeline.runner.quarantine import Quarantine
 from ecmf_pipeline.transcription.config import EMBEDDED, TranscribeConfig
@@ -75,6 +77,8 @@ def transcribe(
     quarantine_path: Path,
     index_cache: Path | None = None,
     retry_quarantined: bool = False,
+    engine: Engine | None = None,
+    shard: Shard | None = None,
 ) -> TranscriptionResult:
     """Transcribe the clips that have sound but no words; each sound is transcribed only once.
 
@@ -89,26 +93,35 @@ def transcribe(
         index_cache: The cache of `index`. Files in another state than it holds are hashed before they are read; None:
             all files are.
         retry_quarantined: Whether to retry quarantined clips although nothing changed.
+        engine: Runs the workers; None: processes of this machine, as ``config`` selects.
+        shard: The shard of the sounds to transcribe; None: all.
 
     Raises:
         ModelError: If the model cannot be fetched or loaded.
+        StoreBusy: If another run of the stage or of the shard is active.
         TooManyQuarantined: If too many clips are quarantined; finished transcripts are kept.
         TryAgain: If clips failed for transient reasons.
         Interrupted: On Ctrl-C or SIGTERM; finished batches are kept.
     """
-    sounds = {clip.clip_id: clip.sound for clip in clips if is_transcribed(clip)}
-    keys: dict[str, str] = {clip_id: sound.digest for clip_id, sound in sounds.items() if sound}
+    files = AnswerFiles("transcribe", cache_root, spool, quarantine_path)
+    if shard is not None:
+        files = files_of_shard(files, shard)
+    keys = _keys(clips, shard)
     settings = fingerprint(config.settings())
     limits = {ClipTimeout.__name__: config.clip_timeout, TruncatedMedia.__name__: media.least_readable}
-    quarantine = Quarantine(quarantine_path, stage="transcribe", fingerprint=settings, limits=limits)
-    if retry_quarantined:
-        quarantine.clear()
-    cache = AnswerCache(cache_root, settings, TranscriptRecord.parse)
-    with AnswerWriter(cache, spool, keys) as writer:
+    cache = AnswerCache(files.cache, settings, TranscriptRecord.parse, also=[other.cache for other in files.earlier])
+    with open_answer_writer(cache, files, keys) as writer:
+        quarantine, *earlier = (
+            Quarantine(one.quarantine, stage="transcribe", fingerprint=settings, limits=limits)
+            for one in (files, *files.earlier)
+        )
+        if retry_quarantined:
+            quarantine.clear()
+            earlier = []
         missing = {clip_id: key for clip_id, key in keys.items() if key not in cache}
         quarantine.drop_outdated(missing)
         report = RunReport(reused={BRANCH: len(keys) - len(missing)})
-        if items := _items(clips, missing, quarantine, corpus_root, index_cache):
+        if items := _items(clips, missing, (quarantine, *earlier), corpus_root, index_cache):
             fetch_model(config, clips)
             threads = threads_per_worker(config.workers)
             run: Run[Recording] = Run(
@@ -124,6 +137,7 @@ def transcribe(
                     threads=threads,
                 ),
                 report,
+                engine,
             )
             run(items, "transcribe")
         else:
@@ -179,10 +193,21 @@ class Recording:
                 return np.empty(0, np.float32)
 
 
+def _keys(clips: Sequence[Clip], shard: Shard | None) -> dict[str, str]:
+    """Return the digest of the sound of each clip to transcribe: of all clips, or of one shard."""
+    keys: dict[str, str] = {}
+    for clip in clips:
+        if is_transcribed(clip) and (sound := clip.sound):
+            place = block_key(sound.file_digest, clip.start) if clip.end else sound.digest
+            if shard is None or shard.has(place):
+                keys[clip.clip_id] = sound.digest
+    return keys
+
+
 def _items(
     clips: Sequence[Clip],
     missing: Mapping[str, str],
-    quarantine: Quarantine,
+    quarantines: Sequence[Quarantine],
     corpus_root: Path,
     index_cache: Path | None,
 ) -> list[Recording]:
@@ -192,8 +217,9 @@ def _items(
     """
     by_digest: dict[str, list[Clip]] = defaultdict(list)
     for clip in clips:
-        if clip.clip_id in missing and not quarantine.holds(clip.clip_id, missing[clip.clip_id]):
-            by_digest[missing[clip.clip_id]].append(clip)
+        key = missing.get(clip.clip_id)
+        if key is not None and not any(table.holds(clip.clip_id, key) for table in quarantines):
+            by_digest[key].append(clip)
     copies = sorted(by_digest.values(), key=lambda same: _order(same[0]))
     found = [(sound, same) for same in copies if (sound := same[0].sound)]
     names = [sound.path for sound, _ in found]

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from pydantic import FiniteFloat, TypeAdapter
 
-from ecmf_pipeline.core.clips import Clip, ClipId, WordsFrom
+from ecmf_pipeline.core.clips import Clip, ClipId, Clips, WordsFrom
 from ecmf_pipeline.core.tables import one_of, open_table, parse_number, write_sealed_csv
 from ecmf_pipeline.transcription.config import TranscribeConfig
 
@@ -219,11 +219,12 @@ def _parse_row(row: Sequence[str]) -> tuple[ClipId, Transcript]:
     )
 
 
-def with_transcripts(clips: Sequence[Clip], transcripts: Mapping[ClipId, Transcript]) -> list[Clip]:
+def with_transcripts(clips: Sequence[Clip], transcripts: Mapping[ClipId, Transcript]) -> Clips:
     """Add the used transcripts to the clips that lack words; corrections replace the words of all clips."""
-    return [
-        _with_transcript(clip, transcripts[clip.clip_id]) if clip.clip_id in transcripts else clip for clip in clips
-    ]
+    clips = Clips.of(clips)
+    rows = [row for row, clip_id in enumerate(clips.ids) if clip_id in transcripts]
+    changed = [_with_transcript(clip, transcripts[clip.clip_id]) for clip in clips.take(rows)]
+    return clips.updated(rows, changed, ("transcript", "translation", "words_from", "language"))
 
 
 def _with_transcript(clip: Clip, transcript: Transcript) -> Clip:

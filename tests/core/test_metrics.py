@@ -30,7 +30,7 @@ def test_scores_include_classes_without_predictions():
 
 
 def test_confusion_rows_are_true_labels():
-    assert confusion(["a", "a", "b"], ["b", "a", "b"], ["a", "b"]).tolist() == [[1, 1], [0, 1]]
+    assert confusion(np.array([0, 0, 1]), np.array([1, 0, 1]), 2).tolist() == [[1, 1], [0, 1]]
 
 
 def test_calibration_error_equals_values_computed_by_hand():

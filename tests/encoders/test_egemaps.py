@@ -45,3 +45,10 @@ def test_non_finite_sound_has_no_row(encoder: EgemapsEncoder) -> None:
 def test_module_does_not_import_torch() -> None:
     code = "import sys; import ecmf_pipeline.encoders.embedded.egemaps; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_columns_have_the_names_of_opensmile(encoder: EgemapsEncoder) -> None:
+    names = encoder.column_names
+    assert len(set(names)) == encoder.dim == 88
+    assert names[0] == "F0semitoneFrom27.5Hz_sma3nz_amean"
+    assert names[10] == "loudness_sma3_amean"

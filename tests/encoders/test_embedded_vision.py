@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
+import mediapipe
 import numpy as np
 import pytest
 import torch
@@ -122,6 +123,16 @@ class TestFace:
         assert min(row[SMILE_LEFT], row[SMILE_RIGHT]) > 0.8
         logits = face_encoder.network(face_encoder.preparer.grey_faces(tracks[0].crops[:1]))[1]
         assert xception.EXPRESSIONS[int(logits.argmax())] == "happy"
+
+    def test_blendshapes_have_the_names_of_the_landmarker(
+        self, face_encoder: MiniXceptionEncoder, tracks: list[FaceTrack]
+    ) -> None:
+        image = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(tracks[0].crops[0]))
+        (shapes,) = face_encoder.preparer._landmarker.detect(image).face_blendshapes
+        names = face_encoder.column_names
+        assert names[128:] == [shape.category_name for shape in shapes]
+        assert names[:128] == [""] * 128
+        assert (names[SMILE_LEFT], names[SMILE_RIGHT]) == ("mouthSmileLeft", "mouthSmileRight")
 
     def test_grey_faces_are_the_centre_scaled_to_minus_one_to_one(self, face_encoder: MiniXceptionEncoder) -> None:
         crops = np.full((1, 256, 256, 3), 255, np.uint8)

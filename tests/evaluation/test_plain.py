@@ -97,7 +97,7 @@ def test_the_fusion_is_compared_on_gold_labels_with_models_trained_on_given_ones
     ]
     corpus = Corpus(clips, names, candidates=[], synthetic=False)
     evaluator = Evaluator(clips, names, EvaluateConfig(draws=100))
-    perfect = {clip.clip_id: clip.gold_label for clip in clips}
+    perfect = evaluator.truths
     models = compare_plain(evaluator, corpus, features, folds, perfect, seed=7)["models"]
     assert set(models) == {LOGISTIC, LIGHTGBM, SVM, MEAN, BEST}
     for scores in models.values():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.extraction import step as step_module
 from ecmf_pipeline.store import FeatureStore
+from tests.extraction.brightness import MeanEncoder
 
 
 def test_a_store_records_libraries_and_model(project):
@@ -26,3 +27,9 @@ def test_rows_of_other_library_versions_are_recorded_separately(project, make_cl
     first, second = store.versions()
     assert second == {"torch": "99"}
     assert store.provenance["versions"] == first
+
+
+def test_a_store_records_the_names_of_columns(project, monkeypatch):
+    monkeypatch.setattr(MeanEncoder, "column_names", ["left", ""])
+    project.run(Modality.GLOBAL)
+    assert FeatureStore.open(project.root(Modality.GLOBAL)).column_names == ("left", "1")

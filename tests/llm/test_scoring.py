@@ -15,7 +15,7 @@ import pytest
 
 from ecmf_pipeline.core.errors import Interrupted, StoreBusy, TooManyQuarantined
 from ecmf_pipeline.core.files import sha256_text
-from ecmf_pipeline.llm import answers
+from ecmf_pipeline.llm import questions
 from ecmf_pipeline.llm.answers import AnswerWriter, ScoreCache, TextScores, open_drafts, part_files
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.prompt import load_prompt
@@ -73,7 +73,7 @@ def test_without_words_no_model_is_built_and_the_table_is_written(tmp_path: Path
 
 
 def test_the_parts_do_not_depend_on_the_number_of_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answers, "PART_SIZE", 8)
+    monkeypatch.setattr(questions, "PART_SIZE", 8)
     texts = ["word " * (7 * number % 11) + str(number) for number in range(30)]
     results = []
     for workers in (0, 1, 2):
@@ -88,7 +88,7 @@ def test_the_parts_do_not_depend_on_the_number_of_workers(tmp_path: Path, monkey
 
 
 def test_texts_of_similar_length_share_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answers, "PART_SIZE", 6)
+    monkeypatch.setattr(questions, "PART_SIZE", 6)
     score(tmp_path, ["7777777", "1", "55555", "22", "333", "4444", "b", "a"])
     assert ScriptedModel(tmp_path).calls() == [["1", "22", "333"], ["4444", "55555", "7777777"], ["b", "a"]]
 

@@ -43,6 +43,15 @@ def test_ctrl_c_exits_with_130_and_prints_how_to_continue(repository, models, tm
     assert soak(repository, models, tmp_path, "--kills", "3", "--signal", "INT").startswith("3 kills")
 
 
+@pytest.mark.slow
+def test_killed_shards_rerun_with_another_number_have_the_rows_of_one_run(repository, models, tmp_path):
+    folders = ["--models", str(models), "--folder", str(tmp_path)]
+    command = [sys.executable, "-m", "tools.soak.shards", "--kills", "3", "--clips", "16", "--seed", "5", *folders]
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1].endswith(": 0 faults")
+
+
 class SmallStore:
     """A store of two parts with two clips each, and a quarantine table of one clip."""
 

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from ecmf_pipeline.llm.answers import Question
+from ecmf_pipeline.llm.questions import Question
 from ecmf_pipeline.llm.scoring import ScoringStep
 from ecmf_pipeline.runner import Target
 from ecmf_pipeline.runner.machine import as_out_of_memory

@@ -187,6 +187,15 @@ def test_nothing_about_forgotten_clips_is_left_and_all_of_the_others(project, ca
     check_others(project)
 
 
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize("folder", ["features/.shards", ".shards/rewrite"])
+def test_shards_that_are_not_merged_must_be_merged_first(folder: str):
+    (paths.DATA / folder / "1-of-8").mkdir(parents=True)
+    with pytest.raises(InputError, match="1 shard") as caught:
+        forget(load_params(), ["annagone"], [])
+    assert caught.value.command == f"ecmf-pipe {'rewrite' if 'rewrite' in folder else 'extract'}"
+
+
 def test_a_dry_run_prints_the_same_and_changes_nothing(project, capsys):
     before = state()
     forget(load_params(), ["annagone"], [], dry_run=True)

@@ -16,6 +16,7 @@ from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, ClipId, Corpus, Split, read_manifest, write_corpus_tables
 from ecmf_pipeline.core.errors import InputError, MissingInput, TooFewClips
 from ecmf_pipeline.core.predictions import PredictionTable
+from ecmf_pipeline.core.tables import write_sealed_csv
 from ecmf_pipeline.labels.tables import read_decisions
 from ecmf_pipeline.report.refinement import evidence_blocks
 from ecmf_pipeline.settings import resolve
@@ -189,6 +190,17 @@ def test_votes_of_the_corpus_are_used_without_being_listed(project: Callable[[in
     assert "crowd/voice" in sources()
     votes = all_votes(read_labelled_corpus())
     np.testing.assert_allclose(votes["crowd/voice"][0], [0.25, 0.75])
+
+
+def test_an_altered_table_of_votes_of_the_corpus_is_refused(project: Callable[[int], None]) -> None:
+    project(1)
+    write_sealed_csv(
+        paths.CORPUS_VOTES, ["clip_id", "source", "p_happy", "p_sad"], [["c00", "crowd/voice", 0.25, 0.75]]
+    )
+    paths.CORPUS_VOTES.write_text(paths.CORPUS_VOTES.read_text().replace("0.25,0.75", "0.75,0.25"))
+    with pytest.raises(InputError, match=r"index/votes.csv") as caught:
+        vote.run()
+    assert caught.value.command == "ecmf-pipe index"
 
 
 def test_external_votes_are_written_last_and_used_by_all_stages(

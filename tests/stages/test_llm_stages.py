@@ -13,9 +13,10 @@ from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, ClipId, Corpus, Modality, Split, read_texts, write_corpus_tables
 from ecmf_pipeline.core.errors import MissingInput, ParamsError
 from ecmf_pipeline.core.files import fingerprint
+from ecmf_pipeline.core.shards import SHARDS, Shard
 from ecmf_pipeline.labels.voters import ALL, source_family
 from ecmf_pipeline.settings.params import load_params
-from ecmf_pipeline.stages import cues, rewrite
+from ecmf_pipeline.stages import cues, rewrite, vote
 from ecmf_pipeline.stages.shared.inputs import read_labelled_corpus
 from ecmf_pipeline.stages.shared.llm import llm_votes, read_contexts
 from ecmf_pipeline.store import FeatureRow, StoreWriter, create_settings_group, make_current
@@ -94,6 +95,23 @@ def test_rewrite_adds_facial_and_vocal_cues(tiny_model: Path) -> None:
     assert "voice louder than usual" in added
     assert with_cues[last] == without_cues[last], "a clip without features has no cues"
     assert with_cues[first].original == without_cues[first].original
+
+
+@pytest.mark.usefixtures("project")
+def test_shards_of_rewrite_and_vote_leave_no_question_to_the_run_that_merges(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for shard in (Shard(1, 2), Shard(2, 2)):
+        rewrite.run(shard=shard)
+        vote.run(shard=shard)
+    assert not paths.REWRITES.exists()
+    assert not paths.VOTES.exists()
+    capsys.readouterr()
+    rewrite.run()
+    assert f"0 answered, {CLIPS - 1} from the cache" in capsys.readouterr().out
+    _, (scored,) = llm_votes(load_params(), read_labelled_corpus())
+    assert (scored.answered, scored.cached) == (0, CLIPS - 1)
+    assert not (paths.DATA / SHARDS).exists()
 
 
 @pytest.mark.usefixtures("project")

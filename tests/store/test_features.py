@@ -12,7 +12,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from ecmf_pipeline.core.errors import MissingInput, StaleStore, StoreError
+from ecmf_pipeline.core.errors import InputError, MissingInput, StaleStore, StoreError
 from ecmf_pipeline.store import (
     FeatureRow,
     FeatureStore,
@@ -294,3 +294,110 @@ def test_widen_is_exact_for_every_finite_float16():
     wide = np.empty(finite.shape, np.float32)
     widen(finite, wide)
     assert wide.tobytes() == finite.astype(np.float32).tobytes()  # the sign of zero too
+
+
+NAMED_SETTINGS = {"encoder": {"type": "egemaps"}}
+
+
+@pytest.fixture
+def named_store(root: Path) -> FeatureStore:
+    """Clips a (2 rows), b (1 row) and c (3 rows) of four columns, of which the first has no name; two parts."""
+    key = create_settings_group(
+        root, NAMED_SETTINGS, dim=4, dtype="float32", columns=["", "pitch", "loudness", "jitter"]
+    )
+    with StoreWriter(str(root), key) as writer:
+        for clip_ids in (["b", "a"], ["c"]):
+            lengths = {"a": 2, "b": 1, "c": 3}
+            writer.append(
+                [
+                    FeatureRow(one, "d", np.arange(4.0 * lengths[one]).reshape(-1, 4).astype(np.float32))
+                    for one in clip_ids
+                ]
+            )
+    return FeatureStore.open(root)
+
+
+@pytest.mark.parametrize("as_path", [str, Path])
+def test_a_store_is_opened_by_a_string_or_a_path(named_store: FeatureStore, as_path: type) -> None:
+    root = as_path(str(named_store.root))
+    for store in (FeatureStore.open(root), FeatureStore(root, named_store.fingerprint)):
+        assert store.root == named_store.root
+        assert store.clip_ids == ["b", "a", "c"]
+    assert current_fingerprint(root) == named_store.fingerprint
+    make_current(root, named_store.fingerprint)
+
+
+def test_columns_without_a_name_are_numbered(named_store: FeatureStore, row, write, tmp_path: Path) -> None:
+    assert named_store.column_names == ("0", "pitch", "loudness", "jitter")
+    assert write(tmp_path / "other.zarr", [row("a")]).column_names == ("0", "1", "2", "3", "4")
+
+
+def test_column_names_are_read_from_the_store_and_checked(named_store: FeatureStore) -> None:
+    path = named_store.folder / "zarr.json"
+    path.write_text(path.read_text().replace('"pitch",', ""))
+    with pytest.raises(StoreError, match="columns"):
+        FeatureStore.open(named_store.root)
+    with pytest.raises(ValueError, match="3 names for 4 columns"):
+        create_settings_group(
+            named_store.root, {"encoder": {"type": "other"}}, dim=4, dtype="float16", columns=["a", "b", "c"]
+        )
+
+
+def test_to_pandas_pools_each_clip_to_one_row(named_store: FeatureStore) -> None:
+    table = named_store.to_pandas()
+    assert table.index.tolist() == ["b", "a", "c"]
+    assert table.index.name == "clip_id"
+    assert table.columns.tolist() == list(named_store.column_names)
+    assert table.loc["a"].tolist() == [2, 3, 4, 5]
+    assert (table.dtypes == np.float32).all()
+    both = named_store.to_pandas(["a"], pool="mean_std")
+    assert both.columns.tolist()[-1] == "jitter.std"
+    assert both.loc["a", "jitter.mean":].tolist() == [5, 2, 2, 2, 2]
+
+
+def test_to_pandas_with_frames_has_each_stored_row(named_store: FeatureStore) -> None:
+    table = named_store.to_pandas(["c", "b"], pool="frames")
+    assert table.index.names == ["clip_id", "row"]
+    assert table.index.tolist() == [("c", 0), ("c", 1), ("c", 2), ("b", 0)]
+    assert table["pitch"].tolist() == [1, 5, 9, 1]
+
+
+def test_a_missing_clip_is_nan_or_left_out(named_store: FeatureStore) -> None:
+    for pool in ("mean", "frames"):
+        table = named_store.to_pandas(["b", "gone", "a"], pool=pool)
+        assert np.isnan(table.loc[["gone"]].to_numpy()).all()
+        assert len(table.loc[["gone"]]) == 1
+        kept = named_store.to_pandas(["b", "gone", "a"], pool=pool, missing="drop")
+        assert list(dict.fromkeys(kept.index.get_level_values("clip_id"))) == ["b", "a"]
+        assert not kept.isna().any(axis=None)
+    assert named_store.to_pandas(["a"], digests={"a": "another"}, missing="drop").empty
+    with pytest.raises(ValueError, match="missing must be one of nan, drop"):
+        named_store.to_pandas(missing="zero")
+    with pytest.raises(ValueError, match="pool must be one of"):
+        named_store.to_pandas(pool="median")
+
+
+def test_an_empty_store_is_an_empty_table(root: Path, settings) -> None:
+    make_current(root, create_settings_group(root, settings, dim=None, dtype="float32"))
+    store = FeatureStore.open(root)
+    assert store.to_pandas().shape == (0, 0)
+    assert store.to_pandas(pool="frames").index.names == ["clip_id", "row"]
+    assert store.clip_ids == []
+
+
+def test_reprs_are_one_short_line(named_store: FeatureStore) -> None:
+    assert repr(named_store) == f"FeatureStore('{named_store.root}', 3 clips, 4 x float32, egemaps)"
+    assert repr(named_store.load(["a", "gone"])) == "Features(values=float32 (2, 4), present=bool (2,))"
+    assert repr(named_store.load_sequences(["c"])) == "Sequences(values=float32 (1, 3, 4), mask=bool (1, 3))"
+
+
+def test_of_several_encoders_in_use_one_is_opened_by_name(root: Path) -> None:
+    settings = [{"encoder": {"type": "first"}}, {"encoder": {"type": "x", "weights": {"model": "someone/second"}}}]
+    keys = [create_settings_group(root, one, dim=dim, dtype="float32") for dim, one in enumerate(settings, start=1)]
+    for key in keys:
+        make_current(root, key, keys)
+    assert [FeatureStore.open(root, encoder=name).dim for name in ("first", "second")] == [1, 2]
+    assert FeatureStore.open(root, keys[1]).encoder == "second"
+    for name in (None, "third"):
+        with pytest.raises(InputError, match=r"'first' .*, 'second'"):
+            FeatureStore.open(root, encoder=name)

@@ -13,6 +13,7 @@ from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, ClipId, WordsFrom, content_digest, marked_transcript, write_manifest
 from ecmf_pipeline.core.errors import Interrupted, TryAgain
 from ecmf_pipeline.core.files import sha256_file
+from ecmf_pipeline.core.shards import Shard
 from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.runner.quarantine import read_quarantine
 from ecmf_pipeline.settings.params import Params, load_params
@@ -56,7 +57,7 @@ def clips(tmp_path: Path, make_clip: Callable[..., Path]) -> list[Clip]:
     return [*clips, with_words, Clip(ClipId("mute"), path="mute.mp4", digest="0" * 64)]
 
 
-def run(folder: Path, clips: list[Clip], **changes: object) -> TranscriptionResult:
+def run(folder: Path, clips: list[Clip], shard: Shard | None = None, **changes: object) -> TranscriptionResult:
     config = {"model": "embedded", "device": "cpu", "max_quarantined": 0.5, "workers": 0}
     return transcribe(
         clips,
@@ -66,6 +67,7 @@ def run(folder: Path, clips: list[Clip], **changes: object) -> TranscriptionResu
         cache_root=folder / "cache",
         spool=folder / ".spool",
         quarantine_path=folder / "quarantine.csv",
+        shard=shard,
     )
 
 
@@ -94,6 +96,17 @@ def test_each_sound_is_transcribed_once(tmp_path: Path, clips: list[Clip], fake:
     assert {path: path.read_bytes() for path in (tmp_path / "cache").rglob("*.jsonl")} == parts
     assert (fake.created, fetched) == (1, ["whisper_base"]), "the model is fetched and loaded only if it is needed"
     assert run(tmp_path, clips, language="zh").transcribed == 2
+
+
+def test_shards_transcribe_each_sound_once_and_are_merged(tmp_path: Path, clips: list[Clip], fake: Fake) -> None:
+    counts = [run(tmp_path, clips, Shard(number, 3)).transcribed for number in (1, 2, 3)]
+    assert sum(counts) == 2
+    assert not (tmp_path / "cache").exists()
+    assert run(tmp_path, clips, Shard(1, 1)).transcribed == 0, "also the broken clip is not tried again"
+    merged = run(tmp_path, clips)
+    assert (merged.transcribed, merged.reused, merged.quarantined, len(merged.transcripts)) == (0, 3, 1, 3)
+    assert sorted(fake.recognised) == [1.0, 1.6]
+    assert [entry.clip_id for entry in read_quarantine(tmp_path / "quarantine.csv")] == ["broken"]
 
 
 def test_an_interrupted_run_is_resumed(tmp_path: Path, clips: list[Clip], fake: Fake) -> None:

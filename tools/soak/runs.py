@@ -110,16 +110,17 @@ class ExtractRun:
 
     Args:
         project: The project in which it runs.
+        arguments: Further arguments of the command.
     """
 
-    def __init__(self, project: Project) -> None:
+    def __init__(self, project: Project, *arguments: str) -> None:
         self._project = project
         self._run_id = f"{_RUN_VARIABLE}={uuid.uuid4().hex}"
         options = [word for modality in project.modalities for word in ("--modality", modality.value)]
         name, _, value = self._run_id.partition("=")
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `wait`
         self._main = subprocess.Popen(
-            project.command("extract", *options),
+            project.command("extract", *options, *arguments),
             cwd=project.folder,
             env=project.environment() | {name: value},
             stdin=subprocess.DEVNULL,

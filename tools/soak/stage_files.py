@@ -26,7 +26,7 @@ from ecmf_pipeline.core.clips import (
     write_texts,
 )
 from ecmf_pipeline.core.errors import EcmfError
-from ecmf_pipeline.core.files import FileState, cached_sha256, read_sealed_json, write_csv, write_sealed_json
+from ecmf_pipeline.core.files import FileState, cached_sha256, read_sealed_json, write_sealed_json
 from ecmf_pipeline.core.predictions import PredictionTable
 from ecmf_pipeline.core.tables import seal_of, write_sealed_csv
 from ecmf_pipeline.corpora.last_scan import LastScan
@@ -300,7 +300,9 @@ def _index_files() -> list[StageFile]:
         with CacheWriter(adopted):
             return measurements(adopted)
 
-    write_csv(paths.CORPUS_VOTES, ["clip_id", "source"], [])  # an output of `index`, by which a scan is remembered
+    write_sealed_csv(
+        paths.CORPUS_VOTES, ["clip_id", "source"], []
+    )  # an output of `index`, by which a scan is remembered
     scan = LastScan("settings", [root], [])
     time.sleep(0.06)  # files that changed just before are not remembered
     scan.remember("28 clips", started_ns=time.time_ns())

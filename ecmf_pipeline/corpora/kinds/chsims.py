@@ -6,7 +6,8 @@ the score of the whole clip; those of text, audio and video alone become votes. 
 labels.
 
 Source: W. Yu et al., ACL 2020, https://aclanthology.org/2020.acl-main.343/; Y. Liu et al., ICMI 2022 (v2); layout:
-https://github.com/thuiar/MMSA-FET/wiki/Dataset-and-Structure. Licence: for research, by the form of the authors.
+https://github.com/thuiar/MMSA-FET/wiki/Dataset-and-Structure. Licence: none is stated in their
+repositories; ask the authors.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ A file name (``wav/03a01Fa.wav``) has the speaker (two digits), the text (a01 to
 German name) and the version.
 
 Source: F. Burkhardt et al., "A database of German emotional speech", Interspeech 2005; naming and texts:
-http://emodb.bilderbar.info/docu/. Licence: free for research; cite the paper.
+http://emodb.bilderbar.info/docu/. Licence: none is stated there; cite the paper.
 """
 
 from __future__ import annotations

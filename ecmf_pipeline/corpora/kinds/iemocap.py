@@ -9,7 +9,8 @@ Groups are sessions, as usual for this corpus.
 The films show both actors side by side; a clip is the half of its speaker (``corpus.marked_half``). The letter after
 the session in the name of a dialogue is the actor who wears the markers, the letter in that of an utterance is the
 speaker (README of the corpus). That the actor with markers is on the left is not documented by the corpus; data
-preparations of others use it: https://github.com/wenliangdai/Multimodal-End2end-Sparse (``src/datasets.py``).
+preparations of others, written independently, use it: https://github.com/wenliangdai/Multimodal-End2end-Sparse
+(``src/datasets.py``), https://github.com/IoannisKansizoglou/Iemocap-preprocess (``extractionmapCreator.py``).
 
 Source: C. Busso et al., Language Resources and Evaluation 42, 2008, https://doi.org/10.1007/s10579-008-9076-6;
 https://sail.usc.edu/iemocap/. Licence: by agreement with the University of Southern California, for research.

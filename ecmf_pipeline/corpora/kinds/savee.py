@@ -5,7 +5,8 @@ The files are ``AudioData/DC/a01.wav`` and ``AudioVisualClip/DC/a01.avi``; copie
 sound file of the same sentence are one clip.
 
 Source: S. Haq, P. J. B. Jackson, "Multimodal Emotion Recognition", in Machine Audition, 2010;
-http://kahlan.eps.surrey.ac.uk/savee/. Licence: free for research after registration.
+http://kahlan.eps.surrey.ac.uk/savee/, and ``AudioData/Info.txt`` of the corpus, which explains the names. Licence: free
+for research after registration.
 """
 
 from __future__ import annotations

@@ -34,6 +34,11 @@ class EgemapsPreparer(Preparer[NDArray[np.float32]]):
         """Return the sampling rate and the feature set."""
         return {"sample_rate": SAMPLE_RATE, "feature_set": "eGeMAPSv02", "feature_level": "functionals"}
 
+    @property
+    def functionals(self) -> list[str]:
+        """The names of the functionals, (88,)."""
+        return list(self._smile.feature_names)
+
     def prepare(self, view: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the functionals of mono samples at 16 kHz, (1, 88); (0, 88) if openSMILE returns no finite values."""
         no_rows = np.zeros((0, EgemapsConfig.dim), np.float32)
@@ -61,6 +66,11 @@ class EgemapsEncoder(Encoder[NDArray[np.float32]]):
     def dim(self) -> int:
         """D, the number of functionals."""
         return EgemapsConfig.dim
+
+    @property
+    def column_names(self) -> list[str]:
+        """The names of the functionals by openSMILE, (88,)."""
+        return self.preparer.functionals
 
     def encode_prepared(self, prepared: Sequence[NDArray[np.float32]]) -> list[Encoding]:
         """Return the prepared functionals: (1, 88) or (0, 88) for each clip."""

@@ -285,6 +285,15 @@ class MiniXceptionPreparer(Preparer[FaceTrack]):
         return small / 127.5 - 1
 
 
+def blendshape_names() -> list[str]:
+    """Return the names of the 52 blendshapes as the face landmarker writes them, such as ``browDownLeft``."""
+    from mediapipe.tasks.python.vision.face_landmarker import Blendshapes
+
+    words = [shape.name.lower().split("_") for shape in sorted(Blendshapes)]
+    names = ["".join([first, *map(str.capitalize, rest)]) for first, *rest in words]
+    return ["_neutral" if name == "neutral" else name for name in names]
+
+
 class MiniXceptionEncoder(Encoder[FaceTrack]):
     """Mini-Xception features (128) followed by blendshapes (52): one row for each crop in which a face is found."""
 
@@ -301,6 +310,11 @@ class MiniXceptionEncoder(Encoder[FaceTrack]):
     def dim(self) -> int:
         """D, the sum of both widths."""
         return MiniXceptionConfig.dim
+
+    @property
+    def column_names(self) -> list[str]:
+        """The names of the blendshapes by MediaPipe, after the columns of the mini-Xception, which have no names."""
+        return [""] * MiniXceptionConfig.expression_dim + blendshape_names()
 
     def encode_prepared(self, prepared: Sequence[PreparedFaces]) -> list[Encoding]:
         """Encode face tracks: (T, 180) for each clip; ``kept`` lists the T crops in which a face was found."""

@@ -17,6 +17,7 @@ from ecmf_pipeline.core.clips import Clip, Corpus, read_corpus_tables, write_cor
 from ecmf_pipeline.core.console import echo, format_count
 from ecmf_pipeline.core.errors import EcmfError, InputError
 from ecmf_pipeline.core.files import hide_folder, parse_json, write_atomic
+from ecmf_pipeline.core.shards import SHARDS, shard_folders
 from ecmf_pipeline.corpora.forgotten import Forgotten, add_forgotten, read_forgotten, recording_of
 from ecmf_pipeline.corpora.names import match_names
 from ecmf_pipeline.corpora.scan import strip_media_extension
@@ -47,9 +48,10 @@ def forget(params: Params, names: Sequence[str], groups: Sequence[str], *, dry_r
 
     Raises:
         MissingInput: If `index` has not run yet.
-        InputError: If a name or group is unknown; nothing is changed.
+        InputError: If a name or group is unknown, or shards are not merged yet; nothing is changed.
         StoreBusy: If another run writes to a store; the command can be repeated.
     """
+    _raise_if_shards_exist()
     corpus = read_corpus_tables()
     forgotten, pending = read_forgotten(), _read_pending()
     chosen = _chosen(corpus.clips, names, groups, forgotten, pending)
@@ -84,6 +86,17 @@ def forget(params: Params, names: Sequence[str], groups: Sequence[str], *, dry_r
     if is_new:
         echo(f"next: dvc repro computes {paths.DATA}/fusion, predictions, labels and the report anew, no features")
     echo(REMAINS)
+
+
+def _raise_if_shards_exist() -> None:
+    for folder in (paths.DATA / "features" / SHARDS, *(paths.DATA / SHARDS).glob("*")):
+        if shards := shard_folders(folder):
+            stage = "extract" if folder.name == SHARDS else folder.name
+            raise InputError(
+                f"{format_count(len(shards), 'shard')} of {stage} are not merged yet; nothing was removed",
+                f"merge them; shards of settings that are not in use any more: remove {folder}",
+                command=f"ecmf-pipe {stage}",
+            )
 
 
 def _chosen(

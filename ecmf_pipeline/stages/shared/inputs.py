@@ -13,10 +13,10 @@ from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.arrays import assign_folds, split_halves
 from ecmf_pipeline.core.clips import (
     Clip,
+    Clips,
     ClipText,
     Corpus,
     Modality,
-    label_indices,
     read_corpus_tables,
     read_manifest,
     read_texts,
@@ -47,12 +47,12 @@ FUSION = "fusion"
 class TrainingLabels:
     """Training clips, their labels as indices, (m,), and their weights, (m,)."""
 
-    clips: list[Clip]
+    clips: Sequence[Clip]
     labels: NDArray[np.int64]
     weights: NDArray[np.float64]
 
 
-def read_manifest_with_transcripts(params: Params) -> list[Clip]:
+def read_manifest_with_transcripts(params: Params) -> Clips:
     """Read the manifest and add the transcripts of `transcribe`: recognised and corrected ones.
 
     Raises:
@@ -67,12 +67,12 @@ def add_transcripts(params: Params, corpus: Corpus) -> Corpus:
     Raises:
         MissingInput: If `transcribe` has not run yet although params need its transcripts.
     """
-    return replace(corpus, clips=_add_transcripts_to(params, corpus.clips))
+    return replace(corpus, clips=_add_transcripts_to(params, corpus.columns))
 
 
-def _add_transcripts_to(params: Params, clips: list[Clip]) -> list[Clip]:
+def _add_transcripts_to(params: Params, clips: Clips) -> Clips:
     has_corrections = params.transcribe.find_corrections() is not None
-    recognises = params.transcribe.model is not None and any(map(is_transcribed, clips))
+    recognises = params.transcribe.model is not None and any(map(is_transcribed, clips.where(~clips.has_words)))
     if not params.needs_transcripts or not (has_corrections or recognises):
         return clips
     return with_transcripts(clips, read_transcripts(paths.TRANSCRIPTS))
@@ -115,11 +115,8 @@ def read_project_corpus(params: Params) -> LabelledCorpus:
         return LabelledCorpus(corpus, basis, verdicts.gold, verdicts)
     known = known_labels(corpus.given, verdicts.gold)
     if basis is Basis.VERDICTS:
-        names = [*corpus.labels, ""]
-        clips = [
-            replace(clip, given_label=names[label]) for clip, label in zip(corpus.clips, known.tolist(), strict=True)
-        ]
-        corpus = replace(corpus, clips=clips)
+        names = np.array([*corpus.labels, ""], object)
+        corpus = replace(corpus, clips=corpus.columns.replaced("given_label", names[known]))
     return LabelledCorpus(corpus, basis, known, verdicts)
 
 
@@ -139,11 +136,11 @@ def read_labelled_corpus() -> Corpus:
         CorpusError: If fewer than two labels occur.
     """
     corpus = read_corpus_tables()
-    labelled = [clip.given_label for clip in corpus.clips if clip.given_label]
-    if len(set(labelled)) < 2:
+    labelled = corpus.given[corpus.given >= 0]
+    if len(np.unique(labelled)) < 2:
         raise CorpusError(
             f"the corpus has {format_count(len(labelled), 'labelled clip')} with "
-            f"{format_count(len(set(labelled)), 'different label')}; training needs at least two labels",
+            f"{format_count(len(np.unique(labelled)), 'different label')}; training needs at least two labels",
             "label some clips (in a folder corpus: labels.csv with the columns name,label); features are kept",
         )
     return corpus
@@ -158,14 +155,14 @@ def folds_of(corpus: Corpus, folds: int, seed: int) -> NDArray[np.int64]:
     """
     if not can_train(corpus.given):
         return np.zeros(len(corpus.clips), np.int64)
-    groups = [clip.group for clip in corpus.clips]
-    return assign_folds(corpus.given, groups, folds, rng=np.random.default_rng(seed))
+    return assign_folds(corpus.given, corpus.columns.groups, folds, rng=np.random.default_rng(seed))
 
 
 def given_labels(corpus: Corpus) -> TrainingLabels:
     """Return the clips with a given label, all with weight 1."""
-    clips = [clip for clip in corpus.clips if clip.given_label]
-    return TrainingLabels(clips, np.array(label_indices(clips, corpus.labels), np.int64), np.ones(len(clips)))
+    given = corpus.given
+    clips = corpus.columns.where(given >= 0)
+    return TrainingLabels(clips, given[given >= 0], np.ones(len(clips)))
 
 
 def refined_labels(corpus: Corpus) -> TrainingLabels:
@@ -174,14 +171,11 @@ def refined_labels(corpus: Corpus) -> TrainingLabels:
     Raises:
         MissingInput: If `refine` has not run yet, or ran on other clips or labels.
     """
-    by_clip = zip(corpus.clips, read_decisions(paths.REFINED, corpus=corpus), strict=True)
-    chosen = [(clip, decision) for clip, decision in by_clip if decision.weight > 0 or decision.given_label]
-    index = {label: position for position, label in enumerate(corpus.labels)}
-    names = [decision.refined_label or decision.given_label for _, decision in chosen]
-    labels = np.array([index[name] for name in names], np.int64)
-    return TrainingLabels(
-        [clip for clip, _ in chosen], labels, np.array([decision.weight for _, decision in chosen], np.float64)
-    )
+    decisions = read_decisions(paths.REFINED, corpus=corpus)
+    given, refined = (decisions.indices(name, corpus.labels) for name in ("given_label", "refined_label"))
+    chosen = decisions.is_trained | (given >= 0)
+    labels = np.where(refined >= 0, refined, given)[chosen]
+    return TrainingLabels(corpus.columns.where(chosen), labels, decisions.column("weight")[chosen])
 
 
 def read_needed_texts(params: Params, clips: Sequence[Clip]) -> dict[str, ClipText]:
@@ -195,7 +189,7 @@ def read_needed_texts(params: Params, clips: Sequence[Clip]) -> dict[str, ClipTe
         return {}
     texts = read_texts(paths.REWRITES)
     needed = [column for column in ("original", "enriched") if column in params.text_columns]
-    if any(clip.transcript.strip() for clip in clips):
+    if Clips.of(clips).has_words.any():
         for column in needed:
             if not any(getattr(text, column).strip() for text in texts.values()):
                 raise MissingInput(
@@ -259,7 +253,7 @@ def read_features(params: Params, clips: Sequence[Clip]) -> Mapping[str, NDArray
     Raises:
         StaleStore: If a store was made with other settings than params.yaml has.
     """
-    return open_stored(params, clips).read([clip.clip_id for clip in clips], params.train.vector_pool)
+    return open_stored(params, clips).read(Clips.of(clips).ids, params.train.vector_pool)
 
 
 def all_votes(corpus: Corpus) -> dict[str, NDArray[np.float64]]:
@@ -268,7 +262,7 @@ def all_votes(corpus: Corpus) -> dict[str, NDArray[np.float64]]:
     Raises:
         MissingInput: If `vote` or `predict` has not run yet, or ran on other clips than the manifest lists.
     """
-    table = read_votes(paths.VOTES, corpus.labels, [clip.clip_id for clip in corpus.clips])
+    table = read_votes(paths.VOTES, corpus.labels, corpus.columns.ids)
     fusion = read_given_predictions("fusion", corpus)
     return table.votes if FUSION in table.votes else {**table.votes, FUSION: fusion.votes()}
 
@@ -282,7 +276,7 @@ def votes_of_sources(labelled: LabelledCorpus) -> dict[str, NDArray[np.float64]]
     if not labelled.is_zero_shot:
         return all_votes(labelled.corpus)
     corpus = labelled.corpus
-    return read_votes(paths.VOTES, corpus.labels, [clip.clip_id for clip in corpus.clips]).votes
+    return read_votes(paths.VOTES, corpus.labels, corpus.columns.ids).votes
 
 
 def assess_project(params: Params, labelled: LabelledCorpus, votes: Mapping[str, NDArray[np.float64]]) -> Assessment:
@@ -392,7 +386,7 @@ def read_corpus_verdicts(params: Params, corpus: Corpus) -> Verdicts:
         keep_version(path)
     if path is None or (path == paths.VERDICTS and not path.is_file()):
         return combine_answers([], corpus.clips, corpus.labels)
-    answers, _ = read_answers(path, corpus.labels, [clip.clip_id for clip in corpus.clips])
+    answers, _ = read_answers(path, corpus.labels, corpus.columns.ids)
     verdicts = combine_answers(answers, corpus.clips, corpus.labels)
     if verdicts.outdated:
         warn(

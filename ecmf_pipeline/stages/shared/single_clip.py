@@ -307,7 +307,7 @@ def _with_languages(params: Params, clips: Sequence[Clip]) -> list[Clip]:
     ]
 
 
-def with_words(params: Params, clips: Sequence[Clip], root: Path, folder: Path) -> list[Clip]:
+def with_words(params: Params, clips: Sequence[Clip], root: Path, folder: Path) -> Sequence[Clip]:
     """Return the clips with the words of speech recognition, if it recognises any.
 
     Args:

@@ -47,7 +47,7 @@ def output_state(path: Path) -> str:
     return "no labels" if has_nothing_to_train else "yes" if path.exists() else "no"
 
 
-def _clip_rows(params: Params, clips: list[Clip]) -> Iterator[Row]:
+def _clip_rows(params: Params, clips: Sequence[Clip]) -> Iterator[Row]:
     texts = read_texts(paths.REWRITES) if paths.REWRITES.is_file() and params.text_columns else {}
     with_text = {
         clip.clip_id: (clip.transcript, clip.translation)

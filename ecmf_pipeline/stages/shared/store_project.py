@@ -27,7 +27,7 @@ from ecmf_pipeline.extraction.run import BranchInputs, input_digests
 from ecmf_pipeline.interop.feature_import import ImportReport, import_features
 from ecmf_pipeline.interop.feature_sources import open_source
 from ecmf_pipeline.settings.params import Params, load_params
-from ecmf_pipeline.store import FeatureStore, make_current
+from ecmf_pipeline.store import FeatureStore, current_fingerprint, make_current
 from ecmf_pipeline.store.state import GroupSummary
 
 _DEPTH = len(paths.features(Modality.AUDIO).parts)
@@ -74,7 +74,7 @@ class StoreProject:
     def open(self) -> FeatureStore:
         """Open the features of the settings in params; the current ones if params are unknown or do not use them."""
         if self.params is None or self.modality is None or self.modality not in self.params.extract.encoders:
-            return FeatureStore.open(self.root)
+            return FeatureStore.open(self.root, current_fingerprint(self.root))
         return open_store(self.root, self.params.settings_of(self.modality, weights_required=False))
 
     def settings_in_use(self) -> dict[str, Mapping[str, Any]] | None:
@@ -194,7 +194,7 @@ def import_encoder(params: Params, path: Path, *, modality: Modality, encoder: s
         InputError: If ``path`` holds no usable features.
     """
     config = _config(params, encoder)
-    clip_ids = [clip.clip_id for clip in read_manifest(paths.MANIFEST)]
+    clip_ids = read_manifest(paths.MANIFEST).ids
     root = paths.features(modality)
     settings = params.settings_of(modality, config)
     with open_source(path) as source:

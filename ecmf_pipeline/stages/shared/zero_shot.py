@@ -44,7 +44,7 @@ def _rows(stored: StoredFeatures, corpus: Corpus, name: str) -> NDArray[np.float
     """Return the rows of each clip, (n, T, D), NaN where there is none; T is 1 if no clip has several."""
     if name not in stored.stores:
         return np.full((len(corpus.clips), 1, 1), np.nan, np.float32)
-    rows = stored.read([clip.clip_id for clip in corpus.clips], "frames")[name]
+    rows = stored.read(corpus.columns.ids, "frames")[name]
     return rows if rows.ndim == 3 else rows[:, None]
 
 
@@ -123,7 +123,7 @@ def saved_model_votes(params: Params, corpus: Corpus) -> Votes:
             )
         probs = transfer_votes(
             ensemble,
-            [str(clip.clip_id) for clip in corpus.clips],
+            corpus.columns.ids,
             modalities=stored.modalities,
             read=lambda some, stored=stored, ensemble=ensemble: stored.read(  # type: ignore[misc]
                 some, ensemble.pool or params.train.pool

@@ -7,6 +7,7 @@ import sys
 
 from tools.bench.fusion.generated_figures import generated_figures
 from tools.bench.fusion.missing import missing_figures
+from tools.bench.fusion.noise import noise_figures
 from tools.bench.fusion.parts import parts_figures
 from tools.bench.fusion.plain import plain_figures, small_figures
 from tools.bench.fusion.ravdess import ravdess_figures
@@ -19,6 +20,7 @@ FIGURES = {
     "ravdess": ravdess_figures,
     "missing": missing_figures,
     "plain": plain_figures,
+    "noise": noise_figures,
 }
 LONGER = {"small": small_figures, "parts": parts_figures, "search": search_figures, "wide": wide_figures}
 """Run only if named: they train dozens of ensembles."""

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ecmf_pipeline.report.blocks import (
+from ecmf_pipeline.report.blocks import percent
+from ecmf_pipeline.report.charts import (
     NAME_COLUMNS,
     WIDTH,
     Bar,
@@ -17,7 +18,6 @@ from ecmf_pipeline.report.blocks import (
     bars,
     display_width,
     intervals,
-    percent,
     stacked,
 )
 
