@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 PARALLEL := -n auto --maxprocesses 8 --dist worksteal
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help env models browser run test test-fast soak lint format docs pictures bench clean
+.PHONY: help env models browser run test test-fast soak lint format docs pictures bench gpu-check clean
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 10
@@ -69,6 +69,9 @@ bench: env models  ## run the benchmarks, each with a reference in the same run
 	python -m tools.bench.memory auto
 	python -m tools.bench.fusion
 	python -m tools.bench.labels
+
+gpu-check:  ## check the pipeline on a CUDA device (under 8 minutes); needs torch, transformers and requirements-gpu-check.txt
+	python3 -m tools.gpu_check
 
 clean:  ## remove build outputs and caches of tools (not data/, not the DVC cache)
 	rm -rf $(VENV) dist build site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -12,7 +12,7 @@ import sys
 import tempfile
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
@@ -25,6 +25,7 @@ from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.errors import WORKER_NOTE, EcmfError, InputError
 from ecmf_pipeline.core.files import DISK_FULL, READ_ONLY, describe_file_system, free_bytes
 from ecmf_pipeline.core.paths import DATA
+from ecmf_pipeline.core.resources import recorded
 from ecmf_pipeline.core.shards import Shard
 
 _FIXABLE_BY_USER = {*READ_ONLY, errno.EEXIST, errno.ENOTDIR}
@@ -68,6 +69,10 @@ LabelsOption = Annotated[TrainedOn, typer.Option("--labels", help="Train on the 
 WorkersOption = Annotated[
     int | None,
     typer.Option(min=0, help="Worker processes; 0: the main process only. Default: the value in params.yaml."),
+]
+EngineOption = Annotated[
+    Literal["local", "ray"] | None,
+    typer.Option(help="Run the workers on this machine or on a Ray cluster. Default: engine.kind in params.yaml."),
 ]
 RetryOption = Annotated[bool, typer.Option("--retry-quarantined", help="Process quarantined clips again.")]
 ShardOption = Annotated[
@@ -129,12 +134,16 @@ def settings() -> None:
 
 @app.command(epilog="Example: ecmf-pipe transcribe --workers 2")
 def transcribe(
-    workers: WorkersOption = None, *, shard: ShardOption = None, retry_quarantined: RetryOption = False
+    workers: WorkersOption = None,
+    *,
+    engine: EngineOption = None,
+    shard: ShardOption = None,
+    retry_quarantined: RetryOption = False,
 ) -> None:
     """Transcribe clips without a transcript (transcribe.model: a Whisper model); each file is transcribed once."""
     from ecmf_pipeline.stages import transcribe as stage
 
-    stage.run(workers=workers, retry_quarantined=retry_quarantined, shard=parse_shard(shard))
+    stage.run(workers=workers, engine=engine, retry_quarantined=retry_quarantined, shard=parse_shard(shard))
 
 
 @app.command(epilog="Example: ecmf-pipe cues --of face")
@@ -152,12 +161,16 @@ def cues(
 
 @app.command(epilog="Example: ecmf-pipe rewrite --retry-quarantined")
 def rewrite(
-    workers: LlmWorkersOption = None, *, shard: ShardOption = None, retry_quarantined: RetryTextsOption = False
+    workers: LlmWorkersOption = None,
+    *,
+    engine: EngineOption = None,
+    shard: ShardOption = None,
+    retry_quarantined: RetryTextsOption = False,
 ) -> None:
     """Enrich each transcript with emotional cues by the LLM; cached answers are reused."""
     from ecmf_pipeline.stages import rewrite as stage
 
-    stage.run(workers=workers, retry_quarantined=retry_quarantined, shard=parse_shard(shard))
+    stage.run(workers=workers, engine=engine, retry_quarantined=retry_quarantined, shard=parse_shard(shard))
 
 
 @app.command(epilog="Example: ecmf-pipe extract --modality face --modality audio")
@@ -168,13 +181,16 @@ def extract(
     ] = None,
     *,
     workers: WorkersOption = None,
+    engine: EngineOption = None,
     shard: ShardOption = None,
     retry_quarantined: RetryOption = False,
 ) -> None:
     """Extract frozen features into data/features; only new and changed clips are computed."""
     from ecmf_pipeline.stages import extract as stage
 
-    stage.run(modality or [], workers=workers, retry_quarantined=retry_quarantined, shard=parse_shard(shard))
+    stage.run(
+        modality or [], workers=workers, engine=engine, retry_quarantined=retry_quarantined, shard=parse_shard(shard)
+    )
 
 
 @app.command(epilog="Example: ecmf-pipe train --labels refined")
@@ -234,12 +250,16 @@ def predict(
 
 @app.command(epilog="Example: ecmf-pipe vote --workers 0")
 def vote(
-    workers: LlmWorkersOption = None, *, shard: ShardOption = None, retry_quarantined: RetryTextsOption = False
+    workers: LlmWorkersOption = None,
+    *,
+    engine: EngineOption = None,
+    shard: ShardOption = None,
+    retry_quarantined: RetryTextsOption = False,
 ) -> None:
     """Collect out-of-fold votes on the label of each clip from LightGBM, linear models and the LLM."""
     from ecmf_pipeline.stages import vote as stage
 
-    stage.run(workers=workers, retry_quarantined=retry_quarantined, shard=parse_shard(shard))
+    stage.run(workers=workers, engine=engine, retry_quarantined=retry_quarantined, shard=parse_shard(shard))
 
 
 @app.command(epilog="Example: ecmf-pipe refine --dry-run")
@@ -306,6 +326,20 @@ def score(
     from ecmf_pipeline.cli.show import show_score
 
     show_score(predictions, truth, entry=entry, as_json=as_json)
+
+
+@app.command(epilog="Example: ecmf-pipe compare HEAD~1 --html compare.html")
+def compare(
+    first: Annotated[str, typer.Argument(help="A git revision, a DVC experiment, or the folder of a project.")],
+    second: Annotated[str, typer.Argument(help="The same. Default: the current directory.")] = ".",
+    *,
+    html: Annotated[Path | None, typer.Option(help="Write the comparison to this file too, as a page.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Compare two versions of a project: params, clips, labels, paired scores, and the clips won and lost."""
+    from ecmf_pipeline.cli.compare import show_comparison
+
+    show_comparison(first, second, html=html, as_json=as_json)
 
 
 @app.command()
@@ -440,7 +474,8 @@ def main() -> None:
     """Run the command line; print each error as one message and exit with its code."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM ends a run in the same orderly way as Ctrl-C
     try:
-        code = app(prog_name="ecmf-pipe", standalone_mode=False)
+        with recorded(sys.argv[1:]):
+            code = app(prog_name="ecmf-pipe", standalone_mode=False)
     except EcmfError as error:
         _exit_with(error, str(error), error.exit_code)
     except UsageError as error:

@@ -9,7 +9,8 @@ from numbers import Real
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+from scipy import sparse
 
 from ecmf_pipeline.core.config import Pool, PoolOrFrames
 from ecmf_pipeline.core.console import format_count
@@ -18,6 +19,9 @@ from ecmf_pipeline.core.errors import TooFewClips
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
+
+_DRAWN_NUMBERS = 1 << 20
+"""Numbers that a bootstrap of groups draws at once."""
 
 MAX_FRAMES = 32
 """Default limit of rows of a sequence: speech has fifty a second, and every sequence is padded to the longest."""
@@ -115,25 +119,32 @@ def split_halves(values: NDArray[np.float32], pool: PoolOrFrames) -> tuple[NDArr
     return columns[..., 0, :].reshape(rows), columns[..., 1, :].reshape(rows)
 
 
-def weighted_f1(truth: Sequence[str], predicted: Sequence[str]) -> float:
-    """Return the weighted F1 as the evaluation of MER2025 computes it: ``f1_score(..., average="weighted")``."""
+def weighted_f1(truth: ArrayLike, predicted: ArrayLike) -> float:
+    """Return the weighted F1 as the evaluation of MER2025 computes it: ``f1_score(..., average="weighted")``.
+
+    Args:
+        truth: True labels, (n,): names or indices.
+        predicted: Predicted labels, (n,).
+    """
     from sklearn.metrics import f1_score
 
     return float(f1_score(truth, predicted, average="weighted", zero_division=0))
 
 
-def scores(truth: Sequence[str], predicted: Sequence[str], labels: Sequence[str]) -> dict[str, object]:
+def scores(truth: ArrayLike, predicted: ArrayLike, labels: Sequence[str]) -> dict[str, object]:
     """Return weighted F1, accuracy, clip count and per-class precision, recall, F1 and support.
 
     Args:
-        truth: True labels, (n,).
-        predicted: Predicted labels, (n,).
+        truth: True labels, (n,): names, or int64 indices.
+        predicted: Predicted labels, (n,), in the same form.
         labels: All labels, in the order of the report.
     """
     from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 
+    truth = np.asarray(truth)
+    names = range(len(labels)) if truth.dtype == np.int64 else labels
     precision, recall, f1, support = precision_recall_fscore_support(
-        truth, predicted, labels=list(labels), zero_division=0
+        truth, predicted, labels=list(names), zero_division=0
     )
     return {
         "clips": len(truth),
@@ -151,11 +162,11 @@ def scores(truth: Sequence[str], predicted: Sequence[str], labels: Sequence[str]
     }
 
 
-def confusion(truth: Sequence[str], predicted: Sequence[str], labels: Sequence[str]) -> NDArray[np.int64]:
-    """Return the confusion matrix, (C, C): rows are true labels, columns are predicted labels."""
+def confusion(truth: Ints, predicted: Ints, classes: int) -> Ints:
+    """Return the confusion matrix, (C, C), for indices (n,): rows are true labels, columns are predicted labels."""
     from sklearn.metrics import confusion_matrix
 
-    counts: NDArray[np.int64] = confusion_matrix(truth, predicted, labels=list(labels)).astype(np.int64)
+    counts: Ints = confusion_matrix(truth, predicted, labels=list(range(classes))).astype(np.int64)
     return counts
 
 
@@ -178,13 +189,35 @@ def expected_calibration_error(confidence: NDArray[np.float64], correct: NDArray
     return float(error)
 
 
+def calibration_error_by_chance(
+    confidence: NDArray[np.float64], *, rng: np.random.Generator, draws: int = 200, bins: int = 10
+) -> float:
+    """Return the mean expected calibration error of perfectly calibrated probabilities.
+
+    The error of n clips is positive even if each probability is right, and falls with n. It is simulated: each
+    prediction is correct with its own probability.
+
+    Args:
+        confidence: Probability of each prediction, (n,).
+        rng: Random generator.
+        draws: Number of simulations.
+        bins: Number of bins, as of `expected_calibration_error`.
+    """
+    if len(confidence) == 0:
+        return float("nan")
+    bin_of_each = np.clip((confidence * bins).astype(int), 0, bins - 1)
+    in_bin = np.eye(bins)[bin_of_each]  # (n, bins)
+    correct = rng.random((draws, len(confidence))) < confidence  # (draws, n)
+    return float(np.abs((correct - confidence) @ in_bin).sum(axis=1).mean() / len(confidence))
+
+
 def bootstrap_difference(
-    first: NDArray[np.str_],
-    second: NDArray[np.str_],
-    truth: NDArray[np.str_],
+    first: NDArray[Any],
+    second: NDArray[Any],
+    truth: NDArray[Any],
     *,
     rng: np.random.Generator,
-    groups: NDArray[np.str_] | None = None,
+    groups: NDArray[Any] | None = None,
     draws: int = 1000,
 ) -> tuple[float, float, float]:
     """Return ``weighted_f1(first) - weighted_f1(second)`` with a paired bootstrap interval.
@@ -192,7 +225,7 @@ def bootstrap_difference(
     The interval is a percentile interval (Efron & Tibshirani 1993).
 
     Args:
-        first: Predictions of one model, (n,).
+        first: Predictions of one model, (n,): names or indices of labels.
         second: Predictions of the other model on the same clips, (n,).
         truth: True labels, (n,).
         rng: Random generator.
@@ -209,49 +242,61 @@ def bootstrap_difference(
 
 
 def bootstrap_f1(
-    predicted: NDArray[np.str_],
-    truth: NDArray[np.str_],
+    predicted: NDArray[Any],
+    truth: NDArray[Any],
     *,
     rng: np.random.Generator,
-    groups: NDArray[np.str_] | None = None,
+    groups: NDArray[Any] | None = None,
     draws: int = 1000,
 ) -> tuple[float, float]:
     """Return the bounds of the 95% interval of ``weighted_f1``; see `bootstrap_difference`."""
     # A label that no clip has scores 0, so the difference to it is the score itself.
-    unknown = np.full(len(truth), "\0 no label")
+    is_text = truth.dtype.kind == "U"
+    unknown = np.full(len(truth), "\0 no label" if is_text else min(truth.min(initial=0), predicted.min(initial=0)) - 1)
     return bootstrap_difference(predicted, unknown, truth, rng=rng, groups=groups, draws=draws)[1:]
 
 
 def bootstrap_samples(
-    first: NDArray[np.str_],
-    second: NDArray[np.str_],
-    truth: NDArray[np.str_],
+    first: NDArray[Any],
+    second: NDArray[Any],
+    truth: NDArray[Any],
     *,
     rng: np.random.Generator,
-    groups: NDArray[np.str_] | None = None,
+    groups: NDArray[Any] | None = None,
     draws: int = 1000,
 ) -> tuple[float, NDArray[np.float64]]:
-    """Return the difference of `bootstrap_difference` and its bootstrap samples, (draws,)."""
+    """Return the difference of `bootstrap_difference` and its bootstrap samples, (draws,).
+
+    The samples are exact and need little memory. Clips with equal truth and equal predictions are interchangeable, so a
+    sample of clips is a multinomial draw of the numbers of clips of each kind. A sample of groups needs the number of
+    clips of each kind in each group only, and the draws are made block by block.
+    """
     names, codes = np.unique(np.concatenate([truth, first, second]), return_inverse=True)
     classes = len(names)
     t, a, b = np.split(codes, 3)
-    # Clips with equal truth and equal predictions are interchangeable, so counts of the C^3 kinds suffice.
-    kinds = (t * classes + a) * classes + b
-    units = (
-        np.unique(groups, return_inverse=True)[1] if groups is not None else np.unique(kinds, return_inverse=True)[1]
-    )
-    counts = np.zeros((units.max() + 1, classes**3))  # (U, C^3)
-    np.add.at(counts, (units, kinds), 1.0)
-    if groups is not None:
-        times = rng.multinomial(len(counts), np.full(len(counts), 1 / len(counts)), size=draws)  # (draws, U)
+    kinds, kind_of = np.unique((t * classes + a) * classes + b, return_inverse=True)
+    sizes = np.bincount(kind_of).astype(np.float64)  # clips of each kind, (J,)
+
+    def differences(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the difference for numbers of clips of each kind, (n, J)."""
+        flat = np.zeros((len(counts), classes**3))
+        flat[:, kinds] = counts
+        cubes = flat.reshape(-1, classes, classes, classes)
+        return weighted_f1_of(cubes.sum(axis=3)) - weighted_f1_of(cubes.sum(axis=2))
+
+    if groups is None:
+        samples = differences(rng.multinomial(len(truth), sizes / sizes.sum(), size=draws).astype(np.float64))
     else:
-        size = counts.sum(axis=1)
-        times = rng.multinomial(len(truth), size / size.sum(), size=draws) / size
-    cubes = (times @ counts).reshape(draws, classes, classes, classes)
-    samples = weighted_f1_of(cubes.sum(axis=3)) - weighted_f1_of(cubes.sum(axis=2))
-    whole = counts.sum(axis=0).reshape(1, classes, classes, classes)
-    difference = weighted_f1_of(whole.sum(axis=3)) - weighted_f1_of(whole.sum(axis=2))
-    return float(difference[0]), samples
+        group_of = np.unique(groups, return_inverse=True)[1]
+        n_groups = int(group_of.max()) + 1
+        counts = sparse.coo_array((np.ones(len(truth)), (kind_of, group_of)), shape=(len(kinds), n_groups)).tocsr()
+        shares = np.full(n_groups, 1 / n_groups)
+        parts = []
+        for start in range(0, draws, size := max(1, _DRAWN_NUMBERS // n_groups)):
+            times = rng.multinomial(n_groups, shares, size=min(size, draws - start))  # (m, U)
+            parts.append(differences((counts @ times.T.astype(np.float64)).T))
+        samples = np.concatenate(parts)
+    return float(differences(sizes[None])[0]), samples
 
 
 def weighted_f1_of(confusions: NDArray[np.float64]) -> NDArray[np.float64]:

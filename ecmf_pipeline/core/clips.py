@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, NewType
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NewType
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.columns import Rows, are_all_in, are_all_numbers, are_unique
+from ecmf_pipeline.core.columns import Rows, are_all_in, are_all_numbers, are_unique, interned
 from ecmf_pipeline.core.errors import CorpusError
 from ecmf_pipeline.core.files import read_sealed_json, sha256_bytes, sha256_file, write_csv, write_sealed_json
 from ecmf_pipeline.core.tables import (
@@ -192,8 +192,10 @@ class Clips(Rows[Clip]):
     """Clips as columns; see `Rows`. A million clips take 0.4 GB."""
 
     row_type = Clip
-    types = {field.name: _ARROW_TYPES.get(str(field.type), "string") for field in fields(Clip)}
-    classes = {"split": Split, "words_from": WordsFrom, "half": Half}
+    types: ClassVar[Mapping[str, str]] = {
+        field.name: _ARROW_TYPES.get(str(field.type), "string") for field in fields(Clip)
+    }
+    classes: ClassVar[Mapping[str, Any]] = {"split": Split, "words_from": WordsFrom, "half": Half}
 
     @cached_property
     def ids(self) -> tuple[str, ...]:
@@ -206,23 +208,27 @@ class Clips(Rows[Clip]):
         groups: list[str] = self.column("group").tolist()
         return groups
 
+    @cached_property
+    def splits(self) -> tuple[str, ...]:
+        """Split of each clip, (n,)."""
+        return interned(self.table.column("split"))
+
     @property
     def has_words(self) -> NDArray[np.bool_]:
         """Whether each clip has a transcript that is not blank, (n,)."""
         return self.is_not_blank("transcript")
 
     @property
-    def sound_digests(self) -> list[str]:
+    def sound_digests(self) -> NDArray[np.object_]:
         """Digest of the sound of each clip, (n,); empty without an audio stream. See `Clip.sound`."""
         has_audio = self.column("has_audio")
-        digests = self.column("digest")
+        digests = self.column("digest").copy()
         is_other = (self.column("audio_path") != "") | (self.column("half") != "")
         for row in (has_audio & is_other).nonzero()[0].tolist():
             sound = self[row].sound
             digests[row] = sound.digest if sound else ""
         digests[~has_audio] = ""
-        listed: list[str] = digests.tolist()
-        return listed
+        return digests
 
 
 def validate_clip_id(name: str) -> ClipId:

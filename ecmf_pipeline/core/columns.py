@@ -1,7 +1,7 @@
 """Sequences of dataclass instances that are stored as Arrow columns.
 
-A million clips are 25 million Python objects as instances, but 25 arrays as columns. Code that needs a few columns of all
-rows reads them (`Rows.column`); other code uses the sequence, which creates an instance for each row that it accesses.
+A million clips are 25 million Python objects as instances, but 25 arrays as columns. Code that needs a few columns of
+all rows reads them (`Rows.column`). Other code uses the sequence, which creates an instance for each row it accesses.
 """
 
 from __future__ import annotations
@@ -44,11 +44,19 @@ class Rows(Sequence[RowT], Generic[RowT]):
         """Return rows as columns; rows that are columns already are returned unchanged."""
         if isinstance(rows, cls):
             return rows
-        import pyarrow as pa  # takes 0.15 s
-
         listed = list(rows)
-        arrays = [pa.array([getattr(row, name) for row in listed], pa_type) for name, pa_type in cls.types.items()]
-        return cls(pa.table(arrays, names=list(cls.types)))
+        return cls.of_columns(**{name: [getattr(row, name) for row in listed] for name in cls.types})
+
+    @classmethod
+    def of_columns(cls, **columns: Any) -> Self:
+        """Return rows with these values of each field: arrays of NumPy, pandas or Arrow, or lists, (n,) each.
+
+        A subclass may have columns that are no fields; they come last.
+        """
+        import pyarrow as pa
+
+        names = [*cls.types, *(name for name in columns if name not in cls.types)]
+        return cls(pa.table({name: _as_arrow(columns[name], cls.types.get(name)) for name in names}))
 
     @property
     def table(self) -> pa.Table:
@@ -143,12 +151,26 @@ class Rows(Sequence[RowT], Generic[RowT]):
         """Return the class and the number of rows."""
         return f"<{type(self).__name__} of {len(self)} rows>"
 
+    def counts(self, name: str) -> dict[str, int]:
+        """Return the number of rows with each text of a field."""
+        return {pair["values"]: pair["counts"] for pair in self._table.column(name).value_counts().to_pylist()}
+
     def _instances(self, table: pa.Table) -> Iterator[RowT]:
-        columns: list[Iterable[Any]] = [table.column(name).to_pylist() for name in self.types]
-        for position, name in enumerate(self.types):
-            if name in self.classes:
-                columns[position] = map(self.classes[name], columns[position])
-        return map(self.row_type, *columns)
+        return map(self.row_type, *self._values(table))
+
+    def _values(self, table: pa.Table) -> Iterator[Iterable[Any]]:
+        """Yield the values of each argument of `row_type`."""
+        for name in self.types:
+            values = table.column(name).to_pylist()
+            yield map(self.classes[name], values) if name in self.classes else values
+
+
+def _as_arrow(values: Any, kind: str | None) -> pa.Array | pa.ChunkedArray:
+    import pyarrow as pa
+
+    if not isinstance(values, pa.Array | pa.ChunkedArray):
+        values = pa.array(values, from_pandas=False)
+    return values if kind is None else values.cast(kind)
 
 
 def indices_in(column: pa.ChunkedArray, values: Sequence[str]) -> NDArray[np.int64]:

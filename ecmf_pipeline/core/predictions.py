@@ -189,7 +189,7 @@ class PredictionTable:
             raise table.damaged("column basis has several values")
         clip_ids = tuple(cells[0] for cells, _ in parsed)
         if clips is not None:
-            table.check_covers(clip_ids, [clip.clip_id for clip in clips])
+            table.check_covers(clip_ids, Clips.of(clips).ids)
         values = np.array([numbers for _, numbers in parsed], np.float32).reshape(len(parsed), len(header) - fixed)
         return cls(
             clip_ids=clip_ids,

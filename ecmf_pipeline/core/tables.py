@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 Row = TypeVar("Row")
 
+CATEGORY = "category"
+"""Type of a column of texts of which few differ; see `TableFile.arrow`."""
+
 _MAX_DIGITS = 18
 """Maximum number of digits of a whole number: 64 bits hold it."""
 
@@ -118,10 +121,10 @@ class TableFile:
         """Read all rows as columns, 20 times as fast as `parse`.
 
         The columns are not checked, apart from their number and types. Tables with any damage, and those that differ
-        from their seal, are left to `parse`, whose errors name the row.
+        from their seal, are left to `parse`, whose errors name the row. Only text after a closing quote is accepted.
 
         Args:
-            types: Arrow type of each column, in order: string, int64, double, or bool (``1`` and ``0``).
+            types: Arrow type of each column, in order: string, int64, double, bool (``1`` and ``0``), or `CATEGORY`.
 
         Returns:
             The columns, of which those of numbers may hold null for empty cells; None if `parse` must read the table.
@@ -136,7 +139,13 @@ class TableFile:
                 pa.py_buffer(self.data),
                 parse_options=pa_csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False),
                 convert_options=pa_csv.ConvertOptions(
-                    column_types=dict(types), null_values=[""], true_values=["1"], false_values=["0"]
+                    column_types={
+                        name: pa.dictionary(pa.int32(), pa.string()) if kind == CATEGORY else pa.type_for_alias(kind)
+                        for name, kind in types.items()
+                    },
+                    null_values=[""],
+                    true_values=["1"],
+                    false_values=["0"],
                 ),
             )
         except pa.ArrowInvalid:

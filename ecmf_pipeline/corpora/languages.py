@@ -23,7 +23,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from ecmf_pipeline.core.clips import Clip
+from ecmf_pipeline.core.clips import Clip, Clips
 from ecmf_pipeline.core.files import fingerprint, write_atomic
 from ecmf_pipeline.core.languages import normalise_code
 
@@ -124,7 +124,8 @@ def with_languages(clips: Sequence[Clip], language: str, *, cache_path: Path | N
 
 def translation_language(clips: Sequence[Clip]) -> str:
     """Return the most frequent language of the translations, by a sample of them; "" without translations."""
-    texts = [clip.translation for clip in clips if clip.translation.strip()]
+    columns = Clips.of(clips)
+    texts = columns.where(columns.is_not_blank("translation")).column("translation").tolist()
     sample = texts[:: max(1, len(texts) // _SAMPLED_TRANSLATIONS)]
     return next(iter(count_languages(detect_languages(sample))), "")
 

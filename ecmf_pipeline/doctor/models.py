@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.console import format_count
 from ecmf_pipeline.core.errors import EcmfError
 from ecmf_pipeline.core.weights import embedded_model
@@ -22,7 +21,7 @@ from ecmf_pipeline.encoders.base_config import (
     is_commit,
     is_hub_id,
 )
-from ecmf_pipeline.encoders.config import ImportedConfig, JoinedConfig
+from ecmf_pipeline.encoders.config import ImportedConfig
 from ecmf_pipeline.encoders.registry import build_encoder
 from ecmf_pipeline.runner.machine import usable_cores, visible_gpus
 from ecmf_pipeline.settings.params import Params
@@ -111,16 +110,16 @@ def _gpu_name(device: str) -> str:
     return str(torch.cuda.get_device_name(device))
 
 
-def check_encoders(params: Params, loaded: dict[Modality, dict[str, Any]]) -> Iterator[Check]:
-    """Load the encoder of each modality in use; add the settings of those that load to ``loaded``."""
-    for modality in params.extract.encoders:
-        name = f"encoder {modality.value}"
-        encoder = params.encoder_of(modality)
+def check_encoders(params: Params, loaded: dict[str, dict[str, Any]]) -> Iterator[Check]:
+    """Load each encoder in use; add the settings of those that load to ``loaded``, by the name of their features."""
+    for features, token in params.tokens.items():
+        name = f"encoder {features}"
+        encoder = params.encoder_of(*token)
         if isinstance(encoder, ImportedConfig):
             yield Check(name, State.OK, f"{encoder.name}: imported features, nothing to compute")
             continue
         try:
-            loaded[modality], check = _load(params, modality)
+            loaded[features], check = _load(params, features)
         except EcmfError as error:
             failed = Check.failed(name, error)
             yield replace(failed, hint="; ".join(filter(None, (_hub_hint(encoder), failed.hint))))
@@ -128,12 +127,13 @@ def check_encoders(params: Params, loaded: dict[Modality, dict[str, Any]]) -> It
         yield check
 
 
-def _load(params: Params, modality: Modality) -> tuple[dict[str, Any], Check]:
+def _load(params: Params, features: str) -> tuple[dict[str, Any], Check]:
     """Load one encoder and close it again; return its settings and the check."""
     from ecmf_pipeline.encoders.base_config import best_precision
 
-    config = params.encoder_of(modality)
-    settings = params.settings_of(modality)
+    token = params.tokens[features]
+    config = params.encoder_of(*token)
+    settings = params.token_settings(token)
     started = time.perf_counter()
     encoder = build_encoder(config, params.extract.device)
     seconds = time.perf_counter() - started
@@ -141,34 +141,26 @@ def _load(params: Params, modality: Modality) -> tuple[dict[str, Any], Check]:
         dim, dtype = encoder.dim, encoder.dtype
     finally:
         encoder.close()
-    names = params.extract.encoders[modality]
-    precisions = list(dict.fromkeys(str(getattr(member, "precision", "fp32")) for member in _members(config)))
-    lacks_instructions = "bf16" in precisions and best_precision(params.extract.device) != "bf16"
+    precision = str(getattr(config, "precision", "fp32"))
+    lacks_instructions = precision == "bf16" and best_precision(params.extract.device) != "bf16"
     slow = " (slow: the device has no bf16 instructions)" if lacks_instructions else ""
     message = (
-        f"{' + '.join(names)}: {dim}-d, computed in {' and '.join(precisions)}{slow}, stored as {dtype}, "
-        f"loaded in {duration(seconds)}"
+        f"{token.encoder}: {dim}-d, computed in {precision}{slow}, stored as {dtype}, loaded in {duration(seconds)}"
     )
     figures = {
-        "encoders": list(names),
+        "encoders": [token.encoder],
         "model": encoder_name(settings),
         "dim": dim,
-        "precision": precisions,
+        "precision": [precision],
         "dtype": dtype,
         "load_seconds": round(seconds, 3),
     }
-    return settings, Check(f"encoder {modality.value}", State.OK, message, figures=figures)
-
-
-def _members(encoder: BaseEncoderConfig) -> Sequence[BaseEncoderConfig]:
-    return encoder.members if isinstance(encoder, JoinedConfig) else [encoder]
+    return settings, Check(f"encoder {features}", State.OK, message, figures=figures)
 
 
 def _hub_hint(encoder: BaseEncoderConfig) -> str:
     """Return a hint about the models of an encoder that come from the model hub; empty if there are none."""
-    members = [member for member in _members(encoder) if isinstance(member, TransformersConfig)]
-    models = [member.model for member in members if is_hub_id(member.model)]
-    if not models:
+    if not isinstance(encoder, TransformersConfig) or not is_hub_id(encoder.model):
         return ""
     offline = "; HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE") else ""
-    return f"{', '.join(models)} must be fetched once into {hub_cache()}, which needs network access{offline}"
+    return f"{encoder.model} must be fetched once into {hub_cache()}, which needs network access{offline}"

@@ -71,7 +71,7 @@ def examine(params: Params) -> Iterator[Check]:
     yield check_weights(params)
     yield from check_revisions(params)
     yield check_device(params)
-    loaded: dict[Modality, dict[str, Any]] = {}
+    loaded: dict[str, dict[str, Any]] = {}
     yield from check_encoders(params, loaded)
     try:
         corpus = read_state(params)
@@ -81,7 +81,7 @@ def examine(params: Params) -> Iterator[Check]:
     yield check_corpus(params, corpus)
     yield from check_findings(corpus)
     yield from check_languages(params, corpus)
-    needed: dict[Modality, float] = {}
+    needed: dict[str, float] = {}
     with TemporaryDirectory(prefix="ecmf-doctor-") as name:
         folder = Path(name)
         check, texts = _check_llm(params, corpus, folder)
@@ -123,10 +123,10 @@ def _check_llm(params: Params, corpus: CorpusState, folder: Path) -> tuple[Check
 def _check_trial(
     params: Params,
     corpus: CorpusState,
-    loaded: dict[Modality, dict[str, Any]],
+    loaded: dict[str, dict[str, Any]],
     enriched: Mapping[str, ClipText],
     folder: Path,
-    needed: dict[Modality, float],
+    needed: dict[str, float],
 ) -> Iterator[Check]:
     """Extract features of a few clips with each loaded encoder; add the bytes of all missing features to ``needed``."""
     clips, unreadable = probe_clips(corpus, folder, params.index.clip_timeout)
@@ -135,24 +135,24 @@ def _check_trial(
         yield Check("clip", State.WARNING, message, "index will quarantine such clips")
     texts = dict(list(enriched.items())[:TRIAL_CLIPS])
     clips_of_texts = [clip for clip in corpus.clips if clip.clip_id in texts]
-    for modality, settings in loaded.items():
-        name = f"trial {modality.value}"
+    for features, settings in loaded.items():
+        modality, name = params.tokens[features].modality, f"trial {features}"
         if modality is Modality.TEXT and not texts:
             yield Check(name, State.OK, "not tried: there are no texts, see check llm")
             continue
-        branch_inputs = BranchInputs.of(params.encoder_of(modality), params.faces)
+        branch_inputs = BranchInputs.of(params.encoder_of(*params.tokens[features]), params.faces)
         digests = input_digests(modality, clips_of_texts if modality is Modality.TEXT else clips, texts, branch_inputs)
         chosen = sample_evenly(
             [clip for clip in (*clips, *clips_of_texts) if digests.pop(clip.clip_id, "")], TRIAL_CLIPS
         )
         try:
-            trial = try_extraction(params, modality, settings, chosen, texts, folder)
+            trial = try_extraction(params, features, settings, chosen, texts, folder)
         except EcmfError as error:
             yield Check.failed(name, error)
             continue
         missing = corpus.missing(modality, settings)
         if trial.bytes_a_clip is not None:
-            needed[modality] = trial.bytes_a_clip * missing
+            needed[features] = trial.bytes_a_clip * missing
         if not chosen and clips and branch_inputs.reads_pictures(modality) and not any(c.has_video for c in clips):
             yield Check(name, State.OK, "not used: the sampled clips are sound only")
         else:
@@ -187,12 +187,12 @@ def project_trial(name: str, trial: Trial, missing: int, workers: int) -> Check:
     return Check(name, State.WARNING, f"{message}; {failures}", "extract will quarantine such clips", figures)
 
 
-def check_disk(needed: dict[Modality, float], free: int) -> Check:
+def check_disk(needed: dict[str, float], free: int) -> Check:
     """Check that the missing features (bytes by modality) fit on the disk (free bytes)."""
     total = sum(needed.values())
-    by_modality = ", ".join(f"{modality.value} {format_bytes(count)}" for modality, count in needed.items())
+    by_modality = ", ".join(f"{name} {format_bytes(count)}" for name, count in needed.items())
     message = f"{format_bytes(free)} free; the missing features need about {format_bytes(total)} ({by_modality})"
-    figures = {"free": free, "needed": round(total), "by_modality": {m.value: round(n) for m, n in needed.items()}}
+    figures = {"free": free, "needed": round(total), "by_modality": {name: round(n) for name, n in needed.items()}}
     if total > free:
         return Check("disk", State.FAILURE, message, "free some disk space, or use encoders with fewer rows", figures)
     if 2 * total > free:

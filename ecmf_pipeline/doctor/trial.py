@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from ecmf_pipeline.core.clips import Clip, ClipText, Modality
+from ecmf_pipeline.core.clips import Clip, ClipText
 from ecmf_pipeline.core.errors import TryAgain
 from ecmf_pipeline.extraction.run import extract, open_writers, plan_branch
 from ecmf_pipeline.llm.answers import AnswerFiles
@@ -156,28 +156,29 @@ def sample_evenly(items: Sequence[T], count: int) -> list[T]:
 
 def try_extraction(
     params: Params,
-    modality: Modality,
+    features: str,
     settings: dict[str, Any],
     clips: Sequence[Clip],
     texts: Mapping[str, ClipText],
     folder: Path,
 ) -> Trial:
-    """Extract a modality of some measured clips in batches of one, in a separate worker process.
+    """Extract features (a name of `Params.tokens`) of some clips in batches of one, in a separate worker process.
 
     Output goes only to ``folder``.
     """
-    root = folder / f"{modality.value}.zarr"
-    log = folder / f"{modality.value}.seconds"
+    modality = params.tokens[features].modality
+    root = folder / f"{features}.zarr"
+    log = folder / f"{features}.seconds"
     engine = TimedEngine(LocalProcesses(1, params.extract.clip_timeout), log)
     with open_writers({modality: settings}, lambda _: root) as writers:
         branch = plan_branch(
             modality,
             clips,
             texts,
-            encoder=params.encoder_of(modality),
+            encoder=params.encoder_of(*params.tokens[features]),
             settings=settings,
             root=root,
-            quarantine_path=folder / f"{modality.value}.csv",
+            quarantine_path=folder / f"{features}.csv",
         )
         with suppress(TryAgain):  # the quarantine table lists transient failures too
             extract(

@@ -1,20 +1,14 @@
-"""Base classes of encoders, and the encoder that concatenates the features of several."""
+"""Base classes of encoders."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import reduce
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-
-from ecmf_pipeline.core.clips import ClipText
-from ecmf_pipeline.core.errors import ModelError
-from ecmf_pipeline.encoders.config import JoinedConfig
 
 if TYPE_CHECKING:
     from ecmf_pipeline.encoders.inference import Inference
@@ -148,140 +142,3 @@ class Encoder(ABC, Generic[View]):
     def close(self) -> None:
         """Release native resources of the encoder and its preparer."""
         self.preparer.close()
-
-
-@dataclass(frozen=True, slots=True)
-class JoinedInputs:
-    """Network inputs of all members for one clip.
-
-    Attributes:
-        parts: The input of each member.
-        has_pictures: Whether the view consists of pictures, some of which may have no row.
-    """
-
-    parts: tuple[Prepared, ...]
-    has_pictures: bool
-
-
-class JoinedPreparer(Preparer[Any]):
-    """Preprocessing of joined encoders: the preprocessing of each member.
-
-    Attributes:
-        members: The preparers of the members.
-    """
-
-    def __init__(self, members: Sequence[Preparer[Any]]) -> None:
-        self.members = tuple(members)
-
-    def describe(self) -> dict[str, Any]:
-        """Return the settings of each member."""
-        return {"members": [member.describe() for member in self.members]}
-
-    def prepare(self, view: Any) -> JoinedInputs:
-        """Prepare a clip for each member. If one member cannot encode the clip, it is not encoded at all.
-
-        Raises:
-            ClipError: If a member cannot encode the clip.
-        """
-        return JoinedInputs(tuple(member.prepare(view) for member in self.members), _has_pictures(view))
-
-    def close(self) -> None:
-        """Release native resources of all members."""
-        _close_all(self.members)
-
-
-class JoinedEncoder(Encoder[Any]):
-    """An encoder that concatenates the rows of several encoders.
-
-    A picture has a row if every member has one for it. The row of a clip-level member is repeated for each row of the
-    others. Members for audio must return equally many rows, so their frame rates must match.
-
-    Args:
-        config: The params of the members.
-        members: The loaded members, in the same order; `close` closes them.
-    """
-
-    def __init__(self, config: JoinedConfig, members: Sequence[Encoder[Any]]) -> None:
-        self.settings = config.settings()
-        self.members = tuple(members)
-        self.preparer = JoinedPreparer([member.preparer for member in self.members])
-        self.dtype = "float32" if any(member.dtype == "float32" for member in self.members) else "float16"
-
-    @property
-    def dim(self) -> int:
-        """D, the sum of the widths of the members."""
-        return sum(member.dim for member in self.members)
-
-    @property
-    def column_names(self) -> list[str]:
-        """The names of the columns of each member."""
-        return [name for member in self.members for name in member.column_names]
-
-    def encode_prepared(self, prepared: Sequence[JoinedInputs]) -> list[Encoding]:
-        """Encode several clips with every member: (T, D) for each clip; see `join_encodings`.
-
-        Raises:
-            ModelError: If members encode audio at different rates.
-        """
-        member_encodings = [
-            member.encode_prepared([clip.parts[number] for clip in prepared])
-            for number, member in enumerate(self.members)
-        ]
-        are_clip_level = [member.is_clip_level for member in self.members]
-        return [
-            join_encodings(encodings, are_clip_level, has_pictures=clip.has_pictures)
-            for clip, encodings in zip(prepared, zip(*member_encodings, strict=True), strict=True)
-        ]
-
-    def close(self) -> None:
-        """Release native resources of the members and their preparers."""
-        _close_all(self.members)
-
-
-def join_encodings(encodings: Sequence[Encoding], clip_level: Sequence[bool], *, has_pictures: bool) -> Encoding:
-    """Concatenate the encodings of one clip along the feature axis.
-
-    Args:
-        encodings: One for each member, (T, D) each.
-        clip_level: For each member, whether it returns one row for the whole clip.
-        has_pictures: Whether rows describe pictures. If so, members may have rows for different pictures; if not, they
-            must have equally many rows.
-
-    Returns:
-        (T, sum of D); T = 0 if a member has no row.
-
-    Raises:
-        ModelError: If the numbers of rows differ and rows do not describe pictures.
-    """
-    width = sum(encoding.values.shape[1] for encoding in encodings)
-    if any(len(encoding.kept) == 0 for encoding in encodings):
-        return Encoding.empty(width)
-    kept_of_members = [
-        encoding.kept for encoding, is_clip_level in zip(encodings, clip_level, strict=True) if not is_clip_level
-    ]
-    if not has_pictures and len({len(kept) for kept in kept_of_members}) > 1:
-        counts = " and ".join(str(len(kept)) for kept in kept_of_members)
-        raise ModelError(
-            f"joined encoders return {counts} rows for one clip",
-            "join encoders of the same rate (frames_per_row changes it), or use a single encoder",
-        )
-    kept: NDArray[np.int64] = reduce(np.intersect1d, kept_of_members) if kept_of_members else encodings[0].kept
-    parts = [
-        np.repeat(encoding.values, len(kept), axis=0)
-        if is_clip_level
-        else encoding.values[np.isin(encoding.kept, kept)]
-        for encoding, is_clip_level in zip(encodings, clip_level, strict=True)
-    ]
-    return Encoding(np.concatenate(parts, axis=1), kept)
-
-
-def _has_pictures(view: Any) -> bool:
-    """Return whether a view consists of pictures, some of which may have no row."""
-    return not isinstance(view, ClipText) and not (isinstance(view, np.ndarray) and view.ndim == 1)
-
-
-def _close_all(parts: Sequence[Encoder[Any] | Preparer[Any]]) -> None:
-    """Close all, even if one fails."""
-    with ExitStack() as exits:
-        for part in parts:
-            exits.callback(part.close)

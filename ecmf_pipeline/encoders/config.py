@@ -348,61 +348,11 @@ EncoderConfig = Annotated[
 """One entry under ``encoders`` in params.yaml, selected by ``type``."""
 
 
-class JoinedConfig(BaseEncoderConfig):
-    """Several encoders whose rows are concatenated; params.yaml lists them under ``extract.encoders``.
-
-    `settings.params` checks that each member supports the modality, is computed (not imported) and reads equally many
-    pictures.
-
-    Attributes:
-        members: The encoders, in the order of their columns. The settings consist of their settings.
-        batch_size: Not used: each member has its own.
-    """
-
-    modalities: ClassVar[frozenset[Modality]] = frozenset(Modality)
-
-    members: tuple[EncoderConfig, ...] = Field(min_length=2)
-
-    @property
-    def frames(self) -> Frames | None:
-        """Number of pictures of each clip that the members read; None: ``media.frames``."""
-        return getattr(self.members[0], "frames", None)
-
-    def resolved(self, device: str) -> Self:
-        """Return a copy in which every setting of the members that depends on the device has its final value."""
-        return self.model_copy(update={"members": tuple(member.resolved(device) for member in self.members)})
-
-    def settings(self, *, weights_required: bool = True) -> dict[str, Any]:
-        """Return the settings of the members, in their order; see `BaseEncoderConfig.settings`."""
-        members = [member.settings(weights_required=weights_required) for member in self.members]
-        return {"type": "joined", "members": members, "recipe": self.recipe}
-
-    @property
-    def text_columns(self) -> tuple[TextColumn, ...]:
-        """The transcripts that any member reads; a clip that lacks one of them is absent."""
-        return tuple(dict.fromkeys(column for member in self.members for column in member.text_columns))
-
-    def known_dim(self) -> int | None:
-        """Return the sum of the widths of the members; None if one of them is unknown."""
-        widths = [width for member in self.members if (width := member.known_dim()) is not None]
-        return sum(widths) if len(widths) == len(self.members) else None
-
-    def half_types(self) -> frozenset[str]:
-        """Return the half-precision types of all members."""
-        return frozenset[str]().union(*(member.half_types() for member in self.members))
-
-    def libraries(self) -> frozenset[str]:
-        """Return the packages of all members."""
-        return frozenset[str]().union(*(member.libraries() for member in self.members))
-
-
 def text_columns(settings: Mapping[str, Any]) -> tuple[TextColumn, ...]:
     """Return the transcripts from which the features of a store were computed, according to its settings."""
     encoder = settings.get("encoder")
     if not isinstance(encoder, Mapping):
         return DEFAULT_TEXT_COLUMNS
-    if members := encoder.get("members"):
-        return tuple(dict.fromkeys(column for member in members for column in text_columns({"encoder": member})))
     return _parse_text_columns(encoder["inputs"]) if "inputs" in encoder else DEFAULT_TEXT_COLUMNS
 
 

@@ -7,7 +7,6 @@ encoder or preparer is built. Planning imports none of them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import singledispatch
 from typing import Any
@@ -21,7 +20,6 @@ from ecmf_pipeline.encoders.config import (
     EfficientNetConfig,
     EgemapsConfig,
     ImportedConfig,
-    JoinedConfig,
     MiniXceptionConfig,
     TextConfig,
     VideoConfig,
@@ -130,25 +128,6 @@ def _e5(_: E5Config) -> Implementation:
     from ecmf_pipeline.encoders.embedded.e5 import E5Encoder, E5Preparer
 
     return Implementation(E5Encoder, E5Preparer)
-
-
-@implementation.register
-def _joined(_: JoinedConfig) -> Implementation:
-    from ecmf_pipeline.encoders.base import JoinedEncoder, JoinedPreparer
-
-    def encoder(config: JoinedConfig, device: str) -> Encoder[Any]:
-        members = []
-        with ExitStack() as exits:  # if one fails to load, the loaded ones are closed
-            for member in config.members:
-                members.append(build_encoder(member, device))
-                exits.callback(members[-1].close)
-            exits.pop_all()
-        return JoinedEncoder(config, members)
-
-    def preparer(config: JoinedConfig) -> Preparer[Any]:
-        return JoinedPreparer([build_preparer(member) for member in config.members])
-
-    return Implementation(encoder, preparer)
 
 
 @implementation.register

@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core.arrays import Floats, Ints
-from ecmf_pipeline.core.clips import Clip
+from ecmf_pipeline.core.clips import Clip, Clips
 from ecmf_pipeline.core.predictions import PredictionTable
 from ecmf_pipeline.evaluation.scoring import Evaluator
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.fusion.training import fit
 from ecmf_pipeline.labels.config import LinearConfig
-from ecmf_pipeline.labels.refine import Decision, LabelAction
+from ecmf_pipeline.labels.refine import Decision, Decisions, LabelAction
 from ecmf_pipeline.labels.voters import vote
 
 GIVEN = "given labels"
@@ -55,10 +55,9 @@ def training_sets(
         labels: The K label names.
         human_labels: Human labels, (n,); -1 if unknown. Without any, their control is omitted.
     """
-    index = {label: position for position, label in enumerate(labels)}
-    refined = np.array([index.get(decision.refined_label, -1) for decision in decisions], np.int64)
-    weights = np.array([decision.weight for decision in decisions])
-    dropped = np.array([decision.decision is LabelAction.DROP for decision in decisions], dtype=bool)
+    rows = Decisions.of(decisions)
+    refined, weights = rows.indices("refined_label", labels), rows.column("weight")
+    dropped = rows.indices("decision", [LabelAction.DROP]) == 0
     labelled = (given >= 0) | (human_labels >= 0)
     unit_weights = np.ones(len(given))
     sets = {
@@ -96,18 +95,14 @@ def predict_out_of_fold(features: Floats, training: TrainingSet, folds: Ints, *,
         if len(classes) < 2:
             continue
         weights = training.weights[training_rows]
-        probs = vote(voter, features[training_rows], class_indices, features[queries], seed=seed, weights=weights)
+        probs = vote(voter, features, class_indices, training_rows, queries, seed=seed, weights=weights)
         predicted[queries] = classes[probs.argmax(axis=1)]
     return predicted
 
 
-def compare_controls(evaluator: Evaluator, clip_ids: Sequence[str], predictions: Mapping[str, Ints]) -> dict[str, Any]:
+def compare_controls(evaluator: Evaluator, predictions: Mapping[str, Ints]) -> dict[str, Any]:
     """Score the predictions of each control, (n,), and name the best one; -1 counts as wrong."""
-    names = [*evaluator.labels, ""]  # index -1 selects the last
-    predictions_by_name = {
-        name: dict(zip(clip_ids, [names[i] for i in indices.tolist()], strict=True))
-        for name, indices in predictions.items()
-    }
+    predictions_by_name = {name: indices[evaluator.rows] for name, indices in predictions.items()}
     results: dict[str, Any] = {}
     for name, predicted in predictions_by_name.items():
         scores = evaluator.scores(predicted)
@@ -173,16 +168,16 @@ def fusion_predictions(
     predictions = {}
     for name, training_set in sets.items():
         if name in reused:
-            predictions[name] = np.where(np.array(reused[name].flags) != "", -1, reused[name].probs.argmax(axis=1))
+            predictions[name] = np.where(reused[name].is_flagged, -1, reused[name].classes)
             continue
         class_weights = training.class_weights if training.class_weights != "none" else "sqrt"
         ensemble = fit(
             features,
             training_set.labels,
-            groups=[clip.group for clip in clips],
+            groups=Clips.of(clips).groups,
             weights=training_set.weights,
             folds=folds,
-            clip_ids=[clip.clip_id for clip in clips],
+            clip_ids=Clips.of(clips).ids,
             label_names=labels,
             fusion=fusion,
             training=training.model_copy(update={"class_weights": class_weights if training_set.balance else "none"}),

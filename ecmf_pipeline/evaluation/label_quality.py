@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ecmf_pipeline.core.arrays import Floats, Ints, bootstrap_difference, expected_calibration_error, weighted_f1
 from ecmf_pipeline.core.clips import Corpus
@@ -24,6 +23,9 @@ from ecmf_pipeline.labels.votes import SourceReport, first_choice, report_source
 
 Method = Callable[[Ints], Floats]
 """Function from the known labels, (n,), -1 if unknown, to probabilities, (n, K)."""
+
+COMPARED = 20_000
+"""Maximum number of clips, with and without a known label each, on which methods are compared."""
 
 LABEL_MODEL = "label model, as the refinement uses it"
 
@@ -40,7 +42,7 @@ class LabelEvidence:
         human_labels: Human labels, (n,), -1 if unknown; the refinement uses them.
         gold: Gold labels, (n,), -1 if unknown; the refinement does not use them.
         folds: Fold of each clip, (n,).
-        groups: Speaker or dialogue of each clip, (n,); None if some are unknown.
+        groups: Index of the speaker or dialogue of each clip, (n,); None if some are unknown.
         seed: Seed of the folds of human labels.
         config: Priors of the label model.
         given_are_human: Whether the given labels are the human labels. They are then no further source: a clip whose
@@ -52,7 +54,7 @@ class LabelEvidence:
     human_labels: Ints
     gold: Ints
     folds: Ints
-    groups: NDArray[np.str_] | None
+    groups: Ints | None
     seed: int
     config: LabelModelConfig
     given_are_human: bool = False
@@ -70,14 +72,13 @@ class LabelEvidence:
         given_are_human: bool = False,
     ) -> LabelEvidence:
         """Collect the data of a corpus with n clips and K labels."""
-        index = {label: position for position, label in enumerate(corpus.labels)}
         return cls(
             votes=votes,
             given=corpus.given,
             human_labels=human_labels,
-            gold=np.array([index.get(clip.gold_label, -1) for clip in corpus.clips], np.int64),
+            gold=corpus.columns.indices("gold_label", corpus.labels),
             folds=folds,
-            groups=groups_to_draw([clip.group for clip in corpus.clips]),
+            groups=groups_to_draw(corpus.columns.groups),
             seed=seed,
             config=config,
             given_are_human=given_are_human,
@@ -87,6 +88,22 @@ class LabelEvidence:
     def known(self) -> Ints:
         """Labels known to be correct, (n,), -1 if unknown: gold labels and human labels."""
         return np.where(self.gold >= 0, self.gold, self.human_labels)
+
+    def sampled(self, size: int, rng: np.random.Generator) -> LabelEvidence:
+        """Return at most ``size`` clips with a label known to be correct and as many others, drawn at random."""
+        parts = [np.flatnonzero(self.known >= 0), np.flatnonzero(self.known < 0)]
+        if max(map(len, parts)) <= size:
+            return self
+        rows = np.sort(np.concatenate([rng.permutation(part)[:size] for part in parts]))
+        return replace(
+            self,
+            votes={name: probs[rows] for name, probs in self.votes.items()},
+            given=self.given[rows],
+            human_labels=self.human_labels[rows],
+            gold=self.gold[rows],
+            folds=self.folds[rows],
+            groups=None if self.groups is None else self.groups[rows],
+        )
 
     @property
     def with_given(self) -> dict[str, Floats]:
@@ -120,16 +137,18 @@ def compare_methods(evidence: LabelEvidence, config: EvaluateConfig) -> dict[str
     """Compare the label model and all baselines on labels known to be correct.
 
     A method that learns from such labels predicts each fold without that fold's labels. With fewer than `MIN_GOLD` such
-    labels, only methods that need none are compared.
+    labels, only methods that need none are compared. Of large corpora a random sample is compared: at most `COMPARED`
+    clips with such a label, and as many without. Some of the published methods would need days for a million clips.
 
     Args:
         evidence: Votes and labels.
-        config: Bootstrap settings of the intervals.
+        config: Bootstrap settings of the intervals, and seed of the sample.
 
     Returns:
         Accuracy, weighted F1 and calibration error by method; the difference of the label model to it (paired 95%
         interval); and the methods that were not compared, with the reason.
     """
+    evidence = evidence.sampled(COMPARED, np.random.default_rng(config.seed))
     known, folds = evidence.known, evidence.folds
     evaluated = np.flatnonzero(known >= 0)
     if not len(evaluated):
@@ -139,14 +158,14 @@ def compare_methods(evidence: LabelEvidence, config: EvaluateConfig) -> dict[str
         name: _predict(method, known, folds, evaluated, learns=learns)
         for name, (method, learns) in method_by_name.items()
     }
-    truth = known[evaluated].astype(str)
+    truth = known[evaluated]
     predicted = {name: probs.argmax(axis=1) for name, probs in predictions.items()}
     results = {}
     for name, probs in predictions.items():
         is_right = predicted[name] == known[evaluated]
         difference, low, high = bootstrap_difference(
-            predicted[LABEL_MODEL].astype(str),
-            predicted[name].astype(str),
+            predicted[LABEL_MODEL],
+            predicted[name],
             truth,
             rng=np.random.default_rng(config.seed),
             groups=None if evidence.groups is None else evidence.groups[evaluated],
@@ -154,7 +173,7 @@ def compare_methods(evidence: LabelEvidence, config: EvaluateConfig) -> dict[str
         )
         results[name] = {
             "accuracy": round(float(is_right.mean()), 6),
-            "weighted_f1": round(weighted_f1(truth.tolist(), predicted[name].astype(str).tolist()), 6),
+            "weighted_f1": round(weighted_f1(truth, predicted[name]), 6),
             "ece": round(expected_calibration_error(probs.max(axis=1), is_right), 6),
             "learns": method_by_name[name][1],
             "label_model_over": {"difference": round(difference, 6), "low": round(low, 6), "high": round(high, 6)},
@@ -193,8 +212,14 @@ def _predict(method: Method, known: Ints, folds: Ints, evaluated: Ints, *, learn
     """Return the predictions of a method for the evaluated clips, (m, K), each without the labels of its fold."""
     if not learns:
         return method(np.full(len(known), -1))[evaluated]
-    by_fold = {fold: method(np.where(folds == fold, -1, known)) for fold in np.unique(folds[evaluated]).tolist()}
-    return np.stack([by_fold[folds[row]][row] for row in evaluated])
+    parts = {}
+    for fold in np.unique(folds[evaluated]).tolist():
+        rows = evaluated[folds[evaluated] == fold]
+        parts[fold] = rows, method(np.where(folds == fold, -1, known))[rows]
+    predicted = np.empty((len(known), next(iter(parts.values()))[1].shape[1]))
+    for rows, probs in parts.values():
+        predicted[rows] = probs
+    return predicted[evaluated]
 
 
 def measure_sources(evidence: LabelEvidence, labels: list[str]) -> dict[str, Any]:

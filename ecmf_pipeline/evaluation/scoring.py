@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ecmf_pipeline.core.arrays import (
+    Bools,
     Floats,
     Ints,
     bootstrap_difference,
@@ -17,12 +18,15 @@ from ecmf_pipeline.core.arrays import (
     expected_calibration_error,
     scores,
 )
-from ecmf_pipeline.core.clips import Clip, Split
+from ecmf_pipeline.core.clips import Clip, Clips, Split
 from ecmf_pipeline.core.errors import MissingInput
 from ecmf_pipeline.core.predictions import NO_MODALITY, PredictionTable
 from ecmf_pipeline.evaluation.config import EvaluateConfig
-from ecmf_pipeline.labels.refine import Decision
+from ecmf_pipeline.labels.refine import Decision, Decisions
 from ecmf_pipeline.labels.voters import source_family
+
+Predicted = Mapping[str, str] | Ints
+"""Predicted labels: by clip id, or the index of the label of each evaluated clip, (m,), -1 for none."""
 
 SHARES = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 
@@ -32,53 +36,94 @@ class Evaluator:
 
     These are gold labels if any clip has one. Otherwise they are the given labels of the training clips: predictions
     for these are out of fold, but the labels may be wrong, and the refinement used them.
+
+    Attributes:
+        by: ``gold`` or ``given``.
+        labels: All labels, C of them.
+        clips: The m evaluated clips: those with such a label.
+        rows: Their numbers among all clips, (m,).
+        truths: Their labels as indices, (m,).
     """
 
     def __init__(self, clips: Sequence[Clip], labels: Sequence[str], config: EvaluateConfig) -> None:
-        self.by = "gold" if any(clip.gold_label for clip in clips) else "given"
-        self.clips = [clip for clip in clips if self.truth(clip)]
+        columns = Clips.of(clips)
         self.labels = tuple(labels)
+        gold = columns.indices("gold_label", labels)
+        self.by = "gold" if (gold >= 0).any() else "given"
+        truths = gold if self.by == "gold" else columns.indices("given_label", labels)
+        self.rows: Ints = np.flatnonzero(truths >= 0)
+        self.truths: Ints = truths[self.rows]
+        self.clips = columns.take(self.rows)
         self._config = config
 
     def truth(self, clip: Clip) -> str:
         """Return the label to evaluate a clip on; empty if there is none."""
         return clip.gold_label if self.by == "gold" else clip.given_label
 
-    def scores(self, predicted: Mapping[str, str], split: Split | None = None) -> dict[str, Any]:
-        """Score one model over all evaluated clips, or over those of one split."""
-        chosen = [clip for clip in self.clips if split is None or clip.split is split]
-        return scores([self.truth(clip) for clip in chosen], [predicted[clip.clip_id] for clip in chosen], self.labels)
+    @cached_property
+    def splits(self) -> list[Split]:
+        """The splits of which any clip is evaluated, in order."""
+        return [split for split in Split if split.value in set(self.clips.splits)]
 
-    def difference(self, first: Mapping[str, str], second: Mapping[str, str]) -> dict[str, float]:
+    @cached_property
+    def groups(self) -> Ints | None:
+        """Index of the group of each evaluated clip, (m,); see `groups_to_draw`."""
+        return groups_to_draw(self.clips.groups)
+
+    def scores(self, predicted: Predicted, split: Split | None = None) -> dict[str, Any]:
+        """Score one model over all evaluated clips, or over those of one split."""
+        chosen = np.ones(len(self.rows), np.bool_) if split is None else self.clips.column("split") == split.value
+        return scores(self.truths[chosen], self._indices(predicted, chosen), self.labels)
+
+    def confusion(self, predicted: Predicted) -> Ints:
+        """Return the confusion matrix of one model, (C, C): rows are true labels, columns are predicted labels."""
+        return confusion(self.truths, self._indices(predicted), len(self.labels))
+
+    def difference(self, first: Predicted, second: Predicted) -> dict[str, float]:
         """Return the difference in weighted F1 between two models, with a paired bootstrap interval (95%).
 
         Whole groups are drawn if the group of each clip is known.
         """
-        truth = np.array([self.truth(clip) for clip in self.clips])
         difference, low, high = bootstrap_difference(
-            np.array([first[clip.clip_id] for clip in self.clips]),
-            np.array([second[clip.clip_id] for clip in self.clips]),
-            truth,
+            self._ranks(self._indices(first)),
+            self._ranks(self._indices(second)),
+            self._ranks(self.truths),
             rng=np.random.default_rng(self._config.seed),
-            groups=groups_to_draw([clip.group for clip in self.clips]),
+            groups=self.groups,
             draws=self._config.draws,
         )
         return {"difference": round(difference, 6), "low": round(low, 6), "high": round(high, 6)}
 
-    def interval(self, predicted: Mapping[str, str]) -> tuple[float, float]:
+    def interval(self, predicted: Predicted) -> tuple[float, float]:
         """Return the bounds of the 95% bootstrap interval of the weighted F1 of one model, drawn as in `difference`."""
         return bootstrap_f1(
-            np.array([predicted[clip.clip_id] for clip in self.clips]),
-            np.array([self.truth(clip) for clip in self.clips]),
+            self._ranks(self._indices(predicted)),
+            self._ranks(self.truths),
             rng=np.random.default_rng(self._config.seed),
-            groups=groups_to_draw([clip.group for clip in self.clips]),
+            groups=self.groups,
             draws=self._config.draws,
         )
 
+    def _indices(self, predicted: Predicted, chosen: Bools | None = None) -> Ints:
+        """Return the predicted labels of the chosen clips as indices; -1 for other labels."""
+        if not isinstance(predicted, Mapping):
+            return predicted if chosen is None else predicted[chosen]
+        index = {label: position for position, label in enumerate(self.labels)}
+        clips = self.clips if chosen is None else self.clips.where(chosen)
+        return np.array([index.get(predicted[clip_id], -1) for clip_id in clips.ids], np.int64)
 
-def groups_to_draw(groups: Sequence[str]) -> NDArray[np.str_] | None:
-    """Return the groups, (n,), for a bootstrap over groups; None if some are unknown or there is only one."""
-    return np.array(groups) if all(groups) and len(set(groups)) > 1 else None
+    def _ranks(self, indices: Ints) -> Ints:
+        """Return the ranks of the labels in alphabetical order: bootstrap samples do not depend on the order of C."""
+        ranks = np.argsort(np.argsort(np.array(self.labels)))
+        return np.append(ranks, -1)[indices]
+
+
+def groups_to_draw(groups: Sequence[str]) -> Ints | None:
+    """Return the index of each group, (n,), for a bootstrap over groups; None if some are unknown or there is one."""
+    if not all(groups):
+        return None
+    names, indices = np.unique(np.array(groups), return_inverse=True)
+    return indices.astype(np.int64) if len(names) > 1 else None
 
 
 def evaluate(
@@ -106,47 +151,50 @@ def evaluate(
         MissingInput: If the predictions do not match the current corpus.
     """
     labels = evaluator.labels
+    clip_ids = Clips.of(clips).ids
     for table in (*given.values(), refined):
-        if table.clip_ids != tuple(clip.clip_id for clip in clips) or table.label_names != labels:
+        if table.clip_ids != clip_ids or table.label_names != labels:
             raise MissingInput(
                 "predictions and corpus have different clips or labels",
                 "train and predict again",
                 command="ecmf-pipe train && ecmf-pipe predict",
             )
-    fusion = {"given": given["fusion"].by_clip(), "refined": refined.by_clip()}
-    single = {name: table.by_clip() for name, table in given.items() if name != "fusion"}
+    fusion = {name: table.classes[evaluator.rows] for name, table in (("given", given["fusion"]), ("refined", refined))}
+    single = {name: table.classes[evaluator.rows] for name, table in given.items() if name != "fusion"}
     headline = evaluator.scores(fusion["refined"])
-    modalities = {name: evaluator.scores(predicted) for name, predicted in single.items()}
-    truth = [evaluator.truth(clip) for clip in evaluator.clips]
-    counts = confusion(truth, [fusion["refined"][clip.clip_id] for clip in evaluator.clips], labels)
-    human_label_by_clip: dict[str, str] = {
-        clip.clip_id: labels[label] for clip, label in zip(clips, human_labels.tolist(), strict=True) if label >= 0
-    }
+    modalities = {name: _with_answered(evaluator, given[name], predicted) for name, predicted in single.items()}
     return {
         "weighted_f1": headline["weighted_f1"],
         "accuracy": headline["accuracy"],
         "clips": headline["clips"],
         "judged_by": evaluator.by,
         "model": "refined",
-        "fusion": {name: evaluator.scores(predicted) for name, predicted in fusion.items()},
+        "fusion": {
+            "given": _with_answered(evaluator, given["fusion"], fusion["given"]),
+            "refined": _with_answered(evaluator, refined, fusion["refined"]),
+        },
         "modalities": modalities,
         "by_split": {
             split.value: {name: evaluator.scores(predicted, split) for name, predicted in fusion.items()}
-            for split in Split
-            if any(clip.split is split for clip in evaluator.clips)
+            for split in evaluator.splits
         },
         "fusion_over_best_modality": _over_best(evaluator, fusion["given"], single, modalities),
         "refined_over_given": evaluator.difference(fusion["refined"], fusion["given"]),
-        "labels": label_quality(clips, decisions, human_label_by_clip) if evaluator.by == "gold" else None,
-        "confusion": {"labels": list(labels), "counts": counts.tolist()},
-        "no_modality": sum(flag == NO_MODALITY for flag in refined.flags),
+        "labels": label_quality(clips, decisions, human_labels, labels) if evaluator.by == "gold" else None,
+        "confusion": {"labels": list(labels), "counts": evaluator.confusion(fusion["refined"]).tolist()},
+        "no_modality": refined.flags.count(NO_MODALITY),
     }
+
+
+def _with_answered(evaluator: Evaluator, table: PredictionTable, predicted: Predicted) -> dict[str, Any]:
+    """Return the scores of a model, and how many of the evaluated clips it could predict (``answered``)."""
+    return {**evaluator.scores(predicted), "answered": int((~table.is_flagged[evaluator.rows]).sum())}
 
 
 def _over_best(
     evaluator: Evaluator,
-    fusion: Mapping[str, str],
-    alone: Mapping[str, Mapping[str, str]],
+    fusion: Predicted,
+    alone: Mapping[str, Predicted],
     modalities: Mapping[str, Any],
 ) -> dict[str, Any] | None:
     """Compare the fusion with the best modality, which is selected on the same clips; this favours the modality."""
@@ -157,51 +205,44 @@ def _over_best(
 
 
 def label_quality(
-    clips: Sequence[Clip], decisions: Sequence[Decision], human_labels: Mapping[str, str]
+    clips: Sequence[Clip], decisions: Sequence[Decision], human_labels: Ints, labels: Sequence[str]
 ) -> dict[str, Any]:
     """Measure the training labels before and after refinement, over clips with a gold label.
 
     Args:
-        clips: The manifest.
-        decisions: Decisions of the refinement.
-        human_labels: Human labels by clip id. ``fixed_by_verdicts`` etc. count how much of ``fixed``, ``broken`` and
-            ``pseudo`` comes from human labels and not from votes.
+        clips: The manifest, (n,).
+        decisions: Decisions of the refinement, (n,), in the same order.
+        human_labels: Human labels, (n,); -1 if unknown. ``fixed_by_verdicts`` etc. count how much of ``fixed``,
+            ``broken`` and ``pseudo`` comes from human labels and not from votes.
+        labels: All labels.
     """
-    gold = {clip.clip_id: clip.gold_label for clip in clips if clip.gold_label}
-    with_gold = [decision for decision in decisions if decision.clip_id in gold]
-    labelled = [decision for decision in with_gold if decision.given_label]
-    used = [decision for decision in labelled if decision.weight > 0]
-    pseudo = [decision for decision in with_gold if not decision.given_label and decision.weight > 0]
+    rows = Decisions.of(decisions)
+    gold = Clips.of(clips).indices("gold_label", labels)
+    given, refined = rows.indices("given_label", labels), rows.indices("refined_label", labels)
+    labelled, unlabelled = (gold >= 0) & (given >= 0), (gold >= 0) & (given < 0)
+    used, unused, pseudo = labelled & rows.is_trained, labelled & ~rows.is_trained, unlabelled & rows.is_trained
+    was_correct, correct, by_person = given == gold, refined == gold, (human_labels == refined) & (human_labels >= 0)
+    fixed, broken = used & correct & ~was_correct, used & was_correct & ~correct
 
-    def correct(decision: Decision) -> bool:
-        return decision.refined_label == gold[decision.clip_id]
+    def count(chosen: Bools) -> int:
+        return int(chosen.sum())
 
-    def was_correct(decision: Decision) -> bool:
-        return decision.given_label == gold[decision.clip_id]
+    def accuracy(chosen: Bools, outcomes: Bools) -> dict[str, Any]:
+        share = round(count(chosen & outcomes) / count(chosen), 6) if chosen.any() else None
+        return {"clips": count(chosen), "accuracy": share}
 
-    def by_person(decision: Decision) -> bool:
-        return human_labels.get(decision.clip_id) == decision.refined_label
-
-    fixed = [decision for decision in used if correct(decision) and not was_correct(decision)]
-    broken = [decision for decision in used if was_correct(decision) and not correct(decision)]
-    unused = [decision for decision in labelled if decision.weight == 0]
     return {
-        "given": {"clips": len(labelled), "accuracy": _share(was_correct(decision) for decision in labelled)},
-        "refined": {"clips": len(used), "accuracy": _share(correct(decision) for decision in used)},
-        "fixed": len(fixed),
-        "fixed_by_verdicts": sum(map(by_person, fixed)),
-        "broken": len(broken),
-        "broken_by_verdicts": sum(map(by_person, broken)),
-        "dropped_wrong": sum(not was_correct(decision) for decision in unused),
-        "dropped_right": sum(was_correct(decision) for decision in unused),
-        "pseudo": {"clips": len(pseudo), "accuracy": _share(correct(decision) for decision in pseudo)},
-        "pseudo_by_verdicts": sum(map(by_person, pseudo)),
+        "given": accuracy(labelled, was_correct),
+        "refined": accuracy(used, correct),
+        "fixed": count(fixed),
+        "fixed_by_verdicts": count(fixed & by_person),
+        "broken": count(broken),
+        "broken_by_verdicts": count(broken & by_person),
+        "dropped_wrong": count(unused & ~was_correct),
+        "dropped_right": count(unused & was_correct),
+        "pseudo": accuracy(pseudo, correct),
+        "pseudo_by_verdicts": count(pseudo & by_person),
     }
-
-
-def _share(outcomes: Any) -> float | None:
-    listed = list(outcomes)
-    return round(sum(listed) / len(listed), 6) if listed else None
 
 
 def reliability(posterior: Floats, truth: Ints) -> dict[str, Any]:

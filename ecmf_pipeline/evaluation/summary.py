@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from ecmf_pipeline.core.clips import ClipId
 from ecmf_pipeline.core.console import format_share
 from ecmf_pipeline.core.files import write_csv
 from ecmf_pipeline.core.predictions import Basis, PredictionTable
+from ecmf_pipeline.evaluation.plain import BEST
 from ecmf_pipeline.evaluation.scoring import Evaluator, reliability
 
 
@@ -56,17 +56,19 @@ def write_plots(folder: Path, evaluator: Evaluator, predictions: PredictionTable
     one row per occupied bin of confidence, in tenths. DVC copies the cells into a script of an HTML page: angle
     brackets are replaced, since a label could end the script.
     """
-    predicted = predictions.by_clip()
-    pairs = [[evaluator.truth(clip), predicted[clip.clip_id]] for clip in evaluator.clips]
-    write_csv(
-        folder / "confusion.csv", ["actual", "predicted"], ([_plot_text(label) for label in pair] for pair in pairs)
-    )
+    names = [_plot_text(label) for label in evaluator.labels]
+    # Predictions may be of all clips of the corpus, or of the evaluated ones only.
+    row_of = {clip_id: row for row, clip_id in enumerate(predictions.clip_ids)}
+    rows = np.array([row_of[clip_id] for clip_id in evaluator.clips.ids], np.int64)
+    pairs = zip(evaluator.truths.tolist(), predictions.classes[rows].tolist(), strict=True)
+    write_csv(folder / "confusion.csv", ["actual", "predicted"], ([names[a], names[b]] for a, b in pairs))
     models = {name: scores["weighted_f1"] for name, scores in results["modalities"].items()}
+    models |= {name: scores["weighted_f1"] for name, scores in results.get("plain", {}).get("models", {}).items()}
     models |= {f"fusion ({name} labels)": scores["weighted_f1"] for name, scores in results["fusion"].items()}
-    rows = ([_plot_text(name), f1] for name, f1 in models.items())
-    write_csv(folder / "models.csv", ["model", "weighted_f1"], rows)
-    truth_by_clip = {clip.clip_id: evaluator.labels.index(evaluator.truth(clip)) for clip in evaluator.clips}
-    truth = np.array([truth_by_clip.get(ClipId(clip_id), -1) for clip_id in predictions.clip_ids], np.int64)
+    scored = ([_plot_text(name), f1] for name, f1 in models.items())
+    write_csv(folder / "models.csv", ["model", "weighted_f1"], scored)
+    truth = np.full(len(predictions.clip_ids), -1)
+    truth[rows] = evaluator.truths
     curve = reliability(predictions.probs.astype(np.float64), truth)["curve"]
     # DVC draws columns only: the diagonal of perfect calibration is a column too.
     bins = ([bin_["confidence"], bin_["accuracy"], bin_["confidence"], bin_["clips"]] for bin_ in curve)
@@ -93,6 +95,9 @@ def summary(results: Mapping[str, Any]) -> str:
     ]
     if over := results["fusion_over_best_modality"]:
         lines.append(f"  fusion minus best single modality ({over['best']}): {format_difference(over)}")
+    if plain := results.get("plain", {}).get("models"):
+        best = plain[BEST]
+        lines.append(f"  fusion minus {BEST} ({best['weighted_f1']:.4f}): {format_difference(best['fusion_over'])}")
     if over := results["refined_over_given"]:
         caveat = "" if results["judged_by"] == "gold" else "; not a valid comparison: the refinement used these labels"
         lines.append(f"  refined minus given labels: {format_difference(over)}{caveat}")

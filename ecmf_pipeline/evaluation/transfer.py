@@ -72,7 +72,7 @@ def evaluate_transfer(
         InputError: If no modality is shared, or features have another width.
     """
     shared = shared_modalities(ensemble, modalities)
-    clip_ids = [str(clip.clip_id) for clip in evaluator.clips]
+    clip_ids = evaluator.clips.ids
     held_out = ensemble.held_out(clip_ids)
     probs = transfer_votes(ensemble, clip_ids, modalities=modalities, read=read)
     predicted_labels = _local_labels(probs, ensemble.label_names, mapped)

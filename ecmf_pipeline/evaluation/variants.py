@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.evaluation.config import AblateConfig
-from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
+from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig, modality_of
 
 REFERENCE = "fusion"
 
@@ -99,15 +99,22 @@ def variants(
             yield Variant("part", name, features, part_fusion, part_training)
 
 
-def _choices(modalities: Sequence[str]) -> Iterator[tuple[str, str, list[str], str]]:
-    if len(modalities) < 2:
+def _choices(names: Sequence[str]) -> Iterator[tuple[str, str, list[str], str]]:
+    """Yield table, name, chosen features and the one left out: encoders, and modalities of several encoders."""
+    if len(names) < 2:
         return
-    for name in modalities:
+    for name in names:
         yield "alone", f"{name} alone", [name], ""
-    if len(modalities) > 2:  # with two modalities, leaving one out equals the other alone
-        for name in modalities:
-            yield "left out", f"without {name}", [other for other in modalities if other != name], name
-    if {"global", "face"} < set(modalities):
+    of_several = [m for m in dict.fromkeys(map(modality_of, names)) if m not in names]
+    groups = {m: [name for name in names if modality_of(name) == m] for m in of_several}
+    for modality, members in groups.items():
+        if len(members) < len(names):
+            yield "alone", f"{modality} alone", members, ""
+    if len(names) > 2:  # with two, leaving one out equals the other alone
+        for left_out, members in ({name: [name] for name in names} | groups).items():
+            if kept := [other for other in names if other not in members]:
+                yield "left out", f"without {left_out}", kept, left_out
+    if {"global", "face"} < set(names):
         yield "view", "global and face", ["global", "face"], ""
 
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from ecmf_pipeline.core.arrays import Floats, Ints, confusion
-from ecmf_pipeline.core.clips import Clip
+from ecmf_pipeline.core.arrays import Floats, Ints
+from ecmf_pipeline.core.clips import Clip, Clips
 from ecmf_pipeline.core.predictions import Basis
 from ecmf_pipeline.evaluation.scoring import Evaluator
 from ecmf_pipeline.labels.label_model import Assessment
-from ecmf_pipeline.labels.refine import Decision
+from ecmf_pipeline.labels.refine import Decision, Decisions
 from ecmf_pipeline.labels.verdicts import MIN_GOLD
 from ecmf_pipeline.labels.votes import ABSTAIN, first_choice
 
@@ -40,8 +40,9 @@ def describe(
         (count by label) and ``sources`` (``votes`` and ``weight`` by source).
     """
     verified = np.flatnonzero(known >= 0)
-    unverified = [decision for decision in decisions if decision.basis is Basis.ZERO_SHOT]
-    labelled = [decision for decision in unverified if decision.refined_label]
+    rows = Decisions.of(decisions)
+    unverified = rows.where(rows.indices("basis", [Basis.ZERO_SHOT]) == 0)
+    labelled = unverified.where(unverified.column("refined_label") != "")
     hard_votes = {name: first_choice(probs) for name, probs in votes.items()}
     pairs = [
         first[both] == second[both]
@@ -57,8 +58,8 @@ def describe(
         "verdicts_needed": MIN_GOLD,
         "verdicts_agreed": int(agreed.sum()),
         "agreement": round(float(np.concatenate(pairs).mean()), 6) if pairs else None,
-        "confidence": round(float(np.mean([one.confidence for one in labelled])), 6) if labelled else None,
-        "labels": dict(Counter(decision.refined_label for decision in labelled).most_common()),
+        "confidence": round(float(labelled.column("confidence").mean()), 6) if labelled else None,
+        "labels": dict(Counter(labelled.counts("refined_label")).most_common()),
         "sources": {
             source.name: {
                 "votes": int((hard_votes[source.name] != ABSTAIN).sum()),
@@ -92,11 +93,10 @@ def evaluate_zero_shot(
         "model": "zero-shot",
         "zero_shot": dict(description),
     }
-    if not evaluator.clips:
+    if not len(evaluator.clips):
         return results
     scores = evaluator.scores(predicted)
-    truth = [evaluator.truth(clip) for clip in evaluator.clips]
-    counts = confusion(truth, [predicted[clip.clip_id] for clip in evaluator.clips], evaluator.labels)
+    counts = evaluator.confusion(predicted)
     return results | {
         "weighted_f1": scores["weighted_f1"],
         "accuracy": scores["accuracy"],
@@ -106,9 +106,10 @@ def evaluate_zero_shot(
     }
 
 
-def gold_clips(clips: Sequence[Clip], known: Ints) -> list[Clip]:
+def gold_clips(clips: Sequence[Clip], known: Ints) -> Clips:
     """Return the clips that can be scored: those with a gold label and without a verdict."""
-    return [clip for clip, label in zip(clips, known.tolist(), strict=True) if clip.gold_label and label < 0]
+    columns = Clips.of(clips)
+    return columns.where((columns.column("gold_label") != "") & (known < 0))
 
 
 def zero_shot_metrics(results: Mapping[str, Any], quarantined: int) -> dict[str, float | str]:

@@ -24,15 +24,16 @@ EncoderNames = Annotated[
     BeforeValidator(_validate_names),
     PlainSerializer(lambda names: names[0] if len(names) == 1 else names),
 ]
-"""One or several entries under ``encoders``; the features of several are concatenated in this order."""
+"""One or several entries under ``encoders``."""
 
 
 class ExtractConfig(Config):
     """The encoders of each modality, and the settings of the extraction loop.
 
     Attributes:
-        encoders: For each modality in use, the name of an entry under ``encoders``, or a list of names, whose features
-            are then concatenated. A modality that is left out is not used by any stage.
+        encoders: For each modality in use, the name of an entry under ``encoders``, or a list of names. Each of several
+            encoders has features, a branch and a weight of its own in the fusion, named ``<modality>.<encoder>``. A
+            modality that is left out is not used by any stage.
         batch_size: Clips decoded and encoded together; larger values need more memory. A finished batch is durable, so
             a crash loses at most one batch for each worker.
         part_size: Clips stored together in one part of a store.

@@ -61,8 +61,6 @@ class FeatureOrigin(Config):
 
 
 def _columns(encoder: Mapping[str, Any]) -> dict[str, Any]:
-    if members := encoder.get("members"):  # a joined encoder
-        return {**encoder, "members": [_columns(member) for member in members]}
     kept = {key: value for key, value in encoder.items() if key not in _SAME_COLUMNS}
     if "inputs" in kept:
         texts = text_columns({"encoder": encoder})
@@ -242,12 +240,10 @@ def _compare_group(folder: Path, settings: Mapping[str, Any]) -> list[Difference
 def _with_revision(difference: Difference, provenance: Mapping[str, Any]) -> Difference:
     if not _is_unknown(difference) or not difference.expected.revision:
         return difference
-    keys = difference.key.split(".")  # encoder.weights.commit, or encoder.members.0.weights.commit
-    members = provenance.get("members")
-    origin = members[int(keys[2])] if members and keys[1] == "members" else provenance
-    revision = origin.get("revision", difference.expected.revision)
+    revision = provenance.get("revision", difference.expected.revision)
     if revision == difference.expected.revision:
         return difference
+    keys = difference.key.split(".")  # encoder.weights.commit
     return Difference(".".join([*keys[:-2], "revision"]), difference.expected.revision, revision)
 
 
@@ -256,8 +252,9 @@ class StoredFeatures:
     """The stored features of the manifest's clips, read on demand.
 
     Attributes:
-        stores: The store of each modality for which any clip has features.
-        digests: For each of these modalities, the digest of each clip's valid row; clips without the modality are left
+        stores: The store of each encoder for which any clip has features, by the name of its features: the modality, or
+            ``<modality>.<encoder>`` if the modality has several.
+        digests: For each of these names, the digest of each clip's valid row; clips without the modality are left
             out.
     """
 
@@ -266,7 +263,7 @@ class StoredFeatures:
 
     @property
     def modalities(self) -> list[str]:
-        """The modalities for which any clip has features, in order."""
+        """The names of the features that any clip has, in order."""
         return list(self.stores)
 
     def read(self, clip_ids: Sequence[str], pool: PoolOrFrames) -> dict[str, NDArray[np.float32]]:
@@ -296,11 +293,11 @@ class StoredFeatures:
 def open_features(
     clips: Sequence[Clip],
     texts: Mapping[str, ClipText],
-    modalities: Sequence[Modality],
+    modalities: Mapping[str, Modality],
     *,
-    open_modality: Callable[[Modality], FeatureStore],
+    open_named: Callable[[str], FeatureStore],
 ) -> StoredFeatures:
-    """Open the stores of the given modalities.
+    """Open the given features.
 
     Only features of the current input of a clip count; if the clip has changed, its features are missing. Of imported
     features the newest count.
@@ -308,8 +305,8 @@ def open_features(
     Args:
         clips: The clips of the manifest.
         texts: Transcripts by clip id.
-        modalities: The modalities to open.
-        open_modality: Opens the store of a modality.
+        modalities: The modality of each features to open, by name.
+        open_named: Opens the features of a name.
 
     Raises:
         MissingInput: If a store does not exist.
@@ -318,11 +315,11 @@ def open_features(
     """
     stores: dict[str, FeatureStore] = {}
     digests: dict[str, Mapping[str, str]] = {}
-    for modality in modalities:
-        store = open_modality(modality)
+    for name, modality in modalities.items():
+        store = open_named(name)
         valid_digests = current_digests(modality, clips, texts, store)
         if store.clips_with_features(valid_digests):
-            stores[modality.value], digests[modality.value] = store, valid_digests
+            stores[name], digests[name] = store, valid_digests
     if not stores:
         raise InputError("no clip has any features", "extract features first", command="ecmf-pipe extract")
     return StoredFeatures(stores, digests)

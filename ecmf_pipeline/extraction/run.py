@@ -23,7 +23,7 @@ from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.runner import Engine, Run, RunConfig, RunReport
 from ecmf_pipeline.runner.machine import default_openers, has_bf16_instructions, visible_gpus
-from ecmf_pipeline.runner.quarantine import Limits, Quarantine
+from ecmf_pipeline.runner.quarantine import Limits, Quarantine, read_quarantine
 from ecmf_pipeline.store import (
     FeatureStore,
     StoreWriter,
@@ -79,6 +79,7 @@ class Branch:
         todo: Clips to compute.
         reused: Number of clips whose features are stored.
         absent: Number of clips without this input (no audio stream, no words, ...): masked in training, not bad.
+        in_use: Fingerprints of all encoders of the modality in use, in order; empty if there is only this one.
     """
 
     modality: Modality
@@ -89,6 +90,7 @@ class Branch:
     todo: frozenset[str]
     reused: int
     absent: int
+    in_use: tuple[str, ...] = ()
 
     @property
     def fingerprint(self) -> str:
@@ -110,21 +112,22 @@ def input_digests(
         texts: Transcripts by clip id; only the text branch reads them.
         branch_inputs: The inputs of the branch; clips that lack one of them are left out.
     """
+    columns = Clips.of(clips)
     if modality is Modality.TEXT:
         return {
-            clip.clip_id: text_digest(texts[clip.clip_id], branch_inputs.columns)
-            for clip in clips
-            if clip.clip_id in texts and texts[clip.clip_id].having(branch_inputs.columns)
+            clip_id: text_digest(texts[clip_id], branch_inputs.columns)
+            for clip_id in columns.ids
+            if clip_id in texts and texts[clip_id].having(branch_inputs.columns)
         }
-    columns = Clips.of(clips)
     if modality is Modality.AUDIO:
-        digests = columns.sound_digests
+        digests, has_input = columns.sound_digests, columns.column("has_audio")
     elif modality is Modality.FACE and branch_inputs.face_crops:
-        digests = columns.column("face_digest").tolist()
+        digests = columns.column("face_digest")
+        has_input = digests != ""
     else:
-        columns = columns.where(columns.column("has_video"))
-        return dict(zip(columns.ids, columns.column("digest").tolist(), strict=True))
-    return {clip_id: digest for clip_id, digest in zip(columns.ids, digests, strict=True) if digest}
+        digests, has_input = columns.column("digest"), columns.column("has_video")
+    found = zip(columns.ids, digests.tolist(), has_input.tolist(), strict=True)
+    return {clip_id: digest for clip_id, digest, is_present in found if is_present}
 
 
 def current_digests(
@@ -176,6 +179,7 @@ def plan_branch(
     limits: Limits | None = None,
     retry_quarantined: bool = False,
     earlier_tables: Sequence[Path] = (),
+    in_use: Sequence[str] = (),
 ) -> Branch:
     """Compare the store of a modality, and those of its shards, with the manifest, and return the clips to compute.
 
@@ -190,6 +194,7 @@ def plan_branch(
         limits: The result of `clip_limits`.
         retry_quarantined: Whether to retry quarantined clips even if nothing changed.
         earlier_tables: Further quarantine tables whose clips are not computed; they are only read.
+        in_use: See `Branch.in_use`.
 
     Raises:
         MissingInput: If the features must be imported and none are stored.
@@ -207,7 +212,14 @@ def plan_branch(
     missing = {clip_id: digest for clip_id, digest in digests.items() if clip_id not in computed}
 
     def open_table(path: Path) -> Quarantine:
-        return Quarantine(path, stage="extract", modality=modality.value, fingerprint=key, limits=limits)
+        return Quarantine(
+            path,
+            stage="extract",
+            modality=modality.value,
+            fingerprint=key,
+            limits=limits,
+            others=set(in_use) - {key},
+        )
 
     quarantine, earlier = open_table(quarantine_path), list(map(open_table, earlier_tables))
     quarantine.drop_outdated(missing)
@@ -219,7 +231,9 @@ def plan_branch(
         for clip_id, digest in missing.items()
         if not any(table.holds(clip_id, digest) for table in (quarantine, *earlier))
     )
-    return Branch(modality, encoder, settings, quarantine, digests, todo, len(computed), len(clips) - len(digests))
+    return Branch(
+        modality, encoder, settings, quarantine, digests, todo, len(computed), len(clips) - len(digests), tuple(in_use)
+    )
 
 
 def computed_clips(root: Path, store: FeatureStore | None, key: str, digests: Mapping[str, str]) -> set[str]:
@@ -279,7 +293,12 @@ def coverage(
     store = FeatureStore(root, current) if current and has_fingerprint(root, current) else None
     digests = current_digests(modality, clips, texts, store, branch_inputs)
     quarantine = Quarantine(
-        quarantine_path, stage="extract", modality=modality.value, fingerprint=current or "", limits=limits
+        quarantine_path,
+        stage="extract",
+        modality=modality.value,
+        fingerprint=current or "",
+        limits=limits,
+        others={entry.fingerprint for entry in read_quarantine(quarantine_path)} - {current},
     )
     done = computed_clips(root, store, current or "none", digests)
     bad = {clip_id for clip_id, digest in digests.items() if quarantine.holds(clip_id, digest)} - done
@@ -372,7 +391,14 @@ def extract(
                 files = (states.get(path) for path in (clip.path, clip.face_path, clip.audio_path))
                 items.append(ClipToExtract(clip, missing, text, *files))
         run: Run[ClipToExtract] = Run(
-            ExtractStepFactory(encoders, corpus_root, media, faces, config.device, uses_openers=bool(config.openers)),
+            ExtractStepFactory(
+                encoders,
+                corpus_root,
+                media,
+                faces,
+                config.device,
+                uses_openers=bool(config.openers) or engine is not None,  # an engine may have its own openers
+            ),
             {branch.modality.value: writers[branch.modality] for branch in incomplete},
             {branch.modality.value: branch.quarantine for branch in incomplete},
             RunConfig(
@@ -388,7 +414,7 @@ def extract(
         )
         run(items, f"extract {'+'.join(branch.modality.value for branch in incomplete)}")
     for branch in incomplete:
-        make_current(writers[branch.modality].root, branch.fingerprint)
+        make_current(writers[branch.modality].root, branch.fingerprint, branch.in_use)
     if failures:
         raise failures[0]
     if report.transient:
@@ -423,7 +449,7 @@ def _finish_complete_branches(
             if not has_fingerprint(root, branch.fingerprint):
                 # No clip has this input. Later stages need an empty store, not a missing one.
                 create_settings_group(root, branch.settings, dim=None, dtype="float32")
-            make_current(root, branch.fingerprint)
+            make_current(root, branch.fingerprint, branch.in_use)
             report.count(branch.modality.value, branch.quarantine)
         branch.quarantine.write()  # without entries that are outdated
         try:

@@ -26,9 +26,9 @@ from ecmf_pipeline.core.errors import (
     NothingToEncode,
 )
 from ecmf_pipeline.core.files import FileState, indexed_content
-from ecmf_pipeline.encoders.base import Encoder, Encoding, JoinedEncoder, Prepared, Preparer
+from ecmf_pipeline.encoders.base import Encoder, Encoding, Prepared, Preparer
 from ecmf_pipeline.encoders.base_config import BaseEncoderConfig
-from ecmf_pipeline.encoders.config import JoinedConfig, configured_frames
+from ecmf_pipeline.encoders.config import configured_frames
 from ecmf_pipeline.encoders.registry import build_encoder, build_preparer
 from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.faces.detector import FaceFinder, FaceTrack
@@ -348,12 +348,10 @@ def _version(package: str) -> str:
 
 
 def encoder_provenance(config: BaseEncoderConfig, encoder: Encoder[Any]) -> dict[str, Any]:
-    """Return the provenance of an encoder's features; for a joined encoder, that of each member.
+    """Return the provenance of an encoder's features.
 
     Args:
         config: Parameters of the encoder.
         encoder: The loaded encoder.
     """
-    if isinstance(config, JoinedConfig) and isinstance(encoder, JoinedEncoder):
-        return {"members": [encoder_provenance(*pair) for pair in zip(config.members, encoder.members, strict=True)]}
     return {**config.origin(), **encoder.provenance}

@@ -8,8 +8,14 @@ from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from ecmf_pipeline.core.config import Config
 
-FusionKind = Annotated[str, StringConstraints(pattern=r"^(ecmf|attention|concat|gated|mean_probs|single:[\w-]+)$")]
+FusionKind = Annotated[str, StringConstraints(pattern=r"^(ecmf|attention|concat|gated|mean_probs|single:[\w.-]+)$")]
 """Name of a fusion model: see `FusionConfig.kind`."""
+
+
+def modality_of(name: str) -> str:
+    """Return the modality of features: ``text`` for ``text``, and for ``text.minilm``, one of several encoders."""
+    return name.partition(".")[0]
+
 
 Temporal = Literal["attention", "mean"]
 

@@ -206,7 +206,7 @@ def _positions(X: Any, columns: Columns | None) -> dict[str, slice | NDArray[np.
     numbers = {name: number for number, name in enumerate(names)}
     found: dict[str, slice | NDArray[np.int64]] = {}
     for modality, chosen in columns.items():
-        wanted = [] if isinstance(chosen, slice) else list(chosen)
+        wanted: list[Any] = [] if isinstance(chosen, slice) else list(chosen)
         if unknown := [one for one in wanted if isinstance(one, str) and one not in numbers]:
             raise ValueError(f"X has no column {unknown[0]!r} of modality {modality!r}")
         width = np.shape(X)[1]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ecmf_pipeline.core.errors import InputError
-from ecmf_pipeline.fusion.config import FusionConfig, Temporal
+from ecmf_pipeline.fusion.config import FusionConfig, Temporal, modality_of
 
 STANDARD_LIMIT = 5.0
 """Clipping limit of standardised features: one outlier column (a raw pitch slope) must not dominate the others."""
@@ -27,10 +27,13 @@ class FusionOutput(NamedTuple):
     Attributes:
         logits: (B, C).
         weights: The share of each modality, (B, M): exactly 0 if it is missing; each row sums to 1.
+        branch_logits: The logits of each modality alone, (B, M, C), undefined if it is missing; None for models without
+            branches.
     """
 
     logits: Tensor
     weights: Tensor
+    branch_logits: Tensor | None = None
 
 
 class Standardiser(nn.Module):
@@ -155,13 +158,14 @@ class FusionModel(nn.Module):
         self.standardisers = nn.ModuleList(Standardiser(dim) for dim in dims.values())
         self.register_buffer("seen", torch.ones(len(dims), dtype=torch.bool))
 
-    @torch.no_grad()
-    def fit_standardisers(self, features: Sequence[Tensor], present: Tensor) -> None:
-        """Fit the standardisers to the training rows, (n, D_m) or (n, T_m, D_m), that have the modality."""
+    def set_standardisers(self, standardisers: Sequence[Standardiser]) -> None:
+        """Copy fitted standardisers, one for each modality."""
+        for own, fitted in zip(self.standardisers, standardisers, strict=True):
+            own.load_state_dict(fitted.state_dict())
+
+    def see(self, present: Tensor) -> None:
+        """Store which modalities occur in the training rows, by their mask (n, M)."""
         self.seen.copy_(present.any(dim=0))
-        for standardiser, values, has_modality in zip(self.standardisers, features, present.unbind(1), strict=True):
-            if isinstance(standardiser, Standardiser) and bool(has_modality.any()):
-                standardiser.fit(values if bool(has_modality.all()) else values[has_modality])
 
     def standardise(self, features: Sequence[Tensor], present: Tensor) -> tuple[Tensor, ...]:
         """Return the features standardised for `combine`; rows of missing modalities are not read and may hold NaN."""
@@ -257,7 +261,8 @@ class BranchedFusion(FusionModel):
 
     def combine(self, standard: Sequence[Tensor], present: Tensor) -> FusionOutput:
         """See `FusionModel.combine`."""
-        return self.fuse(*self.branch_outputs(standard), present)
+        tokens, logits = self.branch_outputs(standard)
+        return self.fuse(tokens, logits, present)._replace(branch_logits=logits)
 
 
 class TokenAttention(nn.Module):
@@ -336,7 +341,7 @@ class EcmfFusion(BranchedFusion):
     softmax(score(attended token) + reliability)``. ``join`` is zero-initialised: fusion starts as the weighted mean of
     the branch logits and learns a correction. ``reliability`` (one number for each modality) and ``gain`` are fitted on
     rows that the branches were not trained on: with fewer clips than columns, each modality looks perfect on its
-    training rows.
+    training rows. Tokens of several encoders of a modality (`config.modality_of`) share an embedding.
 
     Args:
         config: Shape of the model.
@@ -346,6 +351,11 @@ class EcmfFusion(BranchedFusion):
 
     def __init__(self, config: FusionConfig, dims: Mapping[str, int], n_classes: int) -> None:
         super().__init__(config, dims, n_classes)
+        kinds = [modality_of(name) for name in dims]
+        distinct = list(dict.fromkeys(kinds))
+        self.modality_index = [distinct.index(kind) for kind in kinds]
+        # With one encoder for each modality, the layer of each token in the join serves as its embedding.
+        self.embedding = nn.Parameter(torch.zeros(len(distinct), config.hidden)) if len(distinct) < len(dims) else None
         self.attention = nn.ModuleList(TokenAttention(config) for _ in range(config.layers))
         self.score = nn.Linear(config.hidden, 1)
         self.reliability = nn.Parameter(torch.zeros(len(dims)))
@@ -360,6 +370,8 @@ class EcmfFusion(BranchedFusion):
     def fuse(self, tokens: Tensor, logits: Tensor, present: Tensor) -> FusionOutput:
         """See `BranchedFusion.fuse`."""
         present = self.usable_modalities(present)
+        if self.embedding is not None:
+            tokens = tokens + self.embedding[self.modality_index]  # (M, H)
         for layer in self.attention:
             tokens = layer(tokens, present)  # (B, M, H)
         weights = self._score_modalities(tokens).masked_fill(~present, -torch.inf).softmax(dim=1)  # (B, M)
@@ -404,10 +416,9 @@ class SingleModality(BranchedFusion):
     def _is_selected(self) -> Tensor:
         return torch.tensor([name == self.config.single for name in self.modalities])
 
-    @torch.no_grad()
-    def fit_standardisers(self, features: Sequence[Tensor], present: Tensor) -> None:
-        """See `FusionModel.fit_standardisers`."""
-        super().fit_standardisers(features, present)
+    def see(self, present: Tensor) -> None:
+        """See `FusionModel.see`."""
+        super().see(present)
         self.seen.logical_and_(self._is_selected().to(self.seen.device))
 
     def fuse(self, tokens: Tensor, logits: Tensor, present: Tensor) -> FusionOutput:

@@ -1,33 +1,24 @@
-"""Training rows, validation rows, settings and seeds of each model of an ensemble.
-
-The settings can be tuned within the training part of each fold, by scikit-learn.
-"""
+"""Training rows, validation rows, settings and seeds of each model of an ensemble."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin
 
-from ecmf_pipeline.core.arrays import assign_folds, group_indices, validation_rows
-from ecmf_pipeline.core.errors import ParamsError, TooFewClips
+from ecmf_pipeline.core.arrays import validation_rows
+from ecmf_pipeline.core.errors import TooFewClips
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.fusion.inputs import Inputs
 from ecmf_pipeline.fusion.member import Examples, MemberTraining
-from ecmf_pipeline.fusion.model import FusionModel, build_model
-from ecmf_pipeline.fusion.prediction import Member, predict_with_model
+from ecmf_pipeline.fusion.model import Standardiser, build_model
+from ecmf_pipeline.fusion.prediction import Member
 
 NO_TRAINING = -2
 """Fold of a row that no model is trained on."""
-
-SEARCH_FOLD = 1_000_003
-"""Fold number that separates the seeds of the search from those of the folds."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +27,26 @@ class Settings:
 
     fusion: FusionConfig
     training: TrainingConfig
+
+
+@dataclass(frozen=True)
+class StandardRows:
+    """Standardised rows.
+
+    Attributes:
+        rows: Their numbers, ascending, (r,).
+        examples: The rows, on the device.
+        standardisers: The standardiser of each modality.
+    """
+
+    rows: NDArray[np.int64]
+    examples: Examples
+    standardisers: Sequence[Standardiser]
+
+    def select(self, rows: NDArray[np.int64]) -> Examples:
+        """Return some of the rows by their numbers."""
+        positions = np.searchsorted(self.rows, rows)
+        return self.examples[torch.from_numpy(positions).to(self.examples.labels.device)]
 
 
 @dataclass(frozen=True)
@@ -62,19 +73,52 @@ class Plan:
     fusion: FusionConfig
     training: TrainingConfig
 
-    def train(self, fold: int, repeat: int, settings: Settings, *, optimistic: bool = False) -> Member:
-        """Train one model on the rows outside its fold.
+    def train_fold(self, fold: int, settings: Settings, *, optimistic: bool = False) -> Iterator[Member]:
+        """Train the models of a fold, one after another, on the rows outside the fold.
+
+        They share one standardisation, by all these rows: that a few of them are validation rows of a model does not
+        matter for it.
 
         Args:
             fold: The fold.
-            repeat: Index of the model within the fold.
-            settings: Shape and training of the model.
+            settings: Shape and training of the models.
             optimistic: Whether the rows of the fold itself are the validation rows.
         """
         rows = self.training_rows(fold)
         held_out = np.flatnonzero(self.folds == fold)
-        if optimistic and self._can_predict(rows, held_out, settings.fusion):
-            return self.train_on(rows, held_out, (fold, repeat), settings, select_by_f1=True)
+        optimistic = optimistic and self._can_predict(rows, held_out, settings.fusion)
+        standard = self.standardise(rows, np.union1d(rows, held_out) if optimistic else rows)
+        for repeat in range(self.training.seeds):
+            if optimistic:
+                yield self.train_on(rows, held_out, (fold, repeat), settings, standard, select_by_f1=True)
+                continue
+            yield self._train_repeat(rows, fold, repeat, settings, standard)
+
+    def standardise(self, fitted_rows: NDArray[np.int64], rows: NDArray[np.int64]) -> StandardRows:
+        """Standardise ``rows`` (ascending) by the mean and deviation of ``fitted_rows``."""
+        device = self.examples.labels.device
+        fitted = self.examples.inputs[torch.from_numpy(fitted_rows).to(device)]
+        chosen = fitted
+        if len(rows) != len(fitted_rows):
+            chosen = self.examples.inputs[torch.from_numpy(rows).to(device)]
+        standardisers = [Standardiser(dim).to(device) for dim in self.dims.values()]
+        features = []
+        for index, standardiser in enumerate(standardisers):
+            values, has_modality = fitted.features[index], fitted.present[:, index]
+            if bool(has_modality.any()):
+                standardiser.fit(values if bool(has_modality.all()) else values[has_modality])
+            features.append(standardiser(chosen.features[index], chosen.present[:, index]))
+        row_numbers = torch.from_numpy(rows).to(device)
+        examples = Examples(
+            Inputs(tuple(features), chosen.present),
+            self.examples.labels[row_numbers],
+            self.examples.weights[row_numbers],
+        )
+        return StandardRows(rows, examples, standardisers)
+
+    def _train_repeat(
+        self, rows: NDArray[np.int64], fold: int, repeat: int, settings: Settings, standard: StandardRows
+    ) -> Member:
         is_validation = validation_rows(
             self.classes[rows],
             self.groups_of(rows),
@@ -82,7 +126,7 @@ class Plan:
             part=repeat,
             rng=np.random.default_rng([self.training.seed, fold]),  # the same parts for all repeats of a fold
         )
-        return self.train_on(rows[~is_validation], rows[is_validation], (fold, repeat), settings)
+        return self.train_on(rows[~is_validation], rows[is_validation], (fold, repeat), settings, standard)
 
     def train_on(
         self,
@@ -90,6 +134,7 @@ class Plan:
         validation: NDArray[np.int64],
         fold_and_repeat: tuple[int, int],
         settings: Settings,
+        standard: StandardRows,
         *,
         select_by_f1: bool = False,
     ) -> Member:
@@ -103,6 +148,7 @@ class Plan:
             validation: Validation rows.
             fold_and_repeat: Fold and repeat of the model, which also seed it.
             settings: Shape and training of the model.
+            standard: All these rows, standardised.
             select_by_f1: See `MemberTraining`.
 
         Raises:
@@ -117,15 +163,17 @@ class Plan:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seeds[0])
             model = build_model(settings.fusion, self.dims, self.n_classes).to(device)
-            training_examples = self.examples[torch.from_numpy(training).to(device)]
-            model.fit_standardisers(training_examples.inputs.features, training_examples.inputs.present)
-            validation_examples = self.examples[torch.from_numpy(validation).to(device)]
+            model.set_standardisers(standard.standardisers)
+            training_examples = standard.select(training)
+            model.see(training_examples.inputs.present)
+            validation_examples = standard.select(validation)
             can_predict = (validation_examples.inputs.present & model.seen).any(dim=1)
-            validation_examples = validation_examples[can_predict.nonzero().squeeze(1)]
+            if not bool(can_predict.all()):
+                validation_examples = validation_examples[can_predict.nonzero().squeeze(1)]
             fit = MemberTraining(
                 model=model,
-                training=_standardise(model, training_examples),
-                validation=_standardise(model, validation_examples),
+                training=training_examples,
+                validation=validation_examples,
                 config=settings.training,
                 generator=torch.Generator().manual_seed(seeds[1]),
                 rng=np.random.default_rng(seeds[2]),
@@ -178,126 +226,3 @@ class Plan:
     def groups_of(self, rows: NDArray[np.int64]) -> list[str] | None:
         """Return the groups of some rows, or None."""
         return None if self.groups is None else [self.groups[row] for row in rows.tolist()]
-
-
-def _standardise(model: FusionModel, examples: Examples) -> Examples:
-    """Standardise the features once for all epochs."""
-    features = model.standardise(examples.inputs.features, examples.inputs.present)
-    return Examples(Inputs(features, examples.inputs.present), examples.labels, examples.weights)
-
-
-def select_settings(plan: Plan, fold: int) -> Settings:
-    """Return the settings for the models of a fold: the configured ones, or the best of a search by inner folds.
-
-    The fold itself is not used: its score stays unbiased.
-
-    Raises:
-        ParamsError: If a width of the search is not a multiple of the number of heads.
-    """
-    training = plan.training
-    configured = Settings(plan.fusion, training)
-    if not training.search.trials:
-        return configured
-    if widths := training.search.indivisible_widths(plan.fusion.heads):
-        raise ParamsError(
-            f"search.hidden: {', '.join(map(str, widths))} must be multiples of fusion.heads ({plan.fusion.heads})",
-            "change search.hidden or fusion.heads",
-        )
-    from sklearn.model_selection import PredefinedSplit, RandomizedSearchCV
-
-    rows = plan.training_rows(fold)
-    rng = np.random.default_rng([training.seed, fold, SEARCH_FOLD])
-    inner = assign_folds(
-        plan.classes[rows], _groups_for_inner_folds(plan.groups_of(rows)), training.search.folds, rng=rng
-    )
-    grid = {name: list(getattr(training.search, name)) for name in FusionEstimator.SEARCHED}
-    search = RandomizedSearchCV(
-        FusionEstimator(_SharedPlan(plan)),
-        grid,
-        n_iter=min(training.search.trials, math.prod(map(len, grid.values()))),
-        cv=PredefinedSplit(inner),
-        scoring="f1_weighted",
-        refit=False,
-        random_state=int(rng.integers(2**31)),
-        error_score="raise",
-    )
-    search.fit(rows[:, None], plan.classes[rows])
-    return FusionEstimator(_SharedPlan(plan), **search.best_params_).settings()
-
-
-def _groups_for_inner_folds(groups: Sequence[str] | None) -> Sequence[str] | None:
-    """Return the groups if inner folds can be made of them; None if there is only one group.
-
-    With two groups in all, one is left if the other is held out. Clips are then split by label, which favours settings
-    that overfit speakers; the evaluated fold is still not used.
-    """
-    indices = group_indices(groups)
-    return None if indices is None or len(np.unique(indices)) < 2 else groups
-
-
-class _SharedPlan:
-    """A plan that scikit-learn's `clone` does not copy, which would copy all features."""
-
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-
-    def __deepcopy__(self, _memo: Any) -> _SharedPlan:
-        return self
-
-
-class FusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """A fusion model as a scikit-learn classifier; X are row numbers of the plan, (n, 1)."""
-
-    SEARCHED = ("hidden", "layers", "dropout", "learning_rate", "weight_decay")
-
-    def __init__(
-        self,
-        shared: _SharedPlan,
-        hidden: int | None = None,
-        layers: int | None = None,
-        dropout: float | None = None,
-        learning_rate: float | None = None,
-        weight_decay: float | None = None,
-    ) -> None:
-        self.shared = shared
-        self.hidden = hidden
-        self.layers = layers
-        self.dropout = dropout
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-
-    def settings(self) -> Settings:
-        """Return the configured settings, updated by the parameters of the estimator."""
-        updates = {name: getattr(self, name) for name in self.SEARCHED if getattr(self, name) is not None}
-        plan = self.shared.plan
-        fusion = {name: value for name, value in updates.items() if name in type(plan.fusion).model_fields}
-        training = {name: value for name, value in updates.items() if name not in fusion}
-        # Constructed, not copied with an update, to validate the drawn values.
-        return Settings(
-            type(plan.fusion)(**(plan.fusion.model_dump() | fusion)),
-            type(plan.training)(**(plan.training.model_dump() | training)),
-        )
-
-    def fit(self, numbers: NDArray[np.int64], labels: NDArray[np.int64]) -> FusionEstimator:
-        """Train one model on rows of the plan; some of them become validation rows."""
-        plan, rows = self.shared.plan, numbers[:, 0]
-        is_validation = validation_rows(
-            labels,
-            plan.groups_of(rows),
-            plan.training.validation_share,
-            part=0,
-            rng=np.random.default_rng(plan.training.seed),
-        )
-        self.classes_ = np.arange(plan.n_classes)
-        self.member_ = plan.train_on(rows[~is_validation], rows[is_validation], (SEARCH_FOLD, 0), self.settings())
-        return self
-
-    def predict(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the most likely class of rows of the plan; -1 if the model cannot predict a row."""
-        inputs = self.shared.plan.examples.inputs
-        rows = torch.from_numpy(numbers[:, 0])
-        usable = (inputs.present[rows] & self.member_.model.seen).any(dim=1).cpu().numpy()
-        classes = np.full(len(numbers), -1, dtype=np.int64)
-        outputs = predict_with_model(self.member_.model, inputs, rows[torch.from_numpy(usable)])
-        classes[usable] = outputs[:, : self.shared.plan.n_classes].argmax(axis=1)
-        return classes

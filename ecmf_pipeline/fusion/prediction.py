@@ -6,13 +6,15 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from pydantic import Field, ValidationError
+from torch import Tensor
 
+from ecmf_pipeline.core.arrays import ShortRepr
 from ecmf_pipeline.core.config import Config, PoolOrFrames
 from ecmf_pipeline.core.errors import MissingInput, ModelError
 from ecmf_pipeline.core.files import read_sealed_json, sha256_file, write_atomic, write_sealed_json
@@ -24,6 +26,8 @@ from ecmf_pipeline.fusion.model import FusionModel, build_model
 ALL_MEMBERS = -1
 """Key of the temperature for clips that no fold held out."""
 
+SINGLE_MODELS = "single_modalities"
+"""Folder of the models of single modalities, if the fusion has no such branches; see `Ensemble.has_single_models`."""
 
 WEIGHTS_FILE = "weights.safetensors"
 CONFIG_FILE = "config.json"
@@ -35,8 +39,8 @@ CHUNK = 512
 """Clips in one forward pass of a prediction; the size fits a CPU cache and changes results only by rounding."""
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+@dataclass(frozen=True, slots=True, repr=False)
+class Member(ShortRepr):
     """One trained model of an ensemble.
 
     Attributes:
@@ -58,27 +62,34 @@ class Member:
     curve: tuple[tuple[float, float], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
+@dataclass(frozen=True, slots=True, repr=False)
+class Prediction(ShortRepr):
     """Predictions of an ensemble for n clips.
 
     Attributes:
         probs: Probability of each label, (n, C); a row of NaN if a clip has no usable modality.
         modality_weights: Share of each modality, (n, M); a row of NaN if a clip has no usable modality.
+        branch_probs: Probability of each label by each modality alone, (n, M, C): the branches of the models. A row of
+            NaN if a clip lacks the modality, or the models have no branches.
         label_names: The labels, in the order of ``probs``.
         label_type: Type of the training labels.
     """
 
     probs: NDArray[np.float32]
     modality_weights: NDArray[np.float32]
+    branch_probs: NDArray[np.float32]
     label_names: tuple[str, ...]
     label_type: LabelType = "name"
 
     @property
     def classes(self) -> NDArray[np.int64]:
         """Index of the most likely label, (n,); -1 without a prediction."""
-        missing = np.isnan(self.probs[:, 0])
-        return np.where(missing, -1, self.probs.argmax(axis=1))
+        return _most_likely(self.probs)
+
+    @property
+    def branch_classes(self) -> NDArray[np.int64]:
+        """Index of the most likely label by each modality alone, (n, M); -1 without a prediction."""
+        return _most_likely(self.branch_probs)
 
     @property
     def predictions(self) -> NDArray[Any]:
@@ -86,8 +97,13 @@ class Prediction:
         return decode_labels(self.classes, self.label_names, self.label_type)
 
 
-@dataclass(frozen=True)
-class Ensemble:
+def _most_likely(probs: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Return the most likely class of probabilities (..., C); -1 in a row of NaN."""
+    return np.where(np.isnan(probs[..., 0]), -1, probs.argmax(axis=-1))
+
+
+@dataclass(frozen=True, repr=False)
+class Ensemble(ShortRepr):
     """Models of one kind, for K folds and S seeds, and the fold of each training clip.
 
     Attributes:
@@ -100,6 +116,8 @@ class Ensemble:
         fusion: Shape of the models.
         training: Training settings.
         temperatures: For each fold, and under -1 for all other clips, the divisor of the log-probabilities.
+        missing_factors: By modality, factors of the temperatures of clips without it; keys as of ``temperatures``.
+        branch_temperatures: Temperatures of each modality alone.
         pool: How the rows of a clip were pooled for training (``train.pool``); "" if unknown.
         labels_sha256: SHA-256 of the file of training labels (``refined.csv``); "" if unknown.
         label_type: Type of the training labels and of `Prediction.predictions`.
@@ -114,6 +132,8 @@ class Ensemble:
     fusion: FusionConfig
     training: TrainingConfig
     temperatures: Mapping[int, float] = field(default_factory=dict)
+    missing_factors: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    branch_temperatures: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     pool: PoolOrFrames | Literal[""] = ""
     labels_sha256: str = ""
     label_type: LabelType = "name"
@@ -123,6 +143,12 @@ class Ensemble:
     def modalities(self) -> tuple[str, ...]:
         """The names of the modalities, in order."""
         return tuple(self.dims)
+
+    @property
+    def has_single_models(self) -> bool:
+        """Whether the branches are the models of the single modalities: trained alone, and not changed afterwards."""
+        staged = self.training.staged and not self.training.joint_learning_rate
+        return self.fusion.kind == "mean_probs" or (self.fusion.kind == "ecmf" and staged)
 
     @property
     def _train_command(self) -> str:
@@ -196,14 +222,24 @@ class Ensemble:
             InputError: If modalities or widths differ from those of the training.
             ValueError: If arrays differ in length, or a fold is unknown.
         """
+        return self.predict_several(features, [held_out], masks)[0]
+
+    def predict_several(
+        self,
+        features: Mapping[str, ArrayLike],
+        held_out: Sequence[ArrayLike | None],
+        masks: Mapping[str, ArrayLike] | None = None,
+    ) -> list[Prediction]:
+        """Predict each clip by several sets of members, and run each member once; see `predict`."""
         arrays = {name: np.atleast_1d(values) for name, values in features.items()}
         clips = max((len(values) for values in arrays.values()), default=0)
-        folds = np.full(clips, ALL_MEMBERS) if held_out is None else np.asarray(held_out)
+        fold_sets = [np.full(clips, ALL_MEMBERS) if folds is None else np.asarray(folds) for folds in held_out]
         known = {member.fold for member in self.members} | {ALL_MEMBERS}
-        if folds.shape != (clips,) or not set(folds.tolist()) <= known:
-            raise ValueError(f"held_out must be one of the folds {sorted(known)} for each of {clips} clips")
+        for folds in fold_sets:
+            if folds.shape != (clips,) or not set(folds.tolist()) <= known:
+                raise ValueError(f"held_out must be one of the folds {sorted(known)} for each of {clips} clips")
         mask_arrays = {name: read_mask(name, mask, clips) for name, mask in (masks or {}).items()}
-        probs, weights = [], []
+        parts: list[list[_Means]] = []
         for start in range(0, max(clips, 1), CHUNK):
             rows = slice(start, start + CHUNK)
             inputs = read_inputs(
@@ -211,26 +247,56 @@ class Ensemble:
                 {name: values[rows] for name, values in mask_arrays.items()},
                 dims=self.dims,
             )
-            outputs = self._mean_outputs(inputs, folds[rows])  # (r, C + M)
-            mean_probs, mean_weights = np.split(outputs, [len(self.label_names)], axis=1)
-            temperatures = np.array([self.temperatures.get(fold, 1.0) for fold in folds[rows].tolist()])
-            probs.append(apply_temperatures(mean_probs, temperatures).astype(np.float32))
-            weights.append(mean_weights.astype(np.float32))
-        return Prediction(np.concatenate(probs), np.concatenate(weights), self.label_names, self.label_type)
+            parts.append(self._mean_outputs(inputs, [folds[rows] for folds in fold_sets]))
+        return [
+            self._calibrate(_Means(*map(np.concatenate, zip(*means, strict=True))), folds)
+            for means, folds in zip(zip(*parts, strict=True), fold_sets, strict=True)
+        ]
 
-    def _mean_outputs(self, inputs: Inputs, folds: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return mean probabilities and mean modality weights, (r, C + M); NaN if no member can predict a row."""
-        total = np.zeros((len(inputs), len(self.label_names) + len(self.dims)))  # (r, C + M)
-        n_members = np.zeros(len(inputs))  # (r,)
+    def _calibrate(self, means: _Means, folds: NDArray[np.int64]) -> Prediction:
+        def of_clips(by_fold: Mapping[int, float]) -> NDArray[np.float64]:
+            return np.array([by_fold.get(fold, 1.0) for fold in folds.tolist()])
+
+        temperatures = of_clips(self.temperatures)
+        for name, weights in zip(self.dims, means.weights.T, strict=True):
+            temperatures *= np.where(weights == 0, of_clips(self.missing_factors.get(name, {})), 1.0)
+        branches = [
+            apply_temperatures(means.branch_probs[:, index], of_clips(self.branch_temperatures.get(name, {})))
+            for index, name in enumerate(self.dims)
+        ]
+        return Prediction(
+            apply_temperatures(means.probs, temperatures).astype(np.float32),
+            means.weights.astype(np.float32),
+            np.stack(branches, axis=1).astype(np.float32),
+            self.label_names,
+            self.label_type,
+        )
+
+    def _mean_outputs(self, inputs: Inputs, fold_sets: Sequence[NDArray[np.int64]]) -> list[_Means]:
+        """Return the mean outputs of the members of each set of folds, (r,) each; NaN without a member for a row."""
+        shape = (len(fold_sets), len(inputs), len(self.dims), len(self.label_names))
+        totals = _Means(np.zeros((*shape[:2], shape[3])), np.zeros(shape[:3]), np.zeros(shape))
+        counts, branch_counts = np.zeros(shape[:2]), np.zeros(shape[:3])
+        present = inputs.present.numpy()
+        fold, standard = ALL_MEMBERS, inputs
         for member in self.members:
-            rows = torch.from_numpy(np.flatnonzero((folds == member.fold) | (folds == ALL_MEMBERS)))
-            rows = rows[(inputs.present[rows] & member.model.seen.cpu()).any(dim=1)]
-            # NumPy treats a tensor of one element as a scalar index: index with an array.
-            total[rows.numpy()] += predict_with_model(member.model, inputs, rows)
-            n_members[rows.numpy()] += 1
-        mean = np.full_like(total, np.nan)
-        np.divide(total, n_members[:, None], out=mean, where=n_members[:, None] > 0)
-        return mean
+            if member.fold != fold:  # the members of a fold share their standardisation
+                fold, standard = member.fold, standardise(member.model, inputs)
+            seen = member.model.seen.cpu().numpy()
+            uses = [((folds == fold) | (folds == ALL_MEMBERS)) & (present & seen).any(1) for folds in fold_sets]
+            rows = np.flatnonzero(np.logical_or.reduce(uses))
+            outputs = predict_with_model(member.model, standard, torch.from_numpy(rows))
+            for number, used in enumerate(uses):
+                chosen = used[rows]
+                for total, values in zip(totals, outputs, strict=True):
+                    total[number, rows[chosen]] += values[chosen]
+                counts[number] += used
+                branch_counts[number] += used[:, None] & present & seen
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return [
+                _Means(probs / count[:, None], weights / count[:, None], branches / branch_count[:, :, None])
+                for probs, weights, branches, count, branch_count in zip(*totals, counts, branch_counts, strict=True)
+            ]
 
     def save(self, folder: str | Path) -> None:
         """Write the weights (safetensors) and the config (JSON); equal ensembles give equal bytes."""
@@ -253,6 +319,8 @@ class Ensemble:
             fusion=self.fusion,
             training=self.training,
             temperatures=dict(self.temperatures),
+            missing_factors={name: dict(values) for name, values in self.missing_factors.items()},
+            branch_temperatures={name: dict(values) for name, values in self.branch_temperatures.items()},
             pool=self.pool,
             labels_sha256=self.labels_sha256,
             label_type=self.label_type,
@@ -298,6 +366,8 @@ class Ensemble:
             fusion=saved.fusion,
             training=saved.training,
             temperatures=saved.temperatures,
+            missing_factors=saved.missing_factors,
+            branch_temperatures=saved.branch_temperatures,
             pool=saved.pool,
             labels_sha256=saved.labels_sha256,
             label_type=saved.label_type,
@@ -305,18 +375,44 @@ class Ensemble:
         )
 
 
+class _Means(NamedTuple):
+    """Outputs for r clips.
+
+    Attributes:
+        probs: Probabilities, (r, C).
+        weights: Modality weights, (r, M).
+        branch_probs: Probabilities by each modality alone, (r, M, C); 0 (summed) or NaN (mean) if it is missing.
+    """
+
+    probs: NDArray[np.float64]
+    weights: NDArray[np.float64]
+    branch_probs: NDArray[np.float64]
+
+
 @torch.inference_mode()
-def predict_with_model(model: FusionModel, inputs: Inputs, rows: torch.Tensor) -> NDArray[np.float64]:
-    """Return probabilities and modality weights of one model, (r, C + M), for distinct ascending ``rows``."""
+def standardise(model: FusionModel, inputs: Inputs) -> Inputs:
+    """Return the inputs standardised by a model, on its device."""
     device = model.seen.device
-    outputs = [np.zeros((0, model.n_classes + len(model.modalities)))]
-    are_all_rows = len(rows) == len(inputs)  # slices avoid a copy
-    for start in range(0, len(rows), CHUNK):
-        chunk = inputs[slice(start, start + CHUNK) if are_all_rows else rows[start : start + CHUNK]]
-        output = model([values.to(device) for values in chunk.features], chunk.present.to(device))
-        probs_and_weights = torch.cat([output.logits.double().softmax(dim=1), output.weights.double()], dim=1)
-        outputs.append(probs_and_weights.cpu().numpy())
-    return np.concatenate(outputs)
+    present = inputs.present.to(device)
+    return Inputs(model.standardise([values.to(device) for values in inputs.features], present), present)
+
+
+@torch.inference_mode()
+def predict_with_model(model: FusionModel, standard: Inputs, rows: Tensor) -> _Means:
+    """Return the outputs of one model for distinct ascending ``rows`` of standardised inputs."""
+    outputs = []
+    are_all_rows = len(rows) == len(standard)  # slices avoid a copy
+    for start in range(0, max(len(rows), 1), CHUNK):
+        chunk = standard[
+            slice(start, start + CHUNK) if are_all_rows else rows[start : start + CHUNK].to(model.seen.device)
+        ]
+        output = model.combine(chunk.features, chunk.present)
+        branch_logits = output.branch_logits
+        if branch_logits is None:
+            branch_logits = output.logits.new_full((*chunk.present.shape, model.n_classes), torch.nan)
+        branch_probs = branch_logits.double().softmax(dim=2) * (chunk.present & model.seen)[:, :, None]
+        outputs.append((output.logits.double().softmax(dim=1), output.weights.double(), branch_probs))
+    return _Means(*(torch.cat(parts).cpu().numpy() for parts in zip(*outputs, strict=True)))
 
 
 class SavedModality(Config):
@@ -341,7 +437,7 @@ class SavedMember(Config):
 class SavedEnsemble(Config):
     """The content of ``config.json``."""
 
-    format: Literal[2] = 2
+    format: Literal[3] = 3
     modalities: list[SavedModality] = Field(min_length=1)
     label_names: list[str] = Field(min_length=2)
     folds: dict[str, int]
@@ -349,6 +445,8 @@ class SavedEnsemble(Config):
     fusion: FusionConfig
     training: TrainingConfig
     temperatures: dict[int, float]
+    missing_factors: dict[str, dict[int, float]] = Field(default_factory=dict)
+    branch_temperatures: dict[str, dict[int, float]] = Field(default_factory=dict)
     pool: PoolOrFrames | Literal[""] = ""
     labels_sha256: str = ""
     label_type: LabelType = "name"

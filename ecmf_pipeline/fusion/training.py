@@ -1,4 +1,4 @@
-"""Training of an ensemble: one model for each fold and seed, and the temperatures that calibrate it.
+"""Training of an ensemble: one model for each fold and seed, then calibration.
 
 With one model for each fold, the fusion is also a voter of `vote`.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -15,29 +15,19 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from ecmf_pipeline.core.arrays import Floats, Ints, assign_folds, group_names, scores
+from ecmf_pipeline.core.arrays import Floats, Ints, ShortRepr, assign_folds, group_names, scores
 from ecmf_pipeline.core.console import progress_bar
 from ecmf_pipeline.core.errors import InputError, TooFewClips
+from ecmf_pipeline.fusion.calibration import calibrate
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.fusion.inputs import encode_labels, label_type, read_inputs
 from ecmf_pipeline.fusion.member import Examples
-from ecmf_pipeline.fusion.plan import NO_TRAINING, Plan, select_settings
-from ecmf_pipeline.fusion.prediction import ALL_MEMBERS, Ensemble
-
-MIN_CLIPS = 20
-"""Minimum number of clips to fit a temperature; with fewer, probabilities are not calibrated."""
-
-TEMPERATURE_BOUNDS = (0.2, 5.0)
-
-TEMPERATURE_PRIOR = 2.0
-"""Strength of the prior that pulls the log-temperature towards 0, in clips (a standard deviation of 0.5).
-
-It prevents overconfidence if a few dozen clips happen to be all correct.
-"""
+from ecmf_pipeline.fusion.plan import NO_TRAINING, Plan, Settings
+from ecmf_pipeline.fusion.prediction import Ensemble
 
 
-@dataclass(frozen=True)
-class CrossValidation:
+@dataclass(frozen=True, repr=False)
+class CrossValidation(ShortRepr):
     """Out-of-fold predictions of n clips.
 
     Attributes:
@@ -132,13 +122,13 @@ def fit(
         fusion=fusion,
         training=training,
     )
-    jobs = [(fold, repeat) for fold in np.unique(assigned[assigned >= 0]).tolist() for repeat in range(training.seeds)]
     members = []
-    with _one_thread(), progress_bar(description, len(jobs), unit="model") as bar:
-        settings = {fold: select_settings(plan, fold) for fold in sorted({fold for fold, _ in jobs})}
-        for fold, repeat in jobs:
-            members.append(plan.train(fold, repeat, settings[fold], optimistic=optimistic))
-            bar.update()
+    fold_numbers = np.unique(assigned[assigned >= 0]).tolist()
+    with _one_thread(), progress_bar(description, len(fold_numbers) * training.seeds, unit="model") as bar:
+        for fold, settings in _settings_by_fold(plan, fold_numbers).items():
+            for member in plan.train_fold(fold, settings, optimistic=optimistic):
+                members.append(member)
+                bar.update()
     by_clip = dict(zip(clip_ids, assigned.tolist(), strict=True))
     ensemble = Ensemble(
         tuple(members), plan.dims, names, by_clip, frozenset(by_clip), fusion, training, label_type=label_type(labels)
@@ -149,9 +139,22 @@ def fit(
     held_out_features = {name: np.asarray(values)[held_out] for name, values in features.items()}
     held_out_masks = {name: np.asarray(values)[held_out] for name, values in (masks or {}).items()}
     with _one_thread():
-        probs = ensemble.predict(held_out_features, assigned[held_out], held_out_masks).probs
-    temperatures = held_out_temperatures(probs, classes[held_out], sample_weights[held_out], assigned[held_out])
-    return replace(ensemble, temperatures=temperatures)
+        return calibrate(
+            ensemble,
+            held_out_features,
+            held_out_masks,
+            labels=classes[held_out],
+            weights=sample_weights[held_out],
+            folds=assigned[held_out],
+        )
+
+
+def _settings_by_fold(plan: Plan, folds: Sequence[int]) -> dict[int, Settings]:
+    if not plan.training.search.trials:
+        return dict.fromkeys(folds, Settings(plan.fusion, plan.training))
+    from ecmf_pipeline.fusion.search import search_settings  # imports scikit-learn, which takes a second
+
+    return {fold: search_settings(plan, fold) for fold in folds}
 
 
 def cross_validate(
@@ -242,46 +245,6 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def held_out_temperatures(
-    probs: NDArray[np.float32], labels: NDArray[np.int64], weights: NDArray[np.float64], folds: NDArray[np.int64]
-) -> dict[int, float]:
-    """Fit one temperature for each fold, on the clips of the other folds, and one for all other clips.
-
-    The fit for a clip never uses its own label. It uses out-of-fold probabilities of the other folds, whose models may
-    have been trained on that label. Through the temperature the label can slightly change the confidence of the clip,
-    but never its most likely label.
-
-    Args:
-        probs: Out-of-fold probabilities, (n, C); rows of NaN are ignored.
-        labels: Class indices, (n,).
-        weights: Sample weights, (n,).
-        folds: The fold of each clip, (n,).
-
-    Returns:
-        The temperature of each fold, and under `ALL_MEMBERS` that of clips without a fold.
-    """
-    known = ~np.isnan(probs[:, 0])
-    fit_rows = {ALL_MEMBERS: known} | {int(fold): known & (folds != fold) for fold in np.unique(folds)}
-    return {fold: temperature(probs[rows], labels[rows], weights[rows]) for fold, rows in fit_rows.items()}
-
-
-def temperature(probs: NDArray[np.float32], labels: NDArray[np.int64], weights: NDArray[np.float64]) -> float:
-    """Return the temperature of the lowest weighted negative log-likelihood; 1.0 for fewer than `MIN_CLIPS` clips."""
-    from scipy.optimize import minimize_scalar
-
-    if len(probs) < MIN_CLIPS:
-        return 1.0
-    logs = np.log(np.maximum(probs.astype(np.float64), 1e-12))  # (n, C)
-
-    def loss(log_temperature: float) -> float:
-        scaled = logs / np.exp(log_temperature)
-        likelihood = scaled[np.arange(len(labels)), labels] - np.logaddexp.reduce(scaled, axis=1)
-        return TEMPERATURE_PRIOR / len(labels) * log_temperature**2 - float(np.average(likelihood, weights=weights))
-
-    optimum = minimize_scalar(loss, bounds=tuple(np.log(TEMPERATURE_BOUNDS)), method="bounded", options={"xatol": 1e-4})
-    return float(np.exp(optimum.x))
 
 
 @dataclass(frozen=True, slots=True)

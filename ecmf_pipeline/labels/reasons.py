@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ecmf_pipeline.core.arrays import Floats, Ints
+from ecmf_pipeline.core.arrays import Bools, Floats, Ints
 from ecmf_pipeline.labels.label_model import Assessment, LogOdds
 
 
@@ -35,37 +36,62 @@ class Comparison:
     n_votes: Ints
     n_rival_votes: Ints
 
-    def agreement(self, row: int) -> float:
-        """Return the share of the voting sources that vote for the label; NaN if none votes."""
-        return float(self.n_votes[row] / self.n_voting[row]) if self.n_voting[row] else float("nan")
+    @property
+    def agreement(self) -> Floats:
+        """Share of the voting sources that vote for the label, (n,); NaN if none votes."""
+        shares = np.full(len(self.label), np.nan)
+        np.divide(self.n_votes, self.n_voting, out=shares, where=self.n_voting > 0)
+        return shares
 
-    def explain(self, row: int, names: Sequence[str], *, has_given: bool) -> str:
-        """Explain the label of one clip: both probabilities, the parts of the log-odds, and the counts of votes.
+    def explanations(self, names: Sequence[str], *, has_given: Bools) -> Iterator[str]:
+        """Explain the label of each clip: both probabilities, the parts of the log-odds, and the counts of votes.
 
         Args:
-            row: Index of the clip.
             names: Names of the labels.
-            has_given: Whether the clip has a given label.
+            has_given: Whether each clip has a given label, (n,).
         """
-        label, rival = names[self.label[row]], names[self.rival[row]]
-        votes = "no source votes"
-        if self.n_voting[row]:
-            sources = f"of {self.n_voting[row]} source{'' if self.n_voting[row] == 1 else 's'}"
-            votes = f"{self.n_votes[row]} {sources} vote for {label}, {self.n_rival_votes[row]} for {rival}"
-        total = float(self.log_odds.total[row])
-        if np.isnan(total):
-            return f"{label} by a human label; {votes}"
-        parts = {"prior": float(self.log_odds.prior[row])}
-        if has_given:
-            parts["given label"] = float(self.log_odds.given[row])
-        if self.n_voting[row]:
-            parts["sources"] = float(self.log_odds.sources[row])
-        largest = max(parts, key=lambda name: parts[name] if total >= 0 else -parts[name])
-        terms = ", ".join(f"{name} {value:+.2f}" for name, value in parts.items())
-        return (
-            f"{label} {self.probability[row]:.2f}, {rival} {self.rival_probability[row]:.2f}, mostly by the {largest} "
-            f"(log-odds {total:+.2f}: {terms}); {votes}"
-        )
+        odds = self.log_odds
+        columns = (
+            self.label, self.rival, self.probability, self.rival_probability, self.n_voting, self.n_votes,
+            self.n_rival_votes, odds.total, odds.prior, odds.given, odds.sources, has_given,
+        )  # fmt: skip
+        for values in zip(*(column.tolist() for column in columns), strict=True):
+            yield _explain(names, *values)
+
+
+def _explain(
+    names: Sequence[str],
+    label_index: int,
+    rival_index: int,
+    probability: float,
+    rival_probability: float,
+    n_voting: int,
+    n_votes: int,
+    n_rival_votes: int,
+    total: float,
+    prior: float,
+    given: float,
+    sources: float,
+    has_given: bool,
+) -> str:
+    label, rival = names[label_index], names[rival_index]
+    votes = "no source votes"
+    if n_voting:
+        of_sources = f"of {n_voting} source{'' if n_voting == 1 else 's'}"
+        votes = f"{n_votes} {of_sources} vote for {label}, {n_rival_votes} for {rival}"
+    if math.isnan(total):
+        return f"{label} by a human label; {votes}"
+    parts = {"prior": prior}
+    if has_given:
+        parts["given label"] = given
+    if n_voting:
+        parts["sources"] = sources
+    largest = max(parts, key=lambda name: parts[name] if total >= 0 else -parts[name])
+    terms = ", ".join(f"{name} {value:+.2f}" for name, value in parts.items())
+    return (
+        f"{label} {probability:.2f}, {rival} {rival_probability:.2f}, mostly by the {largest} "
+        f"(log-odds {total:+.2f}: {terms}); {votes}"
+    )
 
 
 def compare(assessment: Assessment, labels: Ints, given: Ints, gold: Ints) -> Comparison:

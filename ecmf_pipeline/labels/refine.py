@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
+from itertools import repeat
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core.arrays import Bools, Floats, Ints
-from ecmf_pipeline.core.clips import Clip, ClipId, Split, label_indices
+from ecmf_pipeline.core.clips import Clip, ClipId, Clips, Split, label_indices
+from ecmf_pipeline.core.columns import Rows
 from ecmf_pipeline.core.console import format_count, format_share
 from ecmf_pipeline.core.predictions import Basis
 from ecmf_pipeline.labels.basis import describe_verdicts
@@ -26,6 +29,9 @@ from ecmf_pipeline.labels.reasons import compare
 from ecmf_pipeline.labels.selection import can_be_judged, label_entropy
 from ecmf_pipeline.labels.thresholds import NEVER, Thresholds, find_thresholds
 from ecmf_pipeline.labels.votes import ABSTAIN
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 class LabelAction(StrEnum):
@@ -109,6 +115,41 @@ class Decision:
     votes: Sequence[Vote] = ()
 
 
+class Decisions(Rows[Decision]):
+    """Decisions as columns; see `Rows`. The votes, if they are loaded, are columns ``<source>_vote`` and ``_prob``."""
+
+    row_type = Decision
+    types: ClassVar[Mapping[str, str]] = {
+        field.name: "double" if field.type == "float" else "string"
+        for field in fields(Decision)
+        if field.name != "votes"
+    }
+    classes: ClassVar[Mapping[str, Any]] = {"split": Split, "decision": LabelAction, "basis": Basis}
+
+    @property
+    def sources(self) -> list[str]:
+        """Names of the sources whose votes are loaded."""
+        return [name.removesuffix("_vote") for name in self.table.column_names[len(self.types) :: 2]]
+
+    @property
+    def is_trained(self) -> Bools:
+        """Whether each clip is trained on, (n,)."""
+        return self.column("weight") > 0
+
+    def _values(self, table: pa.Table) -> Iterator[Iterable[Any]]:
+        yield from super()._values(table)
+        by_source = [
+            [
+                Vote(source, label, None if np.isnan(probability) else probability)
+                for label, probability in zip(
+                    *(table.column(f"{source}_{part}").to_pylist() for part in ("vote", "prob")), strict=True
+                )
+            ]
+            for source in self.sources
+        ]
+        yield map(list, zip(*by_source, strict=True)) if by_source else repeat(())
+
+
 def decide(
     assessment: Assessment,
     clips: Sequence[Clip],
@@ -120,7 +161,7 @@ def decide(
     shares: Floats | None = None,
     is_bad: Bools | None = None,
     basis: Basis = Basis.GIVEN,
-) -> list[Decision]:
+) -> Decisions:
     """Decide on the label of each clip.
 
     Args:
@@ -158,7 +199,8 @@ def decide(
     thresholds = find_thresholds(assessment, given, gold, config)
     supporting = supporting_families(assessment, families)
     # np.full would store plain texts instead of actions.
-    leave = np.array([LabelAction.LEAVE] * len(clips), object)
+    leave = np.full(len(clips), None, object)
+    leave[:] = LabelAction.LEAVE
     draft = _Draft(leave, np.full(len(clips), -1), np.full(len(clips), "", object))
     is_bad = np.zeros(len(clips), bool) if is_bad is None else is_bad
     by_people = gold if shares is None else _majority(assessment, gold, shares)
@@ -175,27 +217,29 @@ def decide(
     weights = _weights(assessment, given, gold, by_people, draft.new, config)
     judged = np.where(draft.new >= 0, draft.new, assessment.labels)
     comparison = compare(assessment, judged, given, by_people)
-    return [
-        Decision(
-            clip_id=clip.clip_id,
-            split=clip.split,
-            given_label=clip.given_label,
-            refined_label=labels[draft.new[i]] if draft.new[i] >= 0 else "",
-            decision=draft.actions[i],
-            weight=float(weights[i]),
-            confidence=float(comparison.probability[i]),
-            agreement=comparison.agreement(i),
-            reason=comparison.explain(i, labels, has_given=bool(clip.given_label)) + draft.notes[i],
-            label=labels[judged[i]],
-            rival=labels[comparison.rival[i]],
-            log_odds=float(comparison.log_odds.total[i]),
-            log_odds_prior=float(comparison.log_odds.prior[i]),
-            log_odds_given=float(comparison.log_odds.given[i]),
-            log_odds_sources=float(comparison.log_odds.sources[i]),
-            basis=Basis.VERDICTS if by_people[i] >= 0 else basis,
-        )
-        for i, clip in enumerate(clips)
-    ]
+    names = np.array([*labels, ""], object)
+    columns = Clips.of(clips)
+    return Decisions.of_columns(
+        clip_id=columns.table.column("clip_id"),
+        split=columns.table.column("split"),
+        given_label=columns.table.column("given_label"),
+        refined_label=names[draft.new],
+        decision=draft.actions,
+        weight=weights,
+        confidence=comparison.probability,
+        agreement=comparison.agreement,
+        reason=[
+            reason + note
+            for reason, note in zip(comparison.explanations(labels, has_given=given >= 0), draft.notes, strict=True)
+        ],
+        label=names[judged],
+        rival=names[comparison.rival],
+        log_odds=comparison.log_odds.total,
+        log_odds_prior=comparison.log_odds.prior,
+        log_odds_given=comparison.log_odds.given,
+        log_odds_sources=comparison.log_odds.sources,
+        basis=np.where(by_people >= 0, Basis.VERDICTS.value, basis.value),
+    )
 
 
 def soften(assessment: Assessment, shares: Floats) -> Assessment:
@@ -281,8 +325,9 @@ def _assign_pseudo_labels(
     quota_share: float,
 ) -> None:
     """Assign pseudo-labels, most confident first, up to the quota of each class."""
-    allowed = unlabelled & np.array([clip.split in config.pseudo_splits for clip in clips], dtype=bool)
+    allowed = unlabelled & (Clips.of(clips).indices("split", [split.value for split in config.pseudo_splits]) >= 0)
     supported = supporting >= config.pseudo_families
+    clip_ids = Clips.of(clips).column("clip_id")
     draft.set(unlabelled & ~allowed, LabelAction.LEAVE, "; clips of this split get no pseudo-labels")
     trained_counts = np.bincount(draft.new[~unlabelled & (draft.new >= 0)], minlength=len(labels))
     for label, (name, count) in enumerate(zip(labels, trained_counts.tolist(), strict=True)):
@@ -300,10 +345,11 @@ def _assign_pseudo_labels(
             draft.notes[row] = (
                 f"; no pseudo-label: {supporting[row]} of {config.pseudo_families} needed families vote for {name}"
             )
-        eligible = np.flatnonzero(confident & supported).tolist()
-        eligible.sort(key=lambda i: (-assessment.confidence[i], clips[i].clip_id))
+        eligible = np.flatnonzero(confident & supported)
+        eligible = eligible[np.argsort(clip_ids[eligible], kind="stable")]
+        eligible = eligible[np.argsort(-assessment.confidence[eligible], kind="stable")]
         quota = len(eligible) if math.isinf(quota_share) else int(quota_share * count)
-        taken, over_quota = np.array(eligible[:quota], np.int64), np.array(eligible[quota:], np.int64)
+        taken, over_quota = eligible[:quota], eligible[quota:]
         draft.set(taken, LabelAction.PSEUDO, f"; pseudo-label: {name} is at least {threshold:.2f}")
         draft.new[taken] = label
         draft.set(over_quota, LabelAction.LEAVE, f"; no pseudo-label: the quota of {quota} for {name} is reached")
@@ -356,27 +402,31 @@ def labels_to_verify(decisions: Sequence[Decision], labels: Sequence[str]) -> In
 
     This is the refined label; of a dropped clip, the given label; of a clip without a label, the most probable one.
     """
-    index = {label: position for position, label in enumerate(labels)}
-    return np.array([index[d.refined_label or d.given_label or d.label] for d in decisions], np.int64)
+    rows = Decisions.of(decisions)
+    refined, given, label = (rows.indices(name, labels) for name in ("refined_label", "given_label", "label"))
+    return np.where(refined >= 0, refined, np.where(given >= 0, given, label))
 
 
 def describe_counts(decisions: Sequence[Decision], verified: Bools) -> list[str]:
     """Count the decisions by action, and how many of each are verdicts, such as ``1 relabel (by verdict)``."""
-    total = Counter(decision.decision.value for decision in decisions)
-    by_verdict = Counter(d.decision.value for d, known in zip(decisions, verified.tolist(), strict=True) if known)
+    rows = Decisions.of(decisions)
+    total, by_verdict = rows.counts("decision"), rows.where(verified).counts("decision")
     return [
-        f"{count} {name}" + (f" ({share})" if (share := format_share(by_verdict[name], count, "by verdict")) else "")
+        f"{count} {name}"
+        + (f" ({share})" if (share := format_share(by_verdict.get(name, 0), count, "by verdict")) else "")
         for name, count in sorted(total.items())
     ]
 
 
 def describe_effect(decisions: Sequence[Decision], labels: Sequence[str]) -> list[str]:
     """Describe clips and weights before and after refinement: a line for all clips, then one for each class."""
-    before = {label: sum(decision.given_label == label for decision in decisions) for label in labels}
-    after = {label: sum(d.refined_label == label and d.weight > 0 for d in decisions) for label in labels}
-    weight = {label: sum(d.weight for d in decisions if d.refined_label == label) for label in labels}
-    trained = [decision.weight for decision in decisions if decision.weight > 0]
-    effective_size = sum(trained) ** 2 / sum(value**2 for value in trained) if trained else 0.0
+    rows = Decisions.of(decisions)
+    weights, refined = rows.column("weight"), rows.indices("refined_label", labels)
+    before, after = rows.counts("given_label"), rows.where(rows.is_trained).counts("refined_label")
+    weight = {label: float(weights[refined == index].sum()) for index, label in enumerate(labels)}
+    before, after = ({label: counts.get(label, 0) for label in labels} for counts in (before, after))
+    trained = weights[weights > 0]
+    effective_size = trained.sum() ** 2 / (trained**2).sum() if len(trained) else 0.0
     total, total_weight = max(sum(before.values()), 1), max(sum(weight.values()), 1e-12)
     return [
         f"training clips: {sum(before.values())} before, {sum(after.values())} after (effective sample size by weight: "
@@ -399,8 +449,9 @@ def describe_zero_shot(decisions: Sequence[Decision], assessment: Assessment, go
         gold: Labels known to be right, (n,); -1 if unknown.
     """
     known = np.flatnonzero(gold >= 0)
-    zero_shot = [decision for decision in decisions if decision.basis is Basis.ZERO_SHOT]
-    n_labelled = sum(bool(decision.refined_label) for decision in zero_shot)
+    rows = Decisions.of(decisions)
+    zero_shot = rows.where(rows.column("basis") == Basis.ZERO_SHOT.value)
+    n_labelled = int((zero_shot.column("refined_label") != "").sum())
     voting = sum(source.coverage > 0 for source in assessment.sources)
     lines = [
         f"zero-shot, unverified: {format_count(n_labelled, 'clip')} labelled by {format_count(voting, 'source')}, "
@@ -413,7 +464,7 @@ def describe_zero_shot(decisions: Sequence[Decision], assessment: Assessment, go
             else ""
         ),
     ]
-    shares = Counter(decision.refined_label for decision in zero_shot if decision.refined_label)
+    shares = Counter({label: count for label, count in zero_shot.counts("refined_label").items() if label})
     if shares:
         lines.append(", ".join(f"{count} {label}" for label, count in shares.most_common()))
     return lines

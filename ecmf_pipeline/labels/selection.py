@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core.arrays import Bools, Floats, Ints
-from ecmf_pipeline.core.clips import Clip
+from ecmf_pipeline.core.clips import Clip, Clips
 
 _COMPONENTS = 16
 """Maximum number of principal components of a modality for the clusters of the first clips to label."""
@@ -37,7 +37,9 @@ def expected_gain(posterior: Floats, labels: Ints) -> Floats:
 
 def has_readable_media(clips: Sequence[Clip]) -> Bools:
     """Return whether a person can see or hear each clip, (n,)."""
-    return np.array([clip.has_video or clip.has_audio for clip in clips], dtype=bool)
+    columns = Clips.of(clips)
+    readable: Bools = columns.column("has_video") | columns.column("has_audio")
+    return readable
 
 
 def can_be_judged(clips: Sequence[Clip]) -> Bools:
@@ -45,8 +47,9 @@ def can_be_judged(clips: Sequence[Clip]) -> Bools:
 
     Clips without a file count, because a corpus of imported features has none.
     """
-    words_or_no_file = [not clip.path or bool((clip.transcript + clip.translation).strip()) for clip in clips]
-    judged: Bools = has_readable_media(clips) | np.array(words_or_no_file, dtype=bool)
+    columns = Clips.of(clips)
+    has_words = columns.is_not_blank("transcript") | columns.is_not_blank("translation")
+    judged: Bools = has_readable_media(columns) | has_words | (columns.column("path") == "")
     return judged
 
 
@@ -98,7 +101,7 @@ def select_first_clips(
     from sklearn.cluster import KMeans
 
     rows = np.flatnonzero(eligible | known)
-    points = _joint_components({name: values[rows] for name, values in features.items()}, len(rows))
+    points = joint_components({name: values[rows] for name, values in features.items()}, len(rows))
     if not len(rows) or not points.shape[1]:
         return []
     # Copies of a clip differ by rounding; KMeans would leave clusters without clips.
@@ -114,7 +117,7 @@ def select_first_clips(
     return [row for _, _, row in sorted(chosen)]
 
 
-def _joint_components(features: Mapping[str, NDArray[np.floating]], clips: int) -> Floats:
+def joint_components(features: Mapping[str, NDArray[np.floating]], clips: int) -> Floats:
     """Return principal components of each modality with unit mean length, side by side; 0 for missing modalities."""
     from sklearn.decomposition import PCA
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import difflib
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core.arrays import Floats, Ints
-from ecmf_pipeline.core.clips import Clip, ClipId, Corpus, Split
+from ecmf_pipeline.core.clips import Clip, Clips, Corpus, Split
 from ecmf_pipeline.core.console import format_count, warn
 from ecmf_pipeline.core.errors import InputError, MissingInput
 from ecmf_pipeline.core.files import write_atomic
 from ecmf_pipeline.core.predictions import Basis
 from ecmf_pipeline.core.tables import (
+    CATEGORY,
     TableFile,
     as_spreadsheet_text,
     from_spreadsheet_text,
@@ -31,7 +32,7 @@ from ecmf_pipeline.core.tables import (
 from ecmf_pipeline.corpora.listing import quote_names
 from ecmf_pipeline.corpora.names import match_names
 from ecmf_pipeline.corpora.tables import read_table, reject_computed
-from ecmf_pipeline.labels.refine import Decision, LabelAction, Vote
+from ecmf_pipeline.labels.refine import Decision, Decisions, LabelAction
 from ecmf_pipeline.labels.votes import first_choice
 
 if TYPE_CHECKING:
@@ -65,6 +66,9 @@ _NUMBERS = ("weight", "confidence", "agreement", "log_odds", *LOG_ODDS_PARTS)
 
 POSTERIOR = "posterior_"
 """Prefix of the columns of refined.csv with the label model's posterior."""
+
+_BLOCK = 16_384
+"""Clips whose rows are formatted together: a million at once would take gigabytes."""
 
 _RESERVED = f"the prefix {POSTERIOR!r} is reserved for columns of refined.csv"
 
@@ -105,19 +109,22 @@ def write_votes(
     clips, classes = len(clip_ids), len(labels)
     if len(set(clip_ids)) != clips or any(probs.shape != (clips, classes) for probs in votes.values()):
         raise ValueError(f"votes must have shape ({clips}, {classes}) and clip ids must be unique")
-    order = sorted(range(clips), key=lambda i: clip_ids[i])
+    order = np.array(sorted(range(clips), key=clip_ids.__getitem__), np.int64)
     sources = sorted(votes)
-    stacked = np.zeros((clips, 0, classes))
-    if sources:
-        stacked = np.stack([np.asarray(votes[source], np.float64)[order] for source in sources], axis=1)
-    rows = stacked.reshape(-1, classes)  # (n * S, K), clip by clip
-    columns: dict[str, object] = {
-        "clip_id": np.repeat(np.array([clip_ids[i] for i in order], dtype=object), len(sources)),
-        "source": np.tile(np.array(sources, dtype=object), clips),
-        "label": _label_names(first_choice(rows), labels),
-    }
-    columns |= {f"p_{label}": np.round(rows[:, k], 6) for k, label in enumerate(labels)}
-    write_sealed(path, _as_csv(pd.DataFrame(columns)))
+
+    def block(chosen: Ints) -> pd.DataFrame:
+        rows = np.zeros((0, classes))
+        if sources:  # (m * S, K), clip by clip
+            stacked = np.stack([np.asarray(votes[source][chosen], np.float64) for source in sources], axis=1)
+            rows = stacked.reshape(-1, classes)
+        columns: dict[str, object] = {
+            "clip_id": np.repeat(np.array([clip_ids[row] for row in chosen], dtype=object), len(sources)),
+            "source": np.tile(np.array(sources, dtype=object), len(chosen)),
+            "label": _label_names(first_choice(rows), labels),
+        }
+        return pd.DataFrame(columns | {f"p_{label}": np.round(rows[:, k], 6) for k, label in enumerate(labels)})
+
+    write_sealed(path, _as_csv(map(block, _blocks(order))))
 
 
 def read_votes(path: Path, labels: Sequence[str], clip_ids: Sequence[str] | None = None) -> VoteTable:
@@ -135,13 +142,14 @@ def read_votes(path: Path, labels: Sequence[str], clip_ids: Sequence[str] | None
     import pandas as pd
 
     probabilities = [f"p_{label}" for label in labels]
-    table, frame = _read_table(path, ("clip_id", "source", "label", *probabilities), probabilities, _VOTE_AGAIN)
+    required = ("clip_id", "source", "label", *probabilities)
+    table, frame = _read_table(path, required, probabilities, _VOTE_AGAIN, categories=required[:3])
     values = _probabilities(path, frame, labels, _VOTE_AGAIN, tolerance=1e-6 * (len(labels) + 1))
-    clip_codes, found = pd.factorize(frame["clip_id"], sort=True)
-    source_codes, sources = pd.factorize(frame["source"], sort=True)
-    _reject_first(
-        path, frame.duplicated(["clip_id", "source"]).to_numpy(), "the source votes twice on this clip", _VOTE_AGAIN
-    )
+    clip_codes, found = _sorted_codes(frame["clip_id"])
+    source_codes, sources = _sorted_codes(frame["source"])
+    del frame
+    pairs = pd.Series(clip_codes * max(len(sources), 1) + source_codes)
+    _reject_first(path, pairs.duplicated().to_numpy(), "the source votes twice on this clip", _VOTE_AGAIN)
     has_row = np.zeros((len(sources), len(found)), dtype=bool)
     has_row[source_codes, clip_codes] = True
     if not has_row.all():
@@ -149,10 +157,13 @@ def read_votes(path: Path, labels: Sequence[str], clip_ids: Sequence[str] | None
         raise table.damaged(f"no row for clip {found[clip]!r} and source {sources[source]!r}")
     if clip_ids is not None:
         table.check_covers(sorted(found), clip_ids)
-    votes = np.full((len(sources), len(found), len(labels)), np.nan)
-    votes[source_codes, clip_codes] = values
+    votes = {}
+    for code, source in enumerate(sources):
+        rows = source_codes == code
+        votes[source] = np.empty((len(found), len(labels)))
+        votes[source][clip_codes[rows]] = values[rows]
     table.check_seal()
-    return VoteTable(tuple(found), dict(zip(sources, votes, strict=True)))
+    return VoteTable(tuple(found), votes)
 
 
 def read_external_votes(path: Path, labels: Sequence[str], clip_ids: Sequence[str]) -> tuple[dict[str, Floats], int]:
@@ -220,23 +231,25 @@ def write_refined(
     """
     import pandas as pd
 
-    columns: dict[str, object] = {
-        column: [getattr(decision, column) for decision in decisions] for column in REFINED_COLUMNS
-    }
-    for index, label in enumerate(labels):
-        columns[f"{POSTERIOR}{label}"] = np.round(np.asarray(posterior, np.float64)[:, index], 6)
-    for source in sorted(votes):
-        probs = np.asarray(votes[source], np.float64)
-        hard_votes = first_choice(probs)
-        columns[f"{source}_vote"] = _label_names(hard_votes, labels)
-        columns[f"{source}_prob"] = np.round(probs[np.arange(len(probs)), hard_votes], 6)
-    for column in _NUMBERS:
-        columns[column] = np.round(np.array(columns[column], np.float64), 6)
-    order = sorted(range(len(decisions)), key=lambda i: decisions[i].clip_id)
-    write_sealed(path, _as_csv(pd.DataFrame(columns).iloc[order]))
+    all_decisions = Decisions.of(decisions)
+    order = np.argsort(all_decisions.column("clip_id"), kind="stable")
+
+    def block(chosen: Ints) -> pd.DataFrame:
+        rows = all_decisions.take(chosen)
+        columns: dict[str, object] = {column: rows.column(column) for column in REFINED_COLUMNS}
+        for index, label in enumerate(labels):
+            columns[f"{POSTERIOR}{label}"] = np.round(np.asarray(posterior[chosen, index], np.float64), 6)
+        for source in sorted(votes):
+            probs = np.asarray(votes[source][chosen], np.float64)
+            hard_votes = first_choice(probs)
+            columns[f"{source}_vote"] = _label_names(hard_votes, labels)
+            columns[f"{source}_prob"] = np.round(probs[np.arange(len(probs)), hard_votes], 6)
+        return pd.DataFrame(columns | {column: np.round(rows.column(column), 6) for column in _NUMBERS})
+
+    write_sealed(path, _as_csv(map(block, _blocks(order))))
 
 
-def read_decisions(path: Path, *, votes: bool = False, corpus: Corpus | None = None) -> list[Decision]:
+def read_decisions(path: Path, *, votes: bool = False, corpus: Corpus | None = None) -> Decisions:
     """Read refined.csv as decisions, sorted by clip id.
 
     Args:
@@ -282,24 +295,10 @@ def read_decisions(path: Path, *, votes: bool = False, corpus: Corpus | None = N
         _check_belongs_to(table, frame, corpus, ["refined_label", "label", "rival", *vote_columns])
     table.check_seal()
     loaded = sources if votes else []
-    columns = [*REFINED_COLUMNS, *(f"{source}_{part}" for source in loaded for part in ("vote", "prob"))]
-
-    def vote(source: str, label: str, probability: float) -> Vote:
-        return Vote(source, label, None if np.isnan(probability) else probability)
-
-    return [
-        Decision(
-            **{name: row[name] for name in REFINED_COLUMNS}
-            | {
-                "clip_id": ClipId(row["clip_id"]),
-                "split": Split(row["split"]),
-                "decision": LabelAction(row["decision"]),
-                "basis": Basis(row["basis"]),
-            },
-            votes=[vote(source, row[f"{source}_vote"], row[f"{source}_prob"]) for source in loaded],
-        )
-        for row in frame[columns].to_dict("records")
-    ]
+    return Decisions.of_columns(
+        **{name: frame[name] for name in Decisions.types},
+        **{f"{source}_{part}": frame[f"{source}_{part}"] for source in loaded for part in ("vote", "prob")},
+    )
 
 
 def read_posterior(path: Path, labels: Sequence[str]) -> Floats:
@@ -316,7 +315,7 @@ def read_posterior(path: Path, labels: Sequence[str]) -> Floats:
 
 def _check_belongs_to(table: TableFile, frame: pd.DataFrame, corpus: Corpus, label_columns: Sequence[str]) -> None:
     """Check that refined.csv has the clips, splits, given labels and label names of the corpus."""
-    table.check_covers(frame["clip_id"].tolist(), [clip.clip_id for clip in corpus.clips])
+    table.check_covers(frame["clip_id"].tolist(), corpus.columns.ids)
     for column in label_columns:
         wrong = ~frame[column].isin([*corpus.labels, ""]).to_numpy()
         if wrong.any():
@@ -325,10 +324,10 @@ def _check_belongs_to(table: TableFile, frame: pd.DataFrame, corpus: Corpus, lab
     if absent := [label for label in corpus.labels if f"{POSTERIOR}{label}" not in frame.columns]:
         raise table.outdated(f"no column {POSTERIOR + absent[0]!r}", 1)
     for column in ("split", "given_label"):
-        cells = zip(frame[column].tolist(), (str(getattr(clip, column)) for clip in corpus.clips), strict=True)
-        for row, (cell, expected) in enumerate(cells, start=2):
-            if cell != expected:
-                raise table.outdated(f"{column} is {cell!r} instead of {expected!r}", row)
+        cells, expected = frame[column].to_numpy(object), corpus.columns.column(column)
+        if (wrong := cells != expected).any():
+            row = int(wrong.argmax())
+            raise table.outdated(f"{column} is {cells[row]!r} instead of {expected[row]!r}", row + 2)
 
 
 NEXT_COLUMNS = (
@@ -363,20 +362,18 @@ def write_clips_to_label(
     import pandas as pd
 
     chosen = np.asarray(rows, np.int64)
+    chosen_clips, chosen_decisions = Clips.of(clips).take(chosen), Decisions.of(decisions).take(chosen)
     columns: dict[str, Sequence[str]] = {
-        "clip_id": [clips[row].clip_id for row in rows],
-        "path": [clips[row].path for row in rows],
-        "split": [clips[row].split.value for row in rows],
-        "transcript": [clips[row].transcript for row in rows],
-        "words_from": [clips[row].words_from.value for row in rows],
-        "sources": _votes_by_label({name: probs[chosen] for name, probs in votes.items()}, labels),
         **{
-            name: [str(getattr(decisions[row], name)) for row in rows] for name in ("given_label", "decision", "reason")
+            name: chosen_clips.column(name).tolist()
+            for name in ("clip_id", "path", "split", "transcript", "words_from")
         },
+        "sources": _votes_by_label({name: probs[chosen] for name, probs in votes.items()}, labels),
+        **{name: chosen_decisions.column(name).tolist() for name in ("given_label", "decision", "reason")},
     }
     frame = pd.DataFrame({name: [as_spreadsheet_text(cell) for cell in cells] for name, cells in columns.items()})
     frame["gain"] = np.round(gain[chosen], 6)
-    write_atomic(path, _as_csv(frame[[*NEXT_COLUMNS]]), only_if_changed=True)
+    write_atomic(path, _as_csv([frame[[*NEXT_COLUMNS]]]), only_if_changed=True)
 
 
 def _votes_by_label(votes: Mapping[str, NDArray[np.floating]], labels: Sequence[str]) -> list[str]:
@@ -409,9 +406,28 @@ def _label_names(hard_votes: NDArray[np.int64], labels: Sequence[str]) -> NDArra
     return np.array([*labels, ""], dtype=object)[hard_votes]
 
 
-def _as_csv(frame: pd.DataFrame) -> str:
-    text: str = frame.to_csv(index=False, lineterminator="\n")
-    return text
+def _blocks(order: Ints) -> Iterator[Ints]:
+    """Yield row numbers in blocks; at least one, which may be empty."""
+    for start in range(0, max(len(order), 1), _BLOCK):
+        yield order[start : start + _BLOCK]
+
+
+def _as_csv(frames: Iterable[pd.DataFrame]) -> bytes:
+    """Return a csv table of the rows of all frames, which have the same columns."""
+    data = io.BytesIO()
+    for number, frame in enumerate(frames):
+        frame.to_csv(data, index=False, header=number == 0, lineterminator="\n", encoding="utf-8")
+    return data.getvalue()
+
+
+def _sorted_codes(column: pd.Series[Any]) -> tuple[Ints, list[str]]:
+    """Return the index of each cell of a categorical column in the sorted values, (m,), and the values."""
+    cells = column.astype("category").cat
+    names = cells.categories.tolist()
+    order = sorted(range(len(names)), key=names.__getitem__)
+    position = np.empty(len(names), np.int64)
+    position[order] = np.arange(len(names))
+    return position[cells.codes.to_numpy()], [names[index] for index in order]
 
 
 def _reject_names(path: Path, sources: pd.Series[str], remedy: _Remedy) -> None:
@@ -518,21 +534,30 @@ def _read_table(
     remedy: _Remedy,
     *,
     others: Callable[[str], bool] | None = None,
+    categories: Sequence[str] = (),
 ) -> tuple[TableFile, pd.DataFrame]:
     """Read a csv file of this project that must have the columns ``required``.
 
     Text is kept unchanged ("NA" is a valid name). Cells may be empty in the columns ``numbers`` and in those for which
-    ``others`` returns True; other cells of these columns are finite numbers.
+    ``others`` returns True; other cells of these columns are finite numbers. The columns ``categories`` are read as
+    categories, which takes less memory if few cells differ. The returned table file is without content.
     """
     import pandas as pd
 
     table = open_table(path, command=remedy.command, hint=remedy.hint)
+    header = table.header()
+    numeric = [*numbers, *(name for name in header if others and name not in required and others(name))]
+    types = dict.fromkeys(header, "string") | dict.fromkeys(categories, CATEGORY) | dict.fromkeys(numeric, "double")
+    if (columns := table.arrow(types) if set(required) <= set(header) else None) is not None:
+        table = replace(table, data=b"")
+        frame = columns.to_pandas(split_blocks=True, self_destruct=True)
+        for name in numeric:
+            frame[name] = _as_numbers(path, frame[name], remedy)
+        return table, frame
     for _ in table.rows():  # pandas would fill or shift rows with another number of cells
         pass
-    header = table.header()
     if absent := [name for name in required if name not in header]:
         raise InputError(f"{path} has no column {absent[0]!r}", remedy.hint, command=remedy.command)
-    numeric = [*numbers, *(name for name in header if others and name not in required and others(name))]
 
     def read(numeric: Sequence[str]) -> pd.DataFrame:
         return pd.read_csv(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import beta
+from scipy.special import betaincinv
 
 from ecmf_pipeline.core.arrays import Bools, Floats, Ints
 from ecmf_pipeline.core.console import format_count
@@ -108,7 +108,7 @@ def precision_threshold(confidence: Floats, correct: Bools, target: float) -> fl
     order = np.argsort(-confidence, kind="stable")
     hits = np.cumsum(correct[order]).astype(np.float64)
     count = np.arange(1, len(order) + 1)
-    lowest = beta.ppf(1 - CONFIDENCE_LEVEL, hits + 0.5, count - hits + 0.5)  # Jeffreys
+    lowest = betaincinv(hits + 0.5, count - hits + 0.5, 1 - CONFIDENCE_LEVEL)  # Jeffreys
     ranked = confidence[order]
     last_of_tie = np.append(ranked[1:] < ranked[:-1], True) if len(ranked) else np.zeros(0, dtype=bool)
     reached = np.flatnonzero((lowest >= target) & last_of_tie)
@@ -129,7 +129,7 @@ def missing_human_labels(usable: Ints) -> str:
 def least_labels(target: float) -> int:
     """Return the least number of labels, all correct, that shows a precision of ``target``."""
     counts = np.arange(1, _MOST_LABELS + 1)
-    reached = beta.ppf(1 - CONFIDENCE_LEVEL, counts + 0.5, 0.5) >= target
+    reached = betaincinv(counts + 0.5, 0.5, 1 - CONFIDENCE_LEVEL) >= target
     return int(counts[reached][0]) if reached.any() else _MOST_LABELS
 
 

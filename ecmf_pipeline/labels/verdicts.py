@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import Clip
+from ecmf_pipeline.core.clips import Clip, Clips
 from ecmf_pipeline.core.console import format_count, warn
 from ecmf_pipeline.core.errors import InputError, MissingInput
 from ecmf_pipeline.core.tables import from_spreadsheet_text, parse_number
@@ -227,7 +227,7 @@ def combine_answers(answers: Iterable[Answer], clips: Sequence[Clip], labels: Se
     """
     import numpy as np
 
-    rows = {clip.clip_id: row for row, clip in enumerate(clips)}
+    rows = {clip_id: row for row, clip_id in enumerate(Clips.of(clips).ids)}
     index = {label: position for position, label in enumerate(labels)}
     neutral = neutral_label(labels)
     if neutral and NO_EMOTION in other_answers(labels):
@@ -238,7 +238,7 @@ def combine_answers(answers: Iterable[Answer], clips: Sequence[Clip], labels: Se
     by_clip: Mapping[int, list[str]] = defaultdict(list)
     outdated = 0
     for answer in latest_answers(answers).values():
-        row = rows.get(answer.clip_id)  # type: ignore[call-overload]
+        row = rows.get(answer.clip_id)
         if row is None:
             continue
         if is_outdated(answer, clips[row].digest):

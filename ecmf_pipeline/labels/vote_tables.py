@@ -46,7 +46,7 @@ def read_vote_table(table: pd.DataFrame, label_names: Sequence[str] | None, gold
         gold: Known labels by clip, whose labels also count.
 
     Raises:
-        InputError: If a column is missing, a label is unknown, or a source votes twice on a clip.
+        InputError: If a column is missing, there is no label, a label is unknown, or a source votes twice on a clip.
     """
     import pandas as pd
 
@@ -65,6 +65,8 @@ def read_vote_table(table: pd.DataFrame, label_names: Sequence[str] | None, gold
     if label_names is None:
         gold_labels = map(_text, () if gold is None else dict(gold).values())
         label_names = p_labels or sorted({*labels, *gold_labels} - {""})
+    if not label_names:
+        raise InputError("the votes hold no label", f"votes are {_FORMS}")
     classes = _indices(labels, label_names)
     probs = np.full((len(long), len(label_names)), np.nan)
     if p_labels:

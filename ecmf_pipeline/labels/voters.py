@@ -21,6 +21,8 @@ from ecmf_pipeline.labels.verdicts import MIN_GOLD
 ALL = "all"
 """Name of the modality that joins all modalities."""
 
+_BLOCK = 65_536
+"""Clips that are projected and predicted together."""
 
 VoterConfig = LinearConfig | LightGbmConfig
 
@@ -31,29 +33,45 @@ def configured_voters(config: VoteConfig) -> dict[str, VoterConfig]:
 
 
 def vote(
-    config: VoterConfig, training: Floats, given: Ints, queries: Floats, *, seed: int, weights: Floats | None = None
+    config: VoterConfig,
+    features: NDArray[np.floating],
+    given: Ints,
+    training: Ints,
+    queries: Ints,
+    *,
+    seed: int,
+    weights: Floats | None = None,
 ) -> Floats:
-    """Fit a classifier on labelled clips and predict others.
+    """Fit a classifier on labelled clips and predict others, a block of clips after the other.
 
     Args:
         config: Settings of the classifier.
-        training: Features of the training clips, (m, D).
-        given: Their labels, (m,): 0 .. C-1, each of the C labels present, C > 1.
-        queries: Features of the clips to predict, (q, D).
+        features: Features of all clips, (n, D).
+        given: Labels of the training clips, (m,): 0 .. C-1, each of the C labels present, C > 1.
+        training: Rows of the training clips, (m,).
+        queries: Rows of the clips to predict, (q,).
         seed: Random seed.
         weights: Positive weight of each training clip, (m,); None: equal weights.
 
     Returns:
         Probabilities, (q, C).
     """
-    training, queries = project(training, queries, config.components)
+    inputs, project = fit_projection(np.asarray(features[training], np.float64), config.components)
     counts = clip_weights(given, config.balance, weights)
-    if isinstance(config, LinearConfig):
-        return _linear(config, training, given, queries, counts, seed)
-    return _lightgbm(config, training, given, queries, counts, seed)
+    fit = _fit_linear if isinstance(config, LinearConfig) else _fit_lightgbm
+    predict = fit(config, inputs, given, counts, seed)  # type: ignore[arg-type]
+    probs = np.empty((len(queries), int(given.max()) + 1))
+    for start in range(0, len(queries), _BLOCK):
+        rows = queries[start : start + _BLOCK]
+        probs[start : start + _BLOCK] = predict(project(np.asarray(features[rows], np.float64)))
+    return probs
 
 
-def _linear(config: LinearConfig, training: Floats, given: Ints, queries: Floats, counts: Floats, seed: int) -> Floats:
+Predictor = Callable[[Floats], Floats]
+"""Function from projected features, (q, P), to probabilities, (q, C)."""
+
+
+def _fit_linear(config: LinearConfig, inputs: Floats, given: Ints, counts: Floats, seed: int) -> Predictor:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
@@ -61,15 +79,13 @@ def _linear(config: LinearConfig, training: Floats, given: Ints, queries: Floats
     with warnings.catch_warnings():
         # The label model gives a voter that has not converged a lower weight.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(training, given, sample_weight=counts)
-    probs: Floats = model.predict_proba(queries)
-    return probs
+        model.fit(inputs, given, sample_weight=counts)
+    predict: Predictor = model.predict_proba
+    return predict
 
 
-def _lightgbm(
-    config: LightGbmConfig, training: Floats, given: Ints, queries: Floats, counts: Floats, seed: int
-) -> Floats:
-    """Fit and predict with LightGBM.
+def _fit_lightgbm(config: LightGbmConfig, inputs: Floats, given: Ints, counts: Floats, seed: int) -> Predictor:
+    """Fit LightGBM.
 
     A leaf needs at most half a class of average size (m / 2C) as ``min_data_in_leaf``: with the usual 30 of 77 clips
     there would be no split.
@@ -94,11 +110,15 @@ def _lightgbm(
         "verbose": -1,
     }
     quiet = {"verbose": -1, "feature_pre_filter": False}
-    data = lightgbm.Dataset(training, label=given, weight=counts, params=quiet)
+    data = lightgbm.Dataset(inputs, label=given, weight=counts, params=quiet)
     model = lightgbm.train(settings, data, num_boost_round=config.rounds)
-    probs: Floats = np.asarray(model.predict(queries, num_threads=config.num_threads), np.float64)
-    probs /= probs.sum(axis=1, keepdims=True)
-    return probs
+
+    def predict(queries: Floats) -> Floats:
+        probs: Floats = np.asarray(model.predict(queries, num_threads=config.num_threads), np.float64)
+        probs /= probs.sum(axis=1, keepdims=True)
+        return probs
+
+    return predict
 
 
 def out_of_fold_votes(
@@ -153,9 +173,10 @@ def out_of_fold_votes(
         probs = np.zeros((len(queries), n_classes))
         probs[:, classes] = vote(
             voter,
-            np.asarray(features[training], np.float64),
+            features,
             class_indices,
-            np.asarray(features[queries], np.float64),
+            training,
+            queries,
             seed=seed,
             weights=None if weights is None else fold_weights[training],
         )
@@ -197,21 +218,25 @@ def source_family(source: str) -> str:
     return families.get(source, source.partition("/")[0])
 
 
-def project(training: Floats, queries: Floats, components: int) -> tuple[Floats, Floats]:
-    """Standardise, then keep at most ``components`` principal components, both fitted on the training rows only."""
+def fit_projection(training: Floats, components: int) -> tuple[Floats, Callable[[Floats], Floats]]:
+    """Standardise, then keep at most ``components`` principal components, both fitted on the training rows.
+
+    Returns:
+        The projected training rows, (m, P), and a function that projects other rows.
+    """
     from sklearn.decomposition import PCA
     from sklearn.preprocessing import StandardScaler
 
     scaler = StandardScaler().fit(training)
-    training, queries = scaler.transform(training), scaler.transform(queries)
-    n_components = min(components, len(training) - 1, training.shape[1])
-    if n_components >= training.shape[1]:
-        return training, queries  # PCA would only rotate them
+    scaled = scaler.transform(training)
+    n_components = min(components, len(scaled) - 1, scaled.shape[1])
+    if n_components >= scaled.shape[1]:
+        return scaled, scaler.transform  # PCA would only rotate them
     # Both solvers are exact; the shape decides which is faster. The randomised solver would need a seed.
-    solver = "covariance_eigh" if len(training) > training.shape[1] else "full"
+    solver = "covariance_eigh" if len(scaled) > scaled.shape[1] else "full"
     with np.errstate(invalid="ignore"):  # identical rows have no variance
-        pca = PCA(n_components=n_components, svd_solver=solver).fit(training)
-    return pca.transform(training), pca.transform(queries)
+        pca = PCA(n_components=n_components, svd_solver=solver).fit(scaled)
+    return pca.transform(scaled), lambda rows: pca.transform(scaler.transform(rows))
 
 
 def clip_weights(given: Ints, balance: float, weights: Floats | None = None) -> Floats:

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
 from scipy.special import softmax
 from threadpoolctl import threadpool_limits
 
@@ -130,6 +129,8 @@ def assess_without_labels(
 
 def confidence_scale(logs: Floats, accuracy: float) -> float:
     """Return the factor of log-probabilities, (m, K), that makes their mean confidence equal to ``accuracy``."""
+    from scipy.optimize import brentq
+
     if not len(logs) or accuracy <= 1 / logs.shape[1]:
         return _MIN_SCALE
 

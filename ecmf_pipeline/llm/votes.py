@@ -23,6 +23,7 @@ from ecmf_pipeline.llm.cues import count_words
 from ecmf_pipeline.llm.prompt import Prompt, load_prompt
 from ecmf_pipeline.llm.scoring import ScoringResult, label_scores, probabilities
 from ecmf_pipeline.llm.server_run import Budget
+from ecmf_pipeline.runner import Engine
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -51,6 +52,7 @@ def transcript_scores(
     *,
     seed: int,
     answer_files: AnswerFiles,
+    engine: Engine | None = None,
     budget: Budget | None = None,
 ) -> ScoringResult:
     """Return the label scores of transcripts, (n, K); with examples of the corpus, each fold has its own prompt.
@@ -63,10 +65,11 @@ def transcript_scores(
         folds: Fold of each clip, (n,).
         seed: Seed of the drawn examples.
         answer_files: Files of the stage.
+        engine: Runs the workers; None: processes of this machine, according to ``config``.
         budget: Limits of the requests to a server.
     """
     if config.votes.examples == "packaged":
-        return label_scores(config, texts, labels, answer_files=answer_files, budget=budget)
+        return label_scores(config, texts, labels, answer_files=answer_files, engine=engine, budget=budget)
     clip_ids, transcripts = list(texts), list(texts.values())
     results = []
     values = np.full((len(texts), len(labels)), np.nan)
@@ -81,6 +84,7 @@ def transcript_scores(
             labels,
             answer_files=replace(answer_files, quarantine=table),
             prompt=prompt,
+            engine=engine,
             budget=budget,
         )
         values[rows] = result.values

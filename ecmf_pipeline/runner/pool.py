@@ -16,26 +16,40 @@ import pickle
 import signal
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from multiprocessing.connection import wait
-from typing import Any, Generic
+from typing import Any, Generic, Protocol, TypeVar
 
 from ecmf_pipeline.core.errors import ClipError, ClipTimeout, EcmfError, OutOfMemory, WorkerCrashed, WorkerKilled
 from ecmf_pipeline.runner import shared_arrays
-from ecmf_pipeline.runner.machine import count_oom_kills, usable_cores
-from ecmf_pipeline.runner.shared_arrays import SharedArrays
+from ecmf_pipeline.runner.machine import usable_cores
 from ecmf_pipeline.runner.step import Done, ItemT, Phase, Spool, StepFactory, Task, extra_seconds
-from ecmf_pipeline.runner.worker_process import Job, Opened, PhaseStarted, ProcessFailed, Ready, Role, WorkerProcess
+from ecmf_pipeline.runner.worker_process import (
+    BatchLost,
+    Death,
+    Event,
+    Job,
+    Opened,
+    OpenedItems,
+    PoolProcess,
+    ProcessFailed,
+    Ready,
+    Role,
+    WorkerProcess,
+)
 
 _KILLED_FROM_OUTSIDE = (signal.SIGKILL, signal.SIGHUP, signal.SIGTERM)
 _DEATHS_AT_START = 2
 _DEATHS_BETWEEN_CLIPS = 5
+_LOSSES_OF_A_JOB = 3
+_LOSSES_IN_A_ROW = 5
 _MAX_WAIT = 1.0  # seconds
 _MAX_BATCHES_AHEAD = 2
 
 _Place = tuple[Role, int]
+ProcessT = TypeVar("ProcessT", bound="PoolProcess[Any]")
 
 
 class LocalProcesses:
@@ -65,16 +79,43 @@ class LocalProcesses:
         self, tasks: Iterable[Task[ItemT]], factory: StepFactory, spools: Mapping[str, Spool[Any]]
     ) -> Iterator[Done[ItemT]]:
         """Run the tasks; see `Engine`."""
-        if self._openers and not hasattr(factory, "opener"):
-            raise TypeError(f"{type(factory).__name__} has no method opener(), which {self._openers} openers need")
-        pool = WorkerPool(JobQueue(tasks), pickle.dumps((factory, spools)), self._clip_timeout, self._threads)
-        try:
-            pool.start(self._workers, self._openers)
-            while pool.has_work():
-                yield from pool.poll()
-            pool.close()
-        finally:
-            pool.stop()
+        check_opener_method(factory, self._openers)
+        pool = WorkerPool(JobQueue(tasks), pickle.dumps((factory, spools)), self, self._clip_timeout)
+        yield from pool.run(self._workers, self._openers)
+
+    @property
+    def log_hint(self) -> str:
+        """See `Host`."""
+        return "see its output above"
+
+    def launch(self, role: Role, number: int) -> WorkerProcess[Any]:
+        """See `Host`."""
+        return WorkerProcess(role, number, self._threads, self._clip_timeout)
+
+    def wait(self, processes: Sequence[WorkerProcess[Any]]) -> None:
+        """See `Host`."""
+        nearest = min(process.deadline for process in processes) - time.monotonic()
+        wait([process.connection for process in processes], min(_MAX_WAIT, max(0.0, nearest)))
+
+
+def check_opener_method(factory: StepFactory, openers: int) -> None:
+    """Raise TypeError if a run with openers has a factory that builds none."""
+    if openers and not hasattr(factory, "opener"):
+        raise TypeError(f"{type(factory).__name__} has no method opener(), which {openers} openers need")
+
+
+class Host(Protocol[ProcessT]):
+    """The machine or the cluster that runs the processes of a pool."""
+
+    @property
+    def log_hint(self) -> str:
+        """The hint to the output of a process that has ended."""
+
+    def launch(self, role: Role, number: int) -> ProcessT:
+        """Start a process, also in place of one that has ended."""
+
+    def wait(self, processes: Sequence[ProcessT]) -> None:
+        """Wait for the next event of some processes, at most about a second."""
 
 
 class JobQueue(Generic[ItemT]):
@@ -107,6 +148,14 @@ class JobQueue(Generic[ItemT]):
         """Requeue a job that was interrupted without its fault."""
         (self._suspects[job.suspect] if job.suspect else self._jobs).appendleft(job)
 
+    def rename(self, job: Job[ItemT]) -> Job[ItemT]:
+        """Return a job, to be done again, under another name.
+
+        The process that had it may still be running on a machine that cannot be reached, and store a batch of the old
+        name later.
+        """
+        return replace(self.make_part(job, job.task.items), suspect=job.suspect, losses=job.losses + 1)
+
     def split(self, job: Job[ItemT], role: Role, phase: Phase, position: int) -> None:
         """Requeue a job that broke its process: suspected items in pieces, the others together.
 
@@ -138,61 +187,68 @@ class WorkerPool(Generic[ItemT]):
     Args:
         queue: The jobs to do.
         work: The factory and the spools, pickled.
+        host: Starts the processes.
         clip_timeout: Seconds that one clip may take in each phase.
-        threads: Threads of the numerical libraries of each process.
     """
 
-    def __init__(self, queue: JobQueue[ItemT], work: bytes, clip_timeout: float, threads: int) -> None:
+    def __init__(self, queue: JobQueue[ItemT], work: bytes, host: Host[Any], clip_timeout: float) -> None:
         self._queue = queue
         self._work = work
+        self._host = host
         self._clip_timeout = clip_timeout
-        self._threads = threads
-        self._processes: dict[_Place, WorkerProcess[ItemT]] = {}
-        self._opened: deque[Job[ItemT]] = deque()  # with shared arrays
+        self._processes: dict[_Place, PoolProcess[ItemT]] = {}
+        self._opened: deque[Job[ItemT]] = deque()  # with opened items
         self._has_openers = False
         self._max_opened = 0
         self._deaths_at_start: Counter[_Place] = Counter()
         self._deaths_between_clips: Counter[_Place] = Counter()
+        self._losses: Counter[_Place] = Counter()
 
-    def start(self, workers: int, openers: int) -> None:
+    def run(self, workers: int, openers: int) -> Iterator[Done[ItemT]]:
+        """Yield the results of all jobs; the processes end with the generator."""
+        try:
+            self._start(workers, openers)
+            while self._has_work():
+                yield from self._poll()
+            self._close()
+        finally:
+            self._stop()
+
+    def _start(self, workers: int, openers: int) -> None:
         """Start the processes of each role, at most one for each job."""
         self._has_openers = openers > 0
         self._max_opened = _MAX_BATCHES_AHEAD * workers
-        # All start before the first gets its role: their interpreters then load in parallel.
-        for role, limit in ((Role.OPENER, openers), (Role.WORKER, workers)):
+        # All start before the first gets its role: their interpreters then load in parallel. Workers are first, so that
+        # openers do not take their room in a cluster.
+        for role, limit in ((Role.WORKER, workers), (Role.OPENER, openers)):
             for number in range(self._queue.count(limit)):
-                self._processes[role, number] = WorkerProcess(role, number, self._threads)
+                self._processes[role, number] = self._host.launch(role, number)
         for process in self._processes.values():
             process.begin(self._work)
 
-    def has_work(self) -> bool:
+    def _has_work(self) -> bool:
         """Return whether any job is unfinished."""
         return bool(self._queue.count(1) or self._opened or any(process.job for process in self._processes.values()))
 
-    def poll(self) -> Iterator[Done[ItemT]]:
+    def _poll(self) -> Iterator[Done[ItemT]]:
         """Wait for events, handle them, and give jobs to idle processes."""
-        nearest = min(process.deadline for process in self._processes.values()) - time.monotonic()
-        wait([process.connection for process in self._processes.values()], min(_MAX_WAIT, max(0.0, nearest)))
+        self._host.wait([*self._processes.values()])
         for process in list(self._processes.values()):
-            yield from self._handle_messages(process)
-            if process.exited:
-                yield from self._replace(process, timed_out=False)
-            elif time.monotonic() > process.deadline:
-                process.kill()
-                yield from self._replace(process, timed_out=True)
+            for event, arrays in process.events():
+                yield from self._handle(process, event, arrays)
         for process in self._processes.values():
             if process.ready and process.job is None and (job := self._next_job(process)):
                 process.give(job)
 
-    def close(self) -> None:
+    def _close(self) -> None:
         """Let all processes exit normally."""
         for process in self._processes.values():
-            process.connection.close() if process.ready else process.kill()
+            process.close()
         for process in self._processes.values():
             process.wait()
         self._processes.clear()
 
-    def stop(self) -> None:
+    def _stop(self) -> None:
         """Kill all processes at once."""
         for process in self._processes.values():
             process.kill()
@@ -203,7 +259,7 @@ class WorkerPool(Generic[ItemT]):
                 job.arrays.close()
         self._opened.clear()
 
-    def _next_job(self, process: WorkerProcess[ItemT]) -> Job[ItemT] | None:
+    def _next_job(self, process: PoolProcess[ItemT]) -> Job[ItemT] | None:
         """Return the next job for an idle process; a suspect goes only to a process that ran no other jobs."""
         if process.had_only_suspects and (suspect := self._queue.take_suspect(process.role)):
             return suspect
@@ -213,27 +269,35 @@ class WorkerPool(Generic[ItemT]):
             return self._queue.take() if len(self._opened) < self._max_opened else None
         return self._opened.popleft() if self._opened else None
 
-    def _handle_messages(self, process: WorkerProcess[ItemT]) -> Iterator[Done[ItemT]]:
+    def _handle(self, process: PoolProcess[ItemT], event: Event, arrays: OpenedItems | None) -> Iterator[Done[ItemT]]:
         place = process.role, process.number
-        for message, arrays in process.messages():
-            match message:
-                case Ready():
-                    process.ready = True
-                    del self._deaths_at_start[place]
-                case PhaseStarted():
-                    process.start_phase(message.phase, message.position, self._clip_timeout)
-                case Opened():
-                    del self._deaths_between_clips[place]
-                    yield from self._handle_opened(process, message, arrays)
-                case Done():
-                    process.finish()
-                    del self._deaths_between_clips[place]
-                    yield message
-                case ProcessFailed():
-                    raise message.restore()
+        match event:
+            case Ready():
+                process.ready = True
+                del self._deaths_at_start[place]
+            case Opened():
+                self._forget_deaths(place)
+                yield from self._handle_opened(process, event, arrays)
+            case Done():
+                process.finish()
+                self._forget_deaths(place)
+                yield event
+            case BatchLost():
+                job = process.job
+                process.finish()
+                if job is not None:
+                    yield from self._requeue_lost(job)
+            case Death():
+                yield from self._replace(process, event)
+            case ProcessFailed():
+                raise event.restore()
+
+    def _forget_deaths(self, place: _Place) -> None:
+        del self._deaths_between_clips[place]
+        del self._losses[place]
 
     def _handle_opened(
-        self, opener: WorkerProcess[ItemT], message: Opened, arrays: SharedArrays | None
+        self, opener: PoolProcess[ItemT], message: Opened, arrays: OpenedItems | None
     ) -> Iterator[Done[ItemT]]:
         """Queue the opened items of an opener, and yield the failures."""
         job = opener.job
@@ -253,32 +317,53 @@ class WorkerPool(Generic[ItemT]):
         else:
             self._queue.split_into_pieces(job, [items[position] for position, _ in message.retries])
 
-    def _replace(self, process: WorkerProcess[ItemT], *, timed_out: bool) -> Iterator[Done[ItemT]]:
+    def _replace(self, process: PoolProcess[ItemT], death: Death) -> Iterator[Done[ItemT]]:
         """Handle the job of a dead process, and start a new process in its place if work remains."""
-        status = process.wait()
         role, number = process.role, process.number
         del self._processes[role, number]
-        job, phase = process.job, process.phase
-        if job is None or phase is None or phase is Phase.KEEP:
-            self._count_death(process, status)
+        job, phase = process.job, death.phase
+        if death.lost:
+            self._count_loss(process)
+            if job is not None:
+                yield from self._requeue_lost(job)
+        elif job is None or phase is None or phase is Phase.KEEP:
+            self._count_death(process, death.status)
             if job is not None:
                 self._queue.put_back(job)
         elif not job.suspect:
-            self._queue.split(job, role, phase, process.position)
+            self._queue.split(job, role, phase, death.position)
         elif process.jobs_given > 1:
             self._queue.put_back(job)  # earlier jobs may have corrupted the process: retry in a fresh one
-        elif timed_out:
+        elif death.timed_out:
             allowed = self._clip_timeout + max(map(extra_seconds, job.task.items))
             cause = f"not {phase.value} within {allowed:g} s, also when tried alone"
             yield _fail_job(job, ClipTimeout(cause, limit=self._clip_timeout))
         else:
-            oom_killed = count_oom_kills() > process.oom_kills
-            yield _fail_job(job, failure_cause(status, phase, oom_killed=oom_killed))
-        if self.has_work():
-            fresh = self._processes[role, number] = WorkerProcess(role, number, self._threads)
+            yield _fail_job(job, failure_cause(death.status, phase, oom_killed=death.oom_killed))
+        if self._has_work():
+            fresh = self._processes[role, number] = self._host.launch(role, number)
             fresh.begin(self._work)
 
-    def _count_death(self, process: WorkerProcess[ItemT], status: int) -> None:
+    def _requeue_lost(self, job: Job[ItemT]) -> Iterator[Done[ItemT]]:
+        """Requeue a job that was lost with its machine; one that is lost repeatedly may be the cause."""
+        if job.losses + 1 < _LOSSES_OF_A_JOB:
+            self._queue.put_back(self._queue.rename(job))
+        elif job.suspect is None:
+            self._queue.split(job, Role.WORKER, Phase.WORK, 0)
+        else:
+            yield _fail_job(job, WorkerKilled(f"lost with its machine {_LOSSES_OF_A_JOB} times, also when tried alone"))
+
+    def _count_loss(self, process: PoolProcess[ItemT]) -> None:
+        """Count the loss of a process with its machine, and stop the run after several in a row."""
+        place = process.role, process.number
+        self._losses[place] += 1
+        if self._losses[place] >= _LOSSES_IN_A_ROW:
+            raise EcmfError(
+                f"{process.role} {process.number} was lost {_LOSSES_IN_A_ROW} times in a row together with its machine",
+                f"{self._host.log_hint}; if memory is short, use fewer workers on each machine",
+            )
+
+    def _count_death(self, process: PoolProcess[ItemT], status: int) -> None:
         """Count a death that no clip caused, and stop the run after several in a row."""
         place = process.role, process.number
         deaths, limit, moment = (
@@ -290,7 +375,7 @@ class WorkerPool(Generic[ItemT]):
         if deaths[place] >= limit:
             raise EcmfError(
                 f"{process.role} {process.number} exited {limit} times in a row {moment} ({_format_status(status)})",
-                "see its output above; if memory is short, use fewer workers",
+                f"{self._host.log_hint}; if memory is short, use fewer workers",
             )
 
 

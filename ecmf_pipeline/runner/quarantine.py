@@ -109,6 +109,7 @@ class Quarantine:
         fingerprint: Fingerprint of the current settings.
         section: Section of params.yaml whose ``max_quarantined`` applies; empty: the section of the stage.
         limits: The present limits of clips.
+        others: Fingerprints of other encoders of the modality; their entries are kept in the same table.
     """
 
     def __init__(
@@ -120,6 +121,7 @@ class Quarantine:
         fingerprint: str = "",
         section: str = "",
         limits: Limits | None = None,
+        others: Collection[str] = (),
     ) -> None:
         self.path = path
         self.stage = stage
@@ -127,7 +129,9 @@ class Quarantine:
         self.fingerprint = fingerprint
         self._section = section or stage
         self._limits = limits or {}
-        self._entries = {entry.clip_id: entry for entry in read_quarantine(path)}
+        stored = read_quarantine(path)
+        self._others = [entry for entry in stored if entry.fingerprint in others]
+        self._entries = {entry.clip_id: entry for entry in stored if entry.fingerprint not in others}
         self._written = dict(self._entries) if path.is_file() else None
         self._written_at = time.monotonic()
 
@@ -237,7 +241,7 @@ class Quarantine:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(column.name for column in fields(QuarantineEntry))
-        writer.writerows(astuple(entry) for entry in self)
+        writer.writerows(astuple(entry) for entry in sorted([*self._others, *self], key=lambda entry: entry.clip_id))
         write_atomic(self.path, text.getvalue(), only_if_changed=True)
         self._written = dict(self._entries)
         self._written_at = time.monotonic()

@@ -102,6 +102,30 @@ def pack(content: object) -> SharedArrays:
     return SharedArrays(descriptor, Layout(len(pickled), tuple(buffers_layout)))
 
 
+def copy(content: memoryview, layout: Layout) -> SharedArrays:
+    """Return a new memory file with the bytes of another one, which a view holds.
+
+    Raises:
+        MemoryError: If memory is too small.
+    """
+    if sys.platform != "linux":
+        raise NotImplementedError("memory files need Linux")
+    descriptor = os.memfd_create("opened-batch", os.MFD_CLOEXEC)
+    try:
+        with os.fdopen(descriptor, "wb", buffering=0, closefd=False) as file:
+            _write(file, content)
+    except BaseException as error:
+        os.close(descriptor)
+        _raise_if_no_memory(error)
+        raise
+    return SharedArrays(descriptor, layout)
+
+
+def view(arrays: SharedArrays) -> memoryview:
+    """Return the bytes of a memory file without a copy; they outlive `SharedArrays.close`."""
+    return memoryview(mmap.mmap(arrays.descriptor, 0, access=mmap.ACCESS_COPY))
+
+
 def unpack(arrays: SharedArrays) -> Any:
     """Return the packed object.
 
@@ -111,7 +135,7 @@ def unpack(arrays: SharedArrays) -> Any:
         MemoryError: If memory is too small.
     """
     try:
-        mapped = memoryview(mmap.mmap(arrays.descriptor, 0, access=mmap.ACCESS_COPY))
+        mapped = view(arrays)
     except OSError as error:
         _raise_if_no_memory(error)
         raise

@@ -28,7 +28,6 @@ from ecmf_pipeline.encoders.config import (
     EgemapsConfig,
     EncoderConfig,
     ImportedConfig,
-    JoinedConfig,
     MiniXceptionConfig,
     TextConfig,
     configured_frames,
@@ -42,6 +41,7 @@ from ecmf_pipeline.labels.config import RefineConfig, VoteConfig
 from ecmf_pipeline.llm.config import LlmConfig, RewriteConfig
 from ecmf_pipeline.media.config import SAMPLE_RATE, MediaConfig
 from ecmf_pipeline.report.config import ReportConfig
+from ecmf_pipeline.runner.config import EngineConfig
 from ecmf_pipeline.segmentation.config import SegmentConfig
 from ecmf_pipeline.settings.presets import DEFAULT_PRESET, merge_over_preset, preset_document, preset_names
 from ecmf_pipeline.transcription.config import TranscribeConfig
@@ -94,6 +94,13 @@ def _embedded_encoders() -> dict[str, EncoderConfig]:
     }
 
 
+class Token(NamedTuple):
+    """An encoder of a modality; its features become one token of the fusion."""
+
+    modality: Modality
+    encoder: str
+
+
 class Params(Config):
     """All params: params.yaml merged over its preset, with the defaults of ``embedded`` for all other keys.
 
@@ -104,6 +111,7 @@ class Params(Config):
     """
 
     preset: str = DEFAULT_PRESET
+    engine: EngineConfig = EngineConfig()
     corpus: CorpusConfig = CorpusConfig()
     models: ModelsConfig = ModelsConfig()
     sample: SampleConfig = SampleConfig()
@@ -195,20 +203,24 @@ class Params(Config):
                 raise _inconsistent(
                     key, f"{name!r} cannot encode this modality", f"use another encoder: {', '.join(usable) or 'none'}"
                 )
-            if len(names) > 1 and isinstance(self.encoders[name], ImportedConfig):
-                raise _inconsistent(
-                    key, f"{name!r} has imported features, which cannot be joined with others", "list it alone"
-                )
-        if len({getattr(self.encoders[name], "frames", None) for name in names}) > 1:
-            raise _inconsistent(
-                key, f"{', '.join(names)} have different frames", "set frames of joined encoders to the same value"
-            )
 
-    def encoder_of(self, modality: Modality) -> BaseEncoderConfig:
-        """Return the encoder of a modality in use, resolved for the device; several encoders are joined to one."""
-        members = [self.encoders[name].named(name) for name in self.extract.encoders[modality]]
-        encoder = members[0] if len(members) == 1 else JoinedConfig(members=tuple(members))
-        return encoder.resolved(self.extract.device)
+    @property
+    def tokens(self) -> dict[str, Token]:
+        """The encoders in use, by the name of their features: ``text``, or ``text.minilm`` if text has several."""
+        return {
+            modality.value if len(names) == 1 else f"{modality.value}.{name}": Token(modality, name)
+            for modality, names in self.extract.encoders.items()
+            for name in names
+        }
+
+    def tokens_of(self, modality: Modality) -> dict[str, Token]:
+        """Return the encoders of a modality, as `tokens` does; none if it is not in use."""
+        return {name: token for name, token in self.tokens.items() if token.modality is modality}
+
+    def encoder_of(self, modality: Modality, name: str = "") -> BaseEncoderConfig:
+        """Return an encoder of a modality in use, resolved for the device; the first one without a name."""
+        name = name or self.extract.encoders[modality][0]
+        return self.encoders[name].named(name).resolved(self.extract.device)
 
     @property
     def text_columns(self) -> frozenset[TextColumn]:
@@ -255,6 +267,10 @@ class Params(Config):
         computed = any(not isinstance(self.encoders[name], ImportedConfig) for name in names)
         votes = "frames" in self.vote.inputs and self.llm.votes.frames.crops
         return self.faces.source == "openface" and (computed or votes)
+
+    def token_settings(self, token: Token, *, weights_required: bool = True) -> dict[str, Any]:
+        """Return all settings that affect the features of an encoder of a modality; see `branch_settings`."""
+        return self.settings_of(token.modality, self.encoder_of(*token), weights_required=weights_required)
 
     def settings_of(
         self, modality: Modality, encoder: BaseEncoderConfig | None = None, *, weights_required: bool = True

@@ -68,7 +68,8 @@ def resolve(params: Params, labels: Sequence[str]) -> Mapping[str, Callable[[], 
 def _extraction(params: Params, modality: Modality) -> _Settings:
     if modality not in params.extract.encoders:
         return {"used": False}
-    return params.settings_of(modality)
+    settings = {token.encoder: params.token_settings(token) for token in params.tokens_of(modality).values()}
+    return settings if len(settings) > 1 else next(iter(settings.values()))
 
 
 def _transcription(params: Params) -> _Settings:
@@ -129,7 +130,7 @@ def _basis(params: Params) -> _Settings:
     from ecmf_pipeline.labels.verdicts import combine_answers, read_answers
 
     corpus = read_corpus_tables()
-    answers, _ = read_answers(Path(verdicts), corpus.labels, [clip.clip_id for clip in corpus.clips])
+    answers, _ = read_answers(Path(verdicts), corpus.labels, corpus.columns.ids)
     human_labels = combine_answers(answers, corpus.clips, corpus.labels).gold
     if training_basis(corpus.given, human_labels) is not Basis.VERDICTS:
         return {"verdicts": None}

@@ -9,6 +9,7 @@ from ecmf_pipeline.core.files import write_json, write_sealed_json
 from ecmf_pipeline.core.predictions import Basis
 from ecmf_pipeline.evaluation.controls import compare_controls, fusion_predictions, predict_out_of_fold, training_sets
 from ecmf_pipeline.evaluation.label_quality import LabelEvidence, compare_methods, measure_calibration, measure_sources
+from ecmf_pipeline.evaluation.plain import compare_plain
 from ecmf_pipeline.evaluation.scoring import Evaluator, evaluate
 from ecmf_pipeline.evaluation.summary import summary, summary_metrics, write_plots
 from ecmf_pipeline.evaluation.zero_shot import (
@@ -55,22 +56,26 @@ def run() -> None:
     results = {"basis": labelled.basis.value, **evaluate(evaluator, clips, tables, refined, decisions, verdicts)}
     sets = training_sets(corpus.given, decisions, labels, verdicts)
     features = read_features(params, clips)
-    rows, clip_ids = join_modalities(features), [clip.clip_id for clip in clips]
+    rows = join_modalities(features)
     linear = {name: predict_out_of_fold(rows, one, folds, seed=seed) for name, one in sets.items()}
-    results["controls"] = compare_controls(evaluator, clip_ids, linear)
+    results["controls"] = compare_controls(evaluator, linear)
+    training_folds = folds_of(corpus, training.folds, training.seed)
+    if params.evaluate.plain:
+        fusion = tables["fusion"].classes[evaluator.rows]
+        results["plain"] = compare_plain(evaluator, corpus, features, training_folds, fusion, seed=training.seed)
     if params.evaluate.fusion_controls:
         try:
             predictions = fusion_predictions(
                 features,
                 sets,
-                folds_of(corpus, training.folds, training.seed),
+                training_folds,
                 clips,
                 labels,
                 fusion=params.train.fusion,
                 training=training,
                 trained={"given": tables["fusion"], "refined": refined},
             )
-            results["controls"]["fusion"] = compare_controls(evaluator, clip_ids, predictions)
+            results["controls"]["fusion"] = compare_controls(evaluator, predictions)
         except TooFewClips as error:
             results["controls"]["no_fusion"] = (
                 f"the fusion model cannot be trained on each training set: {error.message}"
@@ -87,10 +92,11 @@ def run() -> None:
     )
     results["label_model"] = measure_calibration(evidence)
     results["label_methods"] = compare_methods(evidence, params.evaluate)
+    results["interval"] = evaluator.interval(refined.classes[evaluator.rows])
     write_sealed_json(paths.SOURCES, measure_sources(evidence, labels))
     write_sealed_json(paths.METRICS / "evaluate.json", results)
     quarantined = {entry.clip_id for entry in read_all(paths.QUARANTINE, params.extract.encoders)}
-    write_json(paths.SUMMARY, summary_metrics(results, evaluator.interval(refined.by_clip()), len(quarantined)))
+    write_json(paths.SUMMARY, summary_metrics(results, results["interval"], len(quarantined)))
     write_plots(paths.PLOTS, evaluator, refined, results)
     echo(summary(results))
 

@@ -14,7 +14,7 @@ from ecmf_pipeline.core.console import echo, format_count
 from ecmf_pipeline.core.files import write_sealed_json
 from ecmf_pipeline.core.predictions import ABSTAINS, NO_MODALITY, Basis, PredictionTable
 from ecmf_pipeline.extraction.features import check_feature_origins
-from ecmf_pipeline.fusion.prediction import Ensemble
+from ecmf_pipeline.fusion.prediction import SINGLE_MODELS, Ensemble
 from ecmf_pipeline.fusion.tables import deployed, out_of_fold, predict_tables
 from ecmf_pipeline.interop.mertools import write_submission, write_unverified_submission
 from ecmf_pipeline.labels.tables import read_decisions, read_posterior
@@ -75,13 +75,22 @@ def run(labels: paths.Labels) -> None:
         ensemble.check_modalities(stored.modalities)
     foldwise_ensembles = {name: out_of_fold(ensemble, corpus.clips) for name, ensemble in ensembles.items()}
     foldwise_ensembles[_DEPLOYED] = deployed(fusion, corpus.clips)
-    tables = predict_tables(foldwise_ensembles, corpus.clips, lambda some: stored.read(some, params.train.pool))
+    singles = SINGLE_MODELS if SINGLE_MODELS in ensembles else "fusion"
+    tables = predict_tables(
+        foldwise_ensembles,
+        corpus.clips,
+        lambda some: stored.read(some, params.train.pool),
+        branches_of=singles if labels == "given" else None,
+    )
+    tables.pop(SINGLE_MODELS, None)
     submitted = tables.pop(_DEPLOYED)
     basis = labelled.basis
     for name, table in tables.items():
         replace(table, basis=basis).write(paths.predictions(labels) / f"{name}.csv")
+    suffixes = (".csv", ".csv.sha256", ".npz")
+    kept = {f"{name}{suffix}" for name in tables for suffix in suffixes} | {paths.trained_on(labels).name}
     for path in paths.predictions(labels).glob("*.*"):
-        if path.name.partition(".")[0] not in tables and path != paths.trained_on(labels):
+        if path.name not in kept:
             path.unlink()  # belongs to a removed model or to the labels of an earlier training
     submitted = replace(submitted, basis=basis)
     submitted.write(paths.deployed_predictions(labels))
@@ -94,7 +103,7 @@ def run(labels: paths.Labels) -> None:
     echo(
         f"predict ({labels} labels): {len(corpus.clips)} clips by {', '.join(tables)}; "
         f"{len(corpus.candidates)} candidates in {paths.submission(labels)}; "
-        f"{format_count(sum(map(bool, submitted.flags)), 'clip')} without a usable modality (set to the label prior)"
+        f"{format_count(int(submitted.is_flagged.sum()), 'clip')} without a usable modality (set to the label prior)"
     )
 
 
@@ -111,7 +120,8 @@ def _write_refined_labels(corpus: Corpus) -> None:
     labels_sha256 = refined_sha256()
     decisions = read_decisions(paths.REFINED, corpus=corpus)
     posterior = read_posterior(paths.REFINED, corpus.labels).astype(np.float32)
-    flags = ["" if one.refined_label else NO_MODALITY if np.isnan(one.agreement) else ABSTAINS for one in decisions]
+    without_vote, has_label = np.isnan(decisions.column("agreement")), decisions.column("refined_label") != ""
+    flags = np.where(has_label, "", np.where(without_vote, NO_MODALITY, ABSTAINS)).tolist()
     table = _table(corpus, flags, posterior)
     folder = paths.predictions("refined")
     shutil.rmtree(folder, ignore_errors=True)
@@ -119,9 +129,11 @@ def _write_refined_labels(corpus: Corpus) -> None:
     table.write(paths.deployed_predictions("refined"))
     write_timelines("refined", corpus.clips, table)
     write_sealed_json(paths.trained_on("refined"), {"labels_sha256": labels_sha256})
-    by_clip = {str(one.clip_id): (one.refined_label, one.confidence, one.basis) for one in decisions}
+    candidates = set(corpus.candidates)
+    chosen = decisions.where(np.array([clip_id in candidates for clip_id in corpus.columns.ids], np.bool_))
+    by_clip = {str(one.clip_id): (one.refined_label, one.confidence, one.basis) for one in chosen}
     write_unverified_submission(paths.submission("refined"), ((name, *by_clip[name]) for name in corpus.candidates))
-    n_verdicts = sum(one.basis is Basis.VERDICTS for one in decisions)
+    n_verdicts = decisions.counts("basis").get(Basis.VERDICTS.value, 0)
     n_labelled = flags.count("") - n_verdicts
     echo(
         f"predict (refined labels): zero-shot, unverified: {n_labelled} of {len(decisions)} clips labelled by refine, "
@@ -131,10 +143,10 @@ def _write_refined_labels(corpus: Corpus) -> None:
 
 
 def _table(corpus: Corpus, flags: list[str], probs: NDArray[np.float32]) -> PredictionTable:
-    clips = corpus.clips[: len(flags)]
+    clips = corpus.columns[: len(flags)]
     return PredictionTable(
-        clip_ids=tuple(clip.clip_id for clip in clips),
-        splits=tuple(clip.split.value for clip in clips),
+        clip_ids=clips.ids,
+        splits=clips.splits,
         out_of_fold=np.ones(len(flags), np.bool_),  # no model saw a label of any clip
         flags=tuple(flags),
         label_names=tuple(corpus.labels),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +12,7 @@ from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.core.files import write_json
 from ecmf_pipeline.labels.label_model import Assessment
 from ecmf_pipeline.labels.refine import (
-    Decision,
+    Decisions,
     decide,
     describe_counts,
     describe_effect,
@@ -51,7 +50,7 @@ class Refinement:
     labelled: LabelledCorpus
     votes: dict[str, NDArray[np.float64]]
     assessment: Assessment
-    decisions: list[Decision]
+    decisions: Decisions
 
 
 def compute(params: Params) -> Refinement:
@@ -86,7 +85,6 @@ def run(*, dry_run: bool = False) -> None:
     refinement = compute(params)
     labelled, votes, decisions = refinement.labelled, refinement.votes, refinement.decisions
     corpus, gold, assessment = labelled.corpus, labelled.known, refinement.assessment
-    counts = Counter(decision.decision.value for decision in decisions)
     prefix = "refine (dry run): " if dry_run else "refine: "
     echo(prefix + ", ".join(describe_counts(decisions, gold >= 0)))
     if labelled.is_zero_shot:
@@ -116,7 +114,7 @@ def run(*, dry_run: bool = False) -> None:
         paths.METRICS / "refine.json",
         {
             "basis": labelled.basis.value,
-            "decisions": dict(counts),
+            "decisions": decisions.counts("decision"),
             "verdicts": int((gold >= 0).sum()),
             "sources": source_metrics(assessment),
         },

@@ -11,24 +11,33 @@ from ecmf_pipeline.core.shards import Shard
 from ecmf_pipeline.llm.answers import write_empty_quarantine
 from ecmf_pipeline.llm.rewriting import RewriteResult, enrich_transcripts
 from ecmf_pipeline.llm.shards import files_of_shard
+from ecmf_pipeline.runner.config import EngineKind
 from ecmf_pipeline.settings.params import Params, load_params
 from ecmf_pipeline.sharing.hints import warn_of_shared_outputs
 from ecmf_pipeline.stages.shared.inputs import read_manifest_with_transcripts
-from ecmf_pipeline.stages.shared.languages import count_llm_foreign, foreign_columns, llm_transcript
+from ecmf_pipeline.stages.shared.languages import foreign_columns, llm_transcript, llm_transcripts
 from ecmf_pipeline.stages.shared.llm import (
     REWRITE_ANSWER_FILES,
     REWRITE_FILES,
     labels_to_ask,
+    llm_engine,
     read_contexts,
     with_workers,
 )
 
 
-def run(*, workers: int | None = None, retry_quarantined: bool = False, shard: Shard | None = None) -> None:
+def run(
+    *,
+    workers: int | None = None,
+    engine: EngineKind | None = None,
+    retry_quarantined: bool = False,
+    shard: Shard | None = None,
+) -> None:
     """Query the LLM about each distinct transcript once and write the enriched texts.
 
     Args:
         workers: Number of worker processes; None: the value in params.
+        engine: The engine that runs them; None: that of params.
         retry_quarantined: Whether to query again for quarantined texts although nothing changed.
         shard: The shard of the questions to send, without writing the texts; None: all.
     """
@@ -41,6 +50,7 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False, shard: S
         write_texts(paths.REWRITES, {})
         echo("rewrite: no encoder in use reads texts, nothing to do")
         return
+    runner = llm_engine(params, engine, workers)
     warn_of_shared_outputs([paths.REWRITE])
     clips = read_manifest_with_transcripts(params)
     contexts = read_contexts(params, clips) if params.needs_enriched_texts else {}
@@ -56,6 +66,7 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False, shard: S
             contexts,
             labels_to_ask(),
             answer_files=answer_files,
+            engine=runner,
         )
     else:
         write_empty_quarantine(answer_files)
@@ -74,7 +85,7 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False, shard: S
     changed = write_texts(paths.REWRITES, texts)
     if masked := sum(bool(text.foreign) for text in texts.values()):
         echo(f"rewrite: {format_count(masked, 'text')} masked: the text encoder does not know the language")
-    if params.needs_enriched_texts and (unknown := count_llm_foreign(params, clips)):
+    if params.needs_enriched_texts and (unknown := llm_transcripts(params, clips)[1]):
         echo(f"rewrite: {format_count(unknown, 'transcript')} not enriched: the LLM does not know the language")
     if not params.needs_enriched_texts:
         state = "written" if changed else "unchanged"

@@ -9,18 +9,28 @@ from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, ClipId, read_manifest
 from ecmf_pipeline.core.console import echo, format_count
 from ecmf_pipeline.core.shards import Shard
+from ecmf_pipeline.runner import Engine
+from ecmf_pipeline.runner.config import EngineKind
 from ecmf_pipeline.runner.quarantine import Quarantine
 from ecmf_pipeline.settings.params import Params, load_params
 from ecmf_pipeline.sharing.hints import warn_of_shared_outputs
+from ecmf_pipeline.stages.shared.engines import choose_engine
 from ecmf_pipeline.transcription.corrections import read_corrections
 from ecmf_pipeline.transcription.table import Transcript, Verdict, corrected_transcript, write_transcripts
 
 
-def run(*, workers: int | None = None, retry_quarantined: bool = False, shard: Shard | None = None) -> None:
+def run(
+    *,
+    workers: int | None = None,
+    engine: EngineKind | None = None,
+    retry_quarantined: bool = False,
+    shard: Shard | None = None,
+) -> None:
     """Transcribe clips without words, each sound once, and write the table of transcripts.
 
     Args:
         workers: Number of worker processes; None: the value in params.
+        engine: The engine that runs them; None: that of params.
         retry_quarantined: Whether to process quarantined clips again although nothing changed.
         shard: The shard of the sounds to transcribe, without writing the table; None: all.
     """
@@ -37,14 +47,23 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False, shard: S
         reason = "transcribe.model is not set" if params.needs_transcripts else "nothing in use reads transcripts"
         echo(f"transcribe: {reason}, nothing to do")
         return
+    config = params.transcribe
+    runner = choose_engine(
+        params.engine,
+        engine,
+        workers,
+        clip_timeout=config.clip_timeout,
+        device=config.device,
+        needs=[params.corpus.root],
+    )
     warn_of_shared_outputs([paths.TRANSCRIPTS.parent])
     clips = read_manifest(paths.MANIFEST)
     if shard is not None:
-        _, summary = _recognise(params, clips, workers, retry_quarantined=retry_quarantined, shard=shard)
+        _, summary = _recognise(params, clips, workers, runner, retry_quarantined=retry_quarantined, shard=shard)
         echo(f"transcribe shard {shard}: {summary}")
         return
     corrected = read_corrections(corrections, clips) if corrections else {}
-    transcripts, summary = _recognise(params, clips, workers, retry_quarantined=retry_quarantined)
+    transcripts, summary = _recognise(params, clips, workers, runner, retry_quarantined=retry_quarantined)
     for clip_id, text in corrected.items():
         transcripts[clip_id] = corrected_transcript(text, transcripts.get(clip_id))
     changed = write_transcripts(paths.TRANSCRIPTS, transcripts)
@@ -54,7 +73,13 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False, shard: S
 
 
 def _recognise(
-    params: Params, clips: Sequence[Clip], workers: int | None, *, retry_quarantined: bool, shard: Shard | None = None
+    params: Params,
+    clips: Sequence[Clip],
+    workers: int | None,
+    engine: Engine | None,
+    *,
+    retry_quarantined: bool,
+    shard: Shard | None = None,
 ) -> tuple[dict[ClipId, Transcript], str]:
     """Return the transcripts of the model by clip id, and a summary."""
     config = params.transcribe if workers is None else params.transcribe.model_copy(update={"workers": workers})
@@ -72,6 +97,7 @@ def _recognise(
         quarantine_path=paths.quarantine("transcribe"),
         index_cache=paths.INDEX_CACHE,
         retry_quarantined=retry_quarantined,
+        engine=engine,
         shard=shard,
     )
     verdicts = Counter(transcript.verdict for transcript in result.transcripts.values())

@@ -28,6 +28,7 @@ from ecmf_pipeline.labels.voters import (
     vote_in_rounds,
 )
 from ecmf_pipeline.llm.scoring import ScoringResult
+from ecmf_pipeline.runner.config import EngineKind
 from ecmf_pipeline.settings.params import Params, load_params
 from ecmf_pipeline.sharing.hints import warn_of_shared_outputs
 from ecmf_pipeline.stages.shared.inputs import (
@@ -37,19 +38,27 @@ from ecmf_pipeline.stages.shared.inputs import (
     read_features,
     read_project_corpus,
 )
-from ecmf_pipeline.stages.shared.llm import LLM_SOURCES, llm_scores, llm_votes
+from ecmf_pipeline.stages.shared.llm import LLM_SOURCES, llm_engine, llm_scores, llm_votes
 from ecmf_pipeline.stages.shared.zero_shot import FACE_SOURCE, saved_model_votes, zero_shot_votes
 
 
-def run(*, workers: int | None = None, retry_quarantined: bool = False, shard: Shard | None = None) -> None:
+def run(
+    *,
+    workers: int | None = None,
+    engine: EngineKind | None = None,
+    retry_quarantined: bool = False,
+    shard: Shard | None = None,
+) -> None:
     """Collect the votes of all voters and write the long table of votes.
 
     Args:
         workers: Number of worker processes that query the LLM; None: the value in params.
+        engine: The engine that runs them; None: that of params.
         retry_quarantined: Whether to query again for quarantined texts although nothing changed.
         shard: The shard of the questions to the LLM to send, without any vote; None: all votes are collected.
     """
     params = load_params()
+    runner = llm_engine(params, engine, workers)
     if not paths.VOTES.is_file():
         warn_of_shared_outputs([paths.VOTES.parent])
     labelled = read_project_corpus(params)
@@ -57,7 +66,9 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False, shard: S
     if params.votes_on_transcripts:
         corpus = add_transcripts(params, corpus)
     if shard is not None:
-        scored = llm_scores(params, corpus, workers=workers, retry_quarantined=retry_quarantined, shard=shard)
+        scored = llm_scores(
+            params, corpus, workers=workers, engine=runner, retry_quarantined=retry_quarantined, shard=shard
+        )
         echo(f"vote shard {shard}: {_count_questions(scored.values())}")
         return
     external = _external_votes(params, corpus)  # first, so that a wrong file is reported before hours of voting
@@ -65,7 +76,7 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False, shard: S
     if labelled.basis is not Basis.GIVEN:
         votes.update(zero_shot_votes(params, corpus))
     votes.update(saved_model_votes(params, corpus))
-    of_llm, results = llm_votes(params, corpus, workers=workers, retry_quarantined=retry_quarantined)
+    of_llm, results = llm_votes(params, corpus, workers=workers, engine=runner, retry_quarantined=retry_quarantined)
     votes.update(of_llm)
     votes.update(external)
     if labelled.is_zero_shot and not votes:
@@ -73,7 +84,7 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False, shard: S
             "no source votes on the labels: there are too few labels to train on, and no source needs none",
             "set vote.inputs: [text], use the encoder mini_xception or a CLIP encoder, or add vote.sources",
         )
-    write_votes(paths.VOTES, [clip.clip_id for clip in corpus.clips], votes, corpus.labels)
+    write_votes(paths.VOTES, corpus.columns.ids, votes, corpus.labels)
     echo(f"vote: {len(corpus.clips)} clips, {len(votes)} sources")
     for name, probs in votes.items():
         n_votes = int(np.isfinite(probs).all(axis=1).sum())
@@ -92,7 +103,7 @@ def _external_votes(params: Params, corpus: Corpus) -> dict[str, NDArray[np.floa
     votes: dict[str, NDArray[np.float64]] = {}
     reserved = _own_sources(params)
     for path in (*_corpus_votes(), *map(Path, params.vote.sources)):
-        sources, _ = read_external_votes(path, corpus.labels, [clip.clip_id for clip in corpus.clips])
+        sources, _ = read_external_votes(path, corpus.labels, corpus.columns.ids)
         if duplicates := sorted((reserved | votes.keys()) & sources.keys()):
             raise InputError(f"{path}: another source has the name {duplicates[0]!r}", "rename the source in the file")
         votes.update(sources)
@@ -115,12 +126,12 @@ def _corpus_votes() -> Iterator[Path]:
 
 def _own_sources(params: Params) -> set[str]:
     """Return the source names that `vote` and `refine` reserve for their own votes."""
-    modalities = [modality.value for modality in params.extract.encoders]
+    modalities = list(params.tokens)
     of_llm = {LLM_SOURCES[kind] for kind in params.vote.inputs}
     return (
         {FUSION, GIVEN}
         | of_llm
-        | {FACE_SOURCE, "global/text-image", "face/text-image"}
+        | {FACE_SOURCE, *(f"{name}/text-image" for name in ("global", "face", *params.tokens))}
         | {f"transfer:{name}" for name in params.vote.transfer}
         | {f"{name}/{kind}" for name in (*modalities, ALL) for kind in configured_voters(params.vote)}
     )
@@ -142,8 +153,9 @@ def _classifier_votes(params: Params, corpus: Corpus, verdicts: NDArray[np.int64
     if config.rounds > 1:
         from ecmf_pipeline.fusion.training import FusionVoter
 
-        groups = [clip.group for clip in corpus.clips]
-        fusion = FusionVoter(by_modality, groups, corpus.labels, params.train.fusion, params.train.training)
+        fusion = FusionVoter(
+            by_modality, corpus.columns.groups, corpus.labels, params.train.fusion, params.train.training
+        )
         joint[FUSION] = fusion.votes
     result = vote_in_rounds(
         VoterPanel(features, voters, len(corpus.labels), config.seed, joint),

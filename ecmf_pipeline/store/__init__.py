@@ -20,6 +20,7 @@ from ecmf_pipeline.store.format import (
     FeatureRow,
     create_settings_group,
     current_fingerprint,
+    current_fingerprints,
     has_fingerprint,
     make_current,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "can_hold",
     "create_settings_group",
     "current_fingerprint",
+    "current_fingerprints",
     "has_fingerprint",
     "make_current",
 ]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline.core.arrays import Ints, ShortRepr, average_rows, pool_segments, pooled_width
 from ecmf_pipeline.core.config import Pool, PoolOrFrames
-from ecmf_pipeline.core.errors import MissingInput, StaleStore
+from ecmf_pipeline.core.errors import InputError, MissingInput, StaleStore
 from ecmf_pipeline.core.files import StrPath
 from ecmf_pipeline.core.files import fingerprint as fingerprint_of
 from ecmf_pipeline.store.format import (
@@ -22,6 +22,7 @@ from ecmf_pipeline.store.format import (
     PartAttributes,
     array_names,
     current_fingerprint,
+    current_fingerprints,
     damage_error,
     has_fingerprint,
     part_names,
@@ -30,6 +31,7 @@ from ecmf_pipeline.store.format import (
     read_parts,
     settings_attributes,
 )
+from ecmf_pipeline.store.state import encoder_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -123,30 +125,32 @@ class FeatureStore:
         self.refresh()
 
     @classmethod
-    def open(cls, root: StrPath, fingerprint: str | None = None) -> FeatureStore:
+    def open(cls, root: StrPath, fingerprint: str | None = None, *, encoder: str | None = None) -> FeatureStore:
         """Open the features of the settings in use, or of a given fingerprint.
 
         Args:
             root: The ``*.zarr`` folder of the modality, such as ``data/features/face.zarr``.
             fingerprint: Fingerprint of the settings; None: those in use.
+            encoder: Name of an encoder in use, see `encoder`; needed if the modality has several.
 
         Raises:
             MissingInput: If there is no store.
+            InputError: If several encoders are in use and ``encoder`` is not the name of exactly one of them.
             StaleStore: If the store has no features of these settings.
             StoreError: If it is damaged or has another format.
         """
         root = Path(root)
-        current = current_fingerprint(root)
-        if current is None:
+        current = current_fingerprints(root)
+        if not current:
             raise MissingInput(
                 f"{root} does not exist",
                 "compute the features, or get them from a colleague with dvc pull",
                 command=f"ecmf-pipe extract --modality {root.stem}",
             )
-        requested = fingerprint or current
+        requested = fingerprint or _select(root, current, encoder)
         if not has_fingerprint(root, requested):
             raise StaleStore(
-                f"{root} holds features of the settings {current}, not of {requested}",
+                f"{root} holds features of the settings {', '.join(current)}, not of {requested}",
                 "params.yaml, the weights or the media reader (media.reader: auto) changed since they were computed; "
                 "compute them again",
                 command=f"ecmf-pipe extract --modality {root.stem}",
@@ -204,10 +208,12 @@ class FeatureStore:
         return len(self._table.newest)
 
     def __repr__(self) -> str:
-        encoder = self.settings.get("encoder", {})
-        members = encoder.get("members", [encoder]) if isinstance(encoder, dict) else []
-        types = " + ".join(str(member.get("type")) for member in members)
-        return f"FeatureStore({str(self.root)!r}, {len(self)} clips, {self.dim} x {self.dtype}, {types or 'unknown'})"
+        return f"FeatureStore({str(self.root)!r}, {len(self)} clips, {self.dim} x {self.dtype}, {self.encoder})"
+
+    @property
+    def encoder(self) -> str:
+        """Name of the encoder: its model on the hub, the name of imported features, or its type."""
+        return encoder_name(self.settings)
 
     @property
     def clip_ids(self) -> list[str]:
@@ -404,6 +410,20 @@ class FeatureStore:
                 f"{folder} is {values.dtype} of the shape {values.shape}, not {self.dtype} of the shape {expected}"
             )
         return values
+
+
+def _select(root: Path, current: Sequence[str], encoder: str | None) -> str:
+    """Return the fingerprint of the only encoder in use, or of the one with the given name."""
+    if encoder is None and len(current) == 1:
+        return current[0]
+    names = [encoder_name(settings_attributes(root / fingerprint)["settings"]) for fingerprint in current]
+    if names.count(encoder or "") == 1:
+        return current[names.index(encoder or "")]
+    described = ", ".join(f"{name!r} ({fingerprint})" for name, fingerprint in zip(names, current, strict=True))
+    raise InputError(
+        f"{root} has features of {described}" + (f", not of {encoder!r}" if encoder else ""),
+        "pass the name of one of them as encoder, or its fingerprint",
+    )
 
 
 def _blocks(lengths: NDArray[np.int64]) -> Iterator[slice]:

@@ -50,17 +50,27 @@ def lock_path(root: Path) -> Path:
 
 
 def current_fingerprint(root: StrPath) -> str | None:
-    """Return the fingerprint of the settings in use, or None if there is no store yet.
+    """Return the fingerprint of the settings in use (of several, the first), or None if there is no store yet.
+
+    Raises:
+        StoreError: If the store is damaged or has another format.
+    """
+    return next(iter(current_fingerprints(root)), None)
+
+
+def current_fingerprints(root: StrPath) -> list[str]:
+    """Return the fingerprints of the settings in use, one for each encoder of the modality; none without a store.
 
     Raises:
         StoreError: If the store is damaged or has another format.
     """
     root = Path(root)
     if not (root / "zarr.json").is_file():
-        return None
+        return []
     attributes = group_attributes(root)
     version, current = attributes.get("ecmf_store"), attributes.get("current")
-    if not isinstance(version, int) or not isinstance(current, str):
+    names = [current] if isinstance(current, str) else current
+    if not isinstance(version, int) or not isinstance(names, list) or not all(isinstance(n, str) and n for n in names):
         raise damage_error(f"{root / 'zarr.json'} is damaged (no attribute `ecmf_store` or no attribute `current`)")
     if version > FORMAT:
         raise StoreError(
@@ -73,7 +83,7 @@ def current_fingerprint(root: StrPath) -> str | None:
             "remove it, then compute the features again",
             command=f"ecmf-pipe extract --modality {root.stem}",
         )
-    return current
+    return names
 
 
 def has_fingerprint(root: StrPath, fingerprint: str) -> bool:
@@ -81,14 +91,21 @@ def has_fingerprint(root: StrPath, fingerprint: str) -> bool:
     return (Path(root) / fingerprint / "zarr.json").is_file()
 
 
-def make_current(root: StrPath, fingerprint: str) -> None:
-    """Make these settings the ones that later stages read.
+def make_current(root: StrPath, fingerprint: str, in_use: Sequence[str] = ()) -> None:
+    """Make these settings ones that later stages read.
+
+    Args:
+        root: The store.
+        fingerprint: Fingerprint of the settings.
+        in_use: Fingerprints of all encoders of the modality, in order. Those that are current already stay so.
 
     Raises:
         StoreError: If the store is damaged or has another format.
     """
-    if current_fingerprint(root) != fingerprint:
-        write_group(Path(root), {"ecmf_store": FORMAT, "current": fingerprint})
+    before = current_fingerprints(root)
+    names = [name for name in in_use if name in before or name == fingerprint] or [fingerprint]
+    if names != before:
+        write_group(Path(root), {"ecmf_store": FORMAT, "current": names[0] if len(names) == 1 else names})
 
 
 def create_settings_group(
@@ -136,7 +153,8 @@ def create_settings_group(
                 "folder, also from .ecmf",
                 command=f"rm -r {folder} && ecmf-pipe cache gc --all {folder}",
             )
-    attributes = {"fingerprint": fingerprint, "settings": dict(settings), "dim": dim, "dtype": np.dtype(dtype).name}
+    attributes: dict[str, Any] = {"fingerprint": fingerprint, "settings": dict(settings), "dim": dim}
+    attributes["dtype"] = np.dtype(dtype).name
     if columns is not None and any(columns):
         if len(columns) != dim:
             raise ValueError(f"{len(columns)} names for {dim} columns")

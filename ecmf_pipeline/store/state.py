@@ -14,7 +14,7 @@ from ecmf_pipeline.core.errors import MissingInput, StoreError
 from ecmf_pipeline.runner.step import leftover_batches
 from ecmf_pipeline.store.format import (
     PartAttributes,
-    current_fingerprint,
+    current_fingerprints,
     part_names,
     read_parts,
     settings_attributes,
@@ -106,14 +106,14 @@ def list_store(root: Path, digest_lookup: DigestLookup = no_manifest) -> Iterato
             f"{root} does not exist", "give the path of a feature store, such as data/features/audio.zarr"
         )
     try:
-        current = current_fingerprint(root)
+        current = current_fingerprints(root)
     except StoreError:
-        current = None
+        current = []
     for fingerprint in settings_groups(root):
         yield _summarise(root, fingerprint, current, digest_lookup)
 
 
-def _summarise(root: Path, fingerprint: str, current: str | None, digest_lookup: DigestLookup) -> GroupSummary:
+def _summarise(root: Path, fingerprint: str, current: Sequence[str], digest_lookup: DigestLookup) -> GroupSummary:
     folder = root / fingerprint
     try:
         attributes = settings_attributes(folder)
@@ -127,7 +127,7 @@ def _summarise(root: Path, fingerprint: str, current: str | None, digest_lookup:
         root,
         fingerprint,
         encoder_name(attributes["settings"]),
-        fingerprint == current,
+        fingerprint in current,
         attributes["dim"],
         attributes["dtype"],
         len(newest),
@@ -147,14 +147,12 @@ def encoder_name(settings: Mapping[str, Any]) -> str:
     """Return a short name of the encoder in the settings of a store.
 
     Returns:
-        The name of the model on the hub, the name of imported features, or the type of the encoder; for joined encoders
-        the names of all; ``unknown`` if the settings do not describe an encoder.
+        The name of the model on the hub, the name of imported features, or the type of the encoder; ``unknown`` if the
+        settings do not describe an encoder.
     """
     encoder = settings.get("encoder")
     if not isinstance(encoder, Mapping):
         return "unknown"
-    if isinstance(members := encoder.get("members"), Sequence):
-        return " + ".join(encoder_name({"encoder": member}) for member in members)
     weights = encoder.get("weights")
     hub = weights.get("model") if isinstance(weights, Mapping) else None
     if isinstance(hub, str):
@@ -168,10 +166,8 @@ def format_provenance(provenance: Mapping[str, Any]) -> str:
     """Format the provenance of features as one line: the model first, hashes shortened, library versions omitted.
 
     Args:
-        provenance: As passed to `create_settings_group`; joined encoders are formatted one after another.
+        provenance: As passed to `create_settings_group`.
     """
-    if members := provenance.get("members"):
-        return " + ".join(format_provenance(member) for member in members)
     first = {key: provenance[key] for key in ("model", "revision", "commit") if key in provenance}
     shown = first | {key: value for key, value in provenance.items() if key != "versions"}
     return ", ".join(f"{key} {text}" for key, text in _flatten(shown))

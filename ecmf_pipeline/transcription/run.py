@@ -25,7 +25,7 @@ from ecmf_pipeline.llm.shards import files_of_shard, open_answer_writer
 from ecmf_pipeline.media.clip_reader import ClipReader, span_of
 from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.media.timeline import WHOLE, Span
-from ecmf_pipeline.runner import Outcome, Run, RunConfig, RunReport, Step, Target
+from ecmf_pipeline.runner import Engine, Outcome, Run, RunConfig, RunReport, Step, Target
 from ecmf_pipeline.runner.machine import as_out_of_memory, threads_per_worker
 from ecmf_pipeline.runner.quarantine import Quarantine
 from ecmf_pipeline.transcription.config import EMBEDDED, TranscribeConfig
@@ -77,6 +77,7 @@ def transcribe(
     quarantine_path: Path,
     index_cache: Path | None = None,
     retry_quarantined: bool = False,
+    engine: Engine | None = None,
     shard: Shard | None = None,
 ) -> TranscriptionResult:
     """Transcribe the clips that have sound but no words; each sound is transcribed only once.
@@ -92,6 +93,7 @@ def transcribe(
         index_cache: The cache of `index`. Files in another state than it holds are hashed before they are read; None:
             all files are.
         retry_quarantined: Whether to retry quarantined clips although nothing changed.
+        engine: Runs the workers; None: processes of this machine, as ``config`` selects.
         shard: The shard of the sounds to transcribe; None: all.
 
     Raises:
@@ -135,6 +137,7 @@ def transcribe(
                     threads=threads,
                 ),
                 report,
+                engine,
             )
             run(items, "transcribe")
         else:

@@ -19,8 +19,6 @@ from ecmf_pipeline.encoders.config import (
     EfficientNetConfig,
     EncoderConfig,
     ImportedConfig,
-    JoinedConfig,
-    MiniXceptionConfig,
     TextConfig,
     VisionConfig,
     text_columns,
@@ -208,11 +206,9 @@ class TestKnownDim:
         text = TextConfig(model=save_config(tmp_path / "bert", hidden_size=5), inputs="both")
         assert text.known_dim() == 10
 
-    def test_joined_dim_is_unknown_if_a_member_is(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_dim_of_an_absent_model_is_unknown(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-        vit = VisionConfig(model=save_config(tmp_path / "vit", hidden_size=5))
-        assert JoinedConfig(members=(vit, MiniXceptionConfig())).known_dim() == 185
-        assert JoinedConfig(members=(vit, VisionConfig(model="far/away"))).known_dim() is None
+        assert VisionConfig(model="far/away").known_dim() is None
         assert ImportedConfig(name="x").known_dim() is None
 
     def test_damaged_config_has_no_known_dim(self, tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from ecmf_pipeline.encoders.base_config import BaseEncoderConfig
 from ecmf_pipeline.encoders.config import (
     AudioConfig,
     EgemapsConfig,
-    JoinedConfig,
     MiniXceptionConfig,
     TextConfig,
     VisionConfig,
@@ -44,11 +43,6 @@ def recorded_provenance(config: BaseEncoderConfig) -> dict[str, Any]:
         (Modality.FACE, MiniXceptionConfig(), {"torch", "mediapipe", "opencv-contrib-python", "av"}),
         (Modality.AUDIO, EgemapsConfig(), {"opensmile", "av"}),
         (Modality.TEXT, TextConfig(), {"torch", "transformers", "tokenizers"}),
-        (
-            Modality.AUDIO,
-            JoinedConfig(members=(AudioConfig(model="x"), EgemapsConfig())),
-            {"torch", "transformers", "opensmile", "av"},
-        ),
     ],
 )
 def test_versions_of_the_libraries_are_recorded(modality, config, libraries):
@@ -92,16 +86,6 @@ def test_hub_model_is_recorded_by_id_revision_and_commit(tmp_path, monkeypatch):
     reference.write_text("ab" * 20)
     origin = TextConfig(model="a/b", revision="v1").origin()
     assert origin == {"model": "a/b", "revision": "v1", "commit": "ab" * 20}
-
-
-def test_members_are_recorded_separately(tiny_models):
-    recorded = recorded_provenance(
-        JoinedConfig(
-            members=(VisionConfig(model=str(tiny_models / "vit")), VisionConfig(model=str(tiny_models / "dinov2")))
-        )
-    )
-    assert [member["model"] for member in recorded["members"]] == ["vit", "dinov2"]
-    assert recorded["members"][0]["preprocessing"] != recorded["members"][1]["preprocessing"]
 
 
 def test_embedded_encoders_are_recorded_by_type(models: Path):

@@ -12,7 +12,7 @@ from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.errors import ModelError
 from ecmf_pipeline.encoders.base import Encoder, Encoding, Preparer
 from ecmf_pipeline.encoders.base_config import BaseEncoderConfig
-from ecmf_pipeline.encoders.config import EfficientNetConfig, EgemapsConfig, EncoderConfig, ImportedConfig, JoinedConfig
+from ecmf_pipeline.encoders.config import EncoderConfig, ImportedConfig
 from ecmf_pipeline.encoders.registry import Implementation, build_encoder, build_preparer, implementation
 
 
@@ -77,18 +77,6 @@ def test_building_imported_features_raises_model_error():
             build(ImportedConfig(name="hubert"))
         assert "'hubert'" in caught.value.message
         assert (caught.value.command or "").startswith("ecmf-pipe store import")
-
-
-def test_loaded_members_are_closed_if_another_fails_to_load(tmp_path, monkeypatch):
-    closed: list[int] = []
-    monkeypatch.setattr(
-        "ecmf_pipeline.encoders.embedded.egemaps.EgemapsEncoder", lambda _: ConstantEncoder(88, closed=closed)
-    )
-    absent = EfficientNetConfig(weights=tmp_path / "absent.pth")
-    with pytest.raises(ModelError) as caught:
-        build_encoder(JoinedConfig(members=(EgemapsConfig(), absent)), "cpu")
-    assert str(absent.weights) in caught.value.message
-    assert closed == [88]
 
 
 def test_registry_does_not_import_torch():

@@ -90,10 +90,10 @@ def test_clip_weights_are_used() -> None:
 
 
 @pytest.fixture
-def evaluated() -> tuple[Evaluator, list[str], NDArray[np.int64]]:
+def evaluated() -> tuple[Evaluator, NDArray[np.int64]]:
     truth = np.arange(60) % 2
     clips = [Clip(ClipId(f"c{i:02d}"), given_label="sad", gold_label=LABELS[t]) for i, t in enumerate(truth)]
-    return Evaluator(clips, LABELS, EvaluateConfig(draws=100)), [clip.clip_id for clip in clips], truth
+    return Evaluator(clips, LABELS, EvaluateConfig(draws=100)), truth
 
 
 @pytest.mark.parametrize(
@@ -101,9 +101,9 @@ def evaluated() -> tuple[Evaluator, list[str], NDArray[np.int64]]:
     [(60, 30, "are better than"), (30, 60, "are worse than"), (45, 45, "no significant difference")],
 )
 def test_the_sentence_names_the_best_training_set(
-    evaluated: tuple[Evaluator, list[str], NDArray[np.int64]], refined_right: int, others_right: int, conclusion: str
+    evaluated: tuple[Evaluator, NDArray[np.int64]], refined_right: int, others_right: int, conclusion: str
 ) -> None:
-    evaluator, clip_ids, truth = evaluated
+    evaluator, truth = evaluated
 
     def predict_right(count: int) -> NDArray[np.int64]:
         return np.where(np.arange(60) < count, truth, 1 - truth)
@@ -111,7 +111,7 @@ def test_the_sentence_names_the_best_training_set(
     predictions = {name: predict_right(others_right) for name in (GIVEN, REBALANCED)} | {
         REFINED: predict_right(refined_right)
     }
-    comparison = compare_controls(evaluator, clip_ids, predictions)
+    comparison = compare_controls(evaluator, predictions)
     assert conclusion in comparison["sentence"]
     assert (REFINED in comparison["sentence"]) == (refined_right > others_right)
     over = comparison["sets"][REFINED]["over_rebalanced"]

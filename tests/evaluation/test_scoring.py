@@ -48,6 +48,9 @@ def make_decision(name: str, old: str, new: str, weight: float, action: LabelAct
     return Decision(ClipId(name), split, old, new, action, weight, 0.9, 1.0, "")
 
 
+UNLABELLED = [make_decision(name, "", "", 0.0, LabelAction.LEAVE) for name in ("d", "e")]
+
+
 @pytest.fixture
 def clips() -> list[Clip]:
     return [
@@ -80,6 +83,8 @@ def test_evaluation_has_all_scores(clips):
     decisions = [
         make_decision("a", "happy", "happy", 1.0),
         make_decision("b", "sad", "happy", 1.0, LabelAction.RELABEL),
+        make_decision("c", "sad", "sad", 1.0),
+        *UNLABELLED,
     ]
     tables = {"fusion": good, "face": bad, "text": bad}
     results = evaluate(Evaluator(clips, LABELS, CONFIG), clips, tables, bad, decisions, NO_HUMAN_LABELS)
@@ -116,7 +121,8 @@ def test_label_quality_counts_fixed_and_broken_labels(clips):
             make_decision("d", "", "sad", 0.4, LabelAction.PSEUDO),
             make_decision("e", "", "sad", 0.4, LabelAction.PSEUDO),  # no gold label
         ],
-        {},
+        NO_HUMAN_LABELS,
+        LABELS,
     )
     assert quality["given"] == {"clips": 3, "accuracy": 0.666667}
     assert quality["refined"] == {"clips": 2, "accuracy": 0.5}
@@ -129,15 +135,17 @@ def test_labels_fixed_by_a_person_are_counted_separately(clips):
     decisions = [
         make_decision("a", "happy", "sad", 1.0, LabelAction.RELABEL),
         make_decision("b", "sad", "happy", 0.8, LabelAction.RELABEL),
-        make_decision("f", "sad", "happy", 0.8, LabelAction.RELABEL),
+        make_decision("c", "sad", "", 0.0, LabelAction.DROP),
         make_decision("d", "", "sad", 0.4, LabelAction.PSEUDO),
+        make_decision("e", "", "", 0.0, LabelAction.LEAVE),
+        make_decision("f", "sad", "happy", 0.8, LabelAction.RELABEL),
     ]
     all_clips = [*clips, clip("f", "sad", "happy")]
-    quality = label_quality(all_clips, decisions, {"b": "happy", "c": "sad"})
+    quality = label_quality(all_clips, decisions, np.array([-1, 0, 1, -1, -1, -1]), LABELS)
     assert (quality["fixed"], quality["fixed_by_verdicts"]) == (2, 1)
     assert (quality["broken"], quality["broken_by_verdicts"]) == (1, 0)
     assert (quality["pseudo"]["clips"], quality["pseudo_by_verdicts"]) == (1, 0)
-    quality = label_quality(all_clips, decisions, {"a": "sad", "d": "sad", "f": "sad"})
+    quality = label_quality(all_clips, decisions, np.array([1, -1, -1, 1, -1, 1]), LABELS)
     assert quality["fixed_by_verdicts"] == 0, (
         "this human label is newer than the votes and differs from the refined label"
     )
@@ -178,6 +186,7 @@ def test_the_summary_has_ten_numbers_of_which_unknown_ones_are_left_out(clips):
         make_decision("a", "happy", "happy", 1.0),
         make_decision("b", "sad", "happy", 1.0, LabelAction.RELABEL),
         make_decision("c", "sad", "sad", 1.0),
+        *UNLABELLED,
     ]
     evaluator = Evaluator(clips, LABELS, CONFIG)
     results = evaluate(evaluator, clips, {"fusion": good, "face": bad, "text": good}, bad, decisions, NO_HUMAN_LABELS)

@@ -48,8 +48,8 @@ def stored(tmp_path: Path) -> StoredFeatures:
     return open_features(
         CLIPS,
         {},
-        [Modality.GLOBAL, Modality.FACE, Modality.AUDIO],
-        open_modality=lambda modality: FeatureStore.open(tmp_path / f"{modality.value}.zarr"),
+        {name: Modality(name) for name in ("global", "face", "audio")},
+        open_named=lambda name: FeatureStore.open(tmp_path / f"{name}.zarr"),
     )
 
 
@@ -109,7 +109,7 @@ def test_no_features_at_all_is_an_error(tmp_path: Path) -> None:
         open_features(
             CLIPS,
             {},
-            [Modality.FACE],
-            open_modality=lambda modality: FeatureStore.open(tmp_path / f"{modality.value}.zarr"),
+            {"face": Modality.FACE},
+            open_named=lambda name: FeatureStore.open(tmp_path / f"{name}.zarr"),
         )
     assert caught.value.command == "ecmf-pipe extract"

@@ -8,7 +8,7 @@ import pytest
 
 from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.errors import InputError
-from ecmf_pipeline.encoders.config import EgemapsConfig, ImportedConfig, JoinedConfig, TextConfig
+from ecmf_pipeline.encoders.config import EgemapsConfig, ImportedConfig, TextConfig
 from ecmf_pipeline.extraction.features import FeatureOrigin, check_feature_origins
 from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.media.config import MediaConfig
@@ -116,19 +116,6 @@ def visual_origin(media: MediaConfig) -> FeatureOrigin:
     """Return the origin of a visual branch; only the preparation of its input is compared."""
     encoder = EgemapsConfig()
     return FeatureOrigin(encoders=("vision",), settings=branch_settings(Modality.GLOBAL, encoder, media, FaceConfig()))
-
-
-def test_members_of_joined_encoders_are_compared() -> None:
-    def joined_origin(*members: Any) -> FeatureOrigin:
-        encoder = JoinedConfig(members=members)
-        settings = branch_settings(Modality.AUDIO, encoder, MediaConfig(), FaceConfig())
-        return FeatureOrigin(encoders=("a", "b"), settings=settings)
-
-    one, other = EgemapsConfig(), EgemapsConfig(batch_size=2)
-    assert error_message(joined_origin(one, one), joined_origin(one, other)) == ""
-    assert error_message(joined_origin(one, one), joined_origin(one, one, one), columns_only=True).endswith(
-        "(encoder.members)"
-    )
 
 
 def test_modalities_without_a_recorded_origin_are_not_checked() -> None:

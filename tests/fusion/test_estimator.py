@@ -35,6 +35,7 @@ EXPECTED_FAILURES = {
 }
 
 
+@pytest.mark.slow  # all together
 @parametrize_with_checks(
     [FusionClassifier(**{**QUICK, "epochs": 20})], expected_failed_checks=lambda _: EXPECTED_FAILURES
 )
@@ -160,6 +161,14 @@ def test_it_is_cloned_and_pickled(fitted: FusionClassifier, table: Any) -> None:
     assert not hasattr(again, "ensemble_")
     unpickled = pickle.loads(pickle.dumps(fitted))
     np.testing.assert_array_equal(unpickled.predict_proba(table), fitted.predict_proba(table))
+
+
+def test_reprs_are_one_short_line(fitted: FusionClassifier, table: Any) -> None:
+    ensemble = fitted.ensemble_
+    for shown in (ensemble, ensemble.members[0], ensemble.predict(fitted._split(table))):
+        assert "\n" not in repr(shown)
+        assert len(repr(shown)) < 500
+    assert "members=tuple of 2, dims={'face': 10, 'audio': 7}" in repr(ensemble)
 
 
 def test_the_seed_is_the_random_state(table: Any, names: Any) -> None:

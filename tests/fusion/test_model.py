@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.fusion.config import FusionConfig
-from ecmf_pipeline.fusion.model import EcmfFusion, FeatureDropout, FusionModel, build_model
+from ecmf_pipeline.fusion.model import EcmfFusion, FeatureDropout, FusionModel, Standardiser, build_model
 
 DIMS = {"global": 9, "face": 6, "audio": 4, "text": 5}
 BATCH = 5
@@ -27,6 +27,12 @@ def make_model(dims: dict[str, int] = DIMS, **settings: Any) -> FusionModel:
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.5, generator=generator)
     return model.eval()
+
+
+def fit_standardiser(model: FusionModel, index: int, values: Tensor) -> None:
+    standardiser = model.standardisers[index]
+    assert isinstance(standardiser, Standardiser)
+    standardiser.fit(values)
 
 
 def make_features(dims: dict[str, int] = DIMS) -> list[Tensor]:
@@ -150,7 +156,7 @@ def test_a_modality_absent_from_training_is_ignored() -> None:
     present = torch.ones(BATCH, 4, dtype=torch.bool)
     trained = present.clone()
     trained[:, 1] = False
-    model.fit_standardisers(features, trained)
+    model.see(trained)
     output = model(features, present)
     np.testing.assert_array_equal(output.weights.detach()[:, 1], 0)
 
@@ -162,7 +168,8 @@ def test_standardisation_uses_present_rows_and_handles_constant_columns() -> Non
     features[0][4] = torch.nan
     present = torch.ones(BATCH, 4, dtype=torch.bool)
     present[4, 0] = False
-    model.fit_standardisers(features, present)
+    for index in range(len(features)):
+        fit_standardiser(model, index, features[index][present[:, index]])
     torch.testing.assert_close(model.get_buffer("standardisers.0.mean"), features[0][:4].mean(dim=0))
     assert float(model.get_buffer("standardisers.0.std")[0]) == 1.0
     assert bool(model(features, present).logits.isfinite().all())
@@ -281,7 +288,7 @@ def test_temporal_attention_weights_frames_and_the_mean_does_not() -> None:
 def test_frames_are_standardised_by_present_frames() -> None:
     model, features = make_model(), make_features()
     frames = [torch.stack([values, values + 1, torch.full_like(values, torch.nan)], dim=1) for values in features]
-    model.fit_standardisers(frames, torch.ones(BATCH, 4, dtype=torch.bool))
+    fit_standardiser(model, 1, frames[1])
     torch.testing.assert_close(model.get_buffer("standardisers.1.mean"), features[1].mean(dim=0) + 0.5)
 
 

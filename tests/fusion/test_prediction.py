@@ -24,7 +24,7 @@ def members_of(ensemble: Ensemble, *folds: int) -> Ensemble:
 
 
 def test_a_training_clip_is_predicted_only_by_models_not_trained_on_it(ensemble: Ensemble, corpus: Any) -> None:
-    ensemble = dataclasses.replace(ensemble, temperatures={})  # temperatures differ between folds
+    ensemble = dataclasses.replace(ensemble, temperatures={}, missing_factors={})  # temperatures differ between folds
     held_out = ensemble.held_out(corpus.clip_ids)
     prediction = ensemble.predict(corpus.features, held_out)
     for fold in range(3):
@@ -36,7 +36,7 @@ def test_a_training_clip_is_predicted_only_by_models_not_trained_on_it(ensemble:
 
 def test_other_clips_are_predicted_by_all_members(ensemble: Ensemble, corpus: Any) -> None:
     assert (ensemble.held_out(["new", "clip00"]) == [-1, ensemble.folds["clip00"]]).all()
-    ensemble = dataclasses.replace(ensemble, temperatures={})  # calibration follows averaging
+    ensemble = dataclasses.replace(ensemble, temperatures={}, missing_factors={})  # calibration follows averaging
     prediction = ensemble.predict(corpus.features)
     member_probs = [
         dataclasses.replace(ensemble, members=(member,)).predict(corpus.features).probs for member in ensemble.members
@@ -186,7 +186,7 @@ def damage(folder: Path, kind: str) -> None:
     elif kind == "unknown key":
         write_sealed_json(config, {**content, "unknown": 1})
     elif kind == "another format":
-        write_sealed_json(config, {**content, "format": 3})
+        write_sealed_json(config, {**content, "format": 4})
     else:
         config.write_text(config.read_text()[:-40])
 

@@ -131,6 +131,9 @@ def test_wrong_tables_are_reported(wide: pd.DataFrame) -> None:
         combine_votes(long.drop(columns="label"))
     with pytest.raises(InputError, match="'glad' is unknown"):
         combine_votes(wide, label_names=["calm", "cross"])
+    for empty in (wide.head(0), pd.DataFrame({"a": [None, ""]})):
+        with pytest.raises(InputError, match="no label"):
+            combine_votes(empty)
     with pytest.raises(ValueError, match="need as many different names"):
         combine_votes({"a": np.eye(3)}, label_names=["x", "y"])
 

@@ -5,13 +5,14 @@ import pytest
 from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
+from ecmf_pipeline.labels import voters
 from ecmf_pipeline.labels.config import LightGbmConfig, LinearConfig
 from ecmf_pipeline.labels.voters import (
     VoterConfig,
     clip_weights,
+    fit_projection,
     join_modalities,
     out_of_fold_votes,
-    project,
 )
 
 VOTERS = [LinearConfig(), LightGbmConfig(rounds=20)]
@@ -132,14 +133,20 @@ def test_invalid_features_raise_value_error() -> None:
         out_of_fold_votes(features, given, folds, voter, n_classes=2)
 
 
-def test_projection_is_fitted_on_training_rows_only() -> None:
+def test_projected_training_rows_are_those_that_the_projection_returns() -> None:
     features, _, _ = blobs(60, 3)
     training = features.astype(np.float64)
-    first, shown = project(training, training[:5], 4)
-    again, _ = project(training, training[:5] * 100, 4)
-    assert first.shape == (60, 4)
-    assert_array_equal(first, again)
-    np.testing.assert_allclose(shown, first[:5])
+    projected, project = fit_projection(training, 4)
+    assert projected.shape == (60, 4)
+    np.testing.assert_allclose(project(training[:5]), projected[:5])
+
+
+@pytest.mark.parametrize("voter", [LinearConfig(components=3), LightGbmConfig(rounds=5)])
+def test_votes_do_not_depend_on_the_blocks_of_clips(monkeypatch: pytest.MonkeyPatch, voter: VoterConfig) -> None:
+    features, given, folds = blobs(60, 3)
+    whole = out_of_fold_votes(features, given, folds, voter, n_classes=3)
+    monkeypatch.setattr(voters, "_BLOCK", 7)
+    np.testing.assert_allclose(out_of_fold_votes(features, given, folds, voter, n_classes=3), whole, atol=1e-12)
 
 
 def test_class_weights_follow_the_balance_exponent() -> None:

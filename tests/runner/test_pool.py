@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import sys
@@ -166,9 +167,9 @@ def test_a_worker_killed_while_it_stores_a_batch_neither_loses_nor_duplicates_ro
     [("SIGKILL", 1, "OutOfMemory"), ("SIGKILL", 0, "WorkerKilled"), ("SIGSEGV", 1, "WorkerCrashed")],
 )
 def test_out_of_memory_kills_are_distinguished_from_other_kills(harness, monkeypatch, name, new_kills, reason):
-    """The pool compares the kernel's count before and after; the next test uses a real kill."""
-    monkeypatch.setattr("ecmf_pipeline.runner.worker_process.count_oom_kills", lambda: 7)
-    monkeypatch.setattr("ecmf_pipeline.runner.pool.count_oom_kills", lambda: 7 + new_kills)
+    """The process compares the kernel's count before and after each job; the next test uses a real kill."""
+    kills = itertools.count(7, new_kills)
+    monkeypatch.setattr("ecmf_pipeline.runner.worker_process.count_oom_kills", lambda: next(kills))
     report = harness.run([Number(1, open_fault=f"signal {name}")], workers=1)
     assert harness.reasons("a") == {"1": reason}
     assert report.transient == ({"WorkerKilled": 2} if reason == "WorkerKilled" else {})

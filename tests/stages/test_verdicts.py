@@ -8,15 +8,16 @@ from typing import Any
 import pytest
 
 from ecmf_pipeline.core import paths
+from ecmf_pipeline.core.clips import Clip, ClipId, Corpus
 from ecmf_pipeline.core.errors import InputError, MissingInput
 from ecmf_pipeline.labels.config import RefineConfig
 from ecmf_pipeline.stages.shared.inputs import read_corpus_verdicts
 
 
 @pytest.fixture
-def corpus(tmp_path, monkeypatch) -> Any:
+def corpus(tmp_path, monkeypatch) -> Corpus:
     monkeypatch.chdir(tmp_path)
-    return SimpleNamespace(clips=[SimpleNamespace(clip_id=name, digest="d") for name in "abc"], labels=("happy", "sad"))
+    return Corpus([Clip(ClipId(name), digest="d") for name in "abc"], ["happy", "sad"], [], synthetic=False)
 
 
 def params_with(verdicts: str | None) -> Any:

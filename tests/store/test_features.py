@@ -12,7 +12,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from ecmf_pipeline.core.errors import MissingInput, StaleStore, StoreError
+from ecmf_pipeline.core.errors import InputError, MissingInput, StaleStore, StoreError
 from ecmf_pipeline.store import (
     FeatureRow,
     FeatureStore,
@@ -389,3 +389,15 @@ def test_reprs_are_one_short_line(named_store: FeatureStore) -> None:
     assert repr(named_store) == f"FeatureStore('{named_store.root}', 3 clips, 4 x float32, egemaps)"
     assert repr(named_store.load(["a", "gone"])) == "Features(values=float32 (2, 4), present=bool (2,))"
     assert repr(named_store.load_sequences(["c"])) == "Sequences(values=float32 (1, 3, 4), mask=bool (1, 3))"
+
+
+def test_of_several_encoders_in_use_one_is_opened_by_name(root: Path) -> None:
+    settings = [{"encoder": {"type": "first"}}, {"encoder": {"type": "x", "weights": {"model": "someone/second"}}}]
+    keys = [create_settings_group(root, one, dim=dim, dtype="float32") for dim, one in enumerate(settings, start=1)]
+    for key in keys:
+        make_current(root, key, keys)
+    assert [FeatureStore.open(root, encoder=name).dim for name in ("first", "second")] == [1, 2]
+    assert FeatureStore.open(root, keys[1]).encoder == "second"
+    for name in (None, "third"):
+        with pytest.raises(InputError, match=r"'first' .*, 'second'"):
+            FeatureStore.open(root, encoder=name)

@@ -6,7 +6,7 @@ import enum
 import inspect
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from typer.main import get_command
 
@@ -117,6 +117,8 @@ def _value(annotation: Any, least: int | None) -> str:
     """Return the kind of value of a parameter from its type, which may be optional or a list."""
     kinds = [one for one in get_args(annotation) or (annotation,) if one is not type(None)]
     (kind,) = kinds
+    if get_origin(kind) is Literal:
+        return " or ".join(f"`{value}`" for value in get_args(kind))
     if get_origin(annotation) is list or get_origin(kind) is list:
         (kind,) = get_args(kind) or (kind,)
         return f"{_value(kind, least)}; repeatable"

@@ -32,7 +32,7 @@ from ecmf_pipeline.labels.label_model import Assessment, assess
 from ecmf_pipeline.labels.tables import read_decisions, read_votes
 from ecmf_pipeline.labels.verdicts import MIN_GOLD, Verdicts, combine_answers, read_answers, verdicts_path
 from ecmf_pipeline.labels.zero_shot import assess_without_labels
-from ecmf_pipeline.settings.params import Params
+from ecmf_pipeline.settings.params import Params, Token
 from ecmf_pipeline.sharing.versions import keep_version
 from ecmf_pipeline.store import FeatureStore
 from ecmf_pipeline.store.dvc_links import share_with_dvc
@@ -171,14 +171,11 @@ def refined_labels(corpus: Corpus) -> TrainingLabels:
     Raises:
         MissingInput: If `refine` has not run yet, or ran on other clips or labels.
     """
-    by_clip = zip(corpus.clips, read_decisions(paths.REFINED, corpus=corpus), strict=True)
-    chosen = [(clip, decision) for clip, decision in by_clip if decision.weight > 0 or decision.given_label]
-    index = {label: position for position, label in enumerate(corpus.labels)}
-    names = [decision.refined_label or decision.given_label for _, decision in chosen]
-    labels = np.array([index[name] for name in names], np.int64)
-    return TrainingLabels(
-        [clip for clip, _ in chosen], labels, np.array([decision.weight for _, decision in chosen], np.float64)
-    )
+    decisions = read_decisions(paths.REFINED, corpus=corpus)
+    given, refined = (decisions.indices(name, corpus.labels) for name in ("given_label", "refined_label"))
+    chosen = decisions.is_trained | (given >= 0)
+    labels = np.where(refined >= 0, refined, given)[chosen]
+    return TrainingLabels(corpus.columns.where(chosen), labels, decisions.column("weight")[chosen])
 
 
 def read_needed_texts(params: Params, clips: Sequence[Clip]) -> dict[str, ClipText]:
@@ -203,17 +200,23 @@ def read_needed_texts(params: Params, clips: Sequence[Clip]) -> dict[str, ClipTe
     return texts
 
 
-def open_modality_store(params: Params, modality: Modality) -> FeatureStore:
-    """Open the features of a modality, which must have the settings in params; see `open_store`.
+def open_modality_store(params: Params, modality: Modality, encoder: str = "") -> FeatureStore:
+    """Open the features of an encoder of a modality, which must have the settings in params; see `open_store`.
 
     Every command that reads stored features of the project opens them by this function.
+
+    Args:
+        params: The params of the project.
+        modality: A modality in use.
+        encoder: Name of one of its encoders; empty: the first.
 
     Raises:
         MissingInput: If there are no features.
         StaleStore: If there are only features of other settings.
         ModelError: If embedded weights were altered.
     """
-    store = open_store(paths.features(modality), params.settings_of(modality, weights_required=False))
+    token = Token(modality, encoder or params.extract.encoders[modality][0])
+    store = open_store(paths.features(modality), params.token_settings(token, weights_required=False))
     share_with_dvc(KeptParts(store.folder))  # `dvc repro` has committed them since they were extracted
     return store
 
@@ -231,15 +234,15 @@ def open_stored(params: Params, clips: Sequence[Clip]) -> StoredFeatures:
     return open_features(
         clips,
         read_needed_texts(params, clips),
-        list(params.extract.encoders),
-        open_modality=lambda modality: open_modality_store(params, modality),
+        {name: token.modality for name, token in params.tokens.items()},
+        open_named=lambda name: open_modality_store(params, *params.tokens[name]),
     )
 
 
 def feature_origins(params: Params, stored: StoredFeatures) -> dict[str, FeatureOrigin]:
     """Return the origin of each modality's features, which is saved with the models."""
     return {
-        name: FeatureOrigin(encoders=params.extract.encoders[Modality(name)], settings=store.settings)
+        name: FeatureOrigin(encoders=(params.tokens[name].encoder,), settings=store.settings)
         for name, store in stored.stores.items()
     }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import Clip
+from ecmf_pipeline.core.clips import Clip, Clips
 from ecmf_pipeline.core.console import format_count
 from ecmf_pipeline.core.files import read_sealed_json
 from ecmf_pipeline.core.languages import count_foreign, format_language, format_languages, is_foreign
@@ -26,7 +26,7 @@ def foreign_columns(params: Params, clips: Sequence[Clip]) -> list[tuple[TextCol
     if params.corpus.foreign_text == "keep":
         return [()] * len(clips)
     languages: dict[TextColumn, Sequence[str]] = {}
-    spoken = [_language(params, clip) for clip in clips]
+    spoken = _languages(params, clips)
     for column in sorted(params.text_columns):
         if params.known_languages(column) is not None:
             languages[column] = _translation_languages(clips) if column == "translation" else spoken
@@ -42,7 +42,16 @@ def _language(params: Params, clip: Clip) -> str:
 
 
 def _translation_languages(clips: Sequence[Clip]) -> list[str]:
-    return detect_languages([clip.translation for clip in clips], cache_path=paths.TRANSLATION_LANGUAGE_CACHE)
+    translations = Clips.of(clips).column("translation").tolist()
+    return detect_languages(translations, cache_path=paths.TRANSLATION_LANGUAGE_CACHE)
+
+
+def _languages(params: Params, clips: Sequence[Clip]) -> list[str]:
+    """Return the language in params for all clips if it is set there, else that of each clip."""
+    if params.corpus.language != "auto":
+        return [params.corpus.language] * len(clips)
+    languages: list[str] = Clips.of(clips).column("language").tolist()
+    return languages
 
 
 def llm_transcript(params: Params, clip: Clip) -> str:
@@ -50,9 +59,18 @@ def llm_transcript(params: Params, clip: Clip) -> str:
     return "" if is_foreign(_language(params, clip), params.llm.known_languages) else clip.transcript
 
 
-def count_llm_foreign(params: Params, clips: Sequence[Clip]) -> int:
-    """Count the transcripts in languages that the LLM does not know."""
-    return sum(bool(clip.transcript.strip()) and not llm_transcript(params, clip) for clip in clips)
+def llm_transcripts(params: Params, clips: Sequence[Clip]) -> tuple[dict[str, str], int]:
+    """Return the transcripts for the LLM by clip id, and how many are left out because of their language."""
+    columns = Clips.of(clips)
+    known = params.llm.known_languages
+    languages = _languages(params, clips)
+    is_known = {code: not is_foreign(code, known) for code in set(languages)}
+    texts = columns.column("transcript").tolist()
+    readable = [is_known[code] for code in languages]
+    transcripts = {
+        clip_id: text if reads else "" for clip_id, text, reads in zip(columns.ids, texts, readable, strict=True)
+    }
+    return transcripts, sum(not reads and bool(text.strip()) for text, reads in zip(texts, readable, strict=True))
 
 
 def corpus_languages() -> dict[str, int]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import Clip, Corpus, Modality, label_indices, read_corpus_description
+from ecmf_pipeline.core.clips import Clip, Corpus, Modality, read_corpus_description
 from ecmf_pipeline.core.console import echo, format_count
 from ecmf_pipeline.core.shards import Shard
 from ecmf_pipeline.corpora.config import MER_LABELS
@@ -25,9 +26,12 @@ from ecmf_pipeline.llm.scoring import ScoringResult, label_scores
 from ecmf_pipeline.llm.server_run import Budget
 from ecmf_pipeline.llm.shards import files_of_shard
 from ecmf_pipeline.llm.votes import calibrated_votes, calibration_summary, drop_short_transcripts, transcript_scores
+from ecmf_pipeline.runner import Engine
+from ecmf_pipeline.runner.config import EngineKind
 from ecmf_pipeline.settings.params import Params
+from ecmf_pipeline.stages.shared.engines import choose_engine
 from ecmf_pipeline.stages.shared.inputs import folds_of, open_modality_store
-from ecmf_pipeline.stages.shared.languages import count_llm_foreign, llm_transcript
+from ecmf_pipeline.stages.shared.languages import llm_transcript, llm_transcripts
 
 REWRITE_FILES = AnswerFiles("rewrite", paths.REWRITE_CACHE, paths.DATA / ".rewrite.spool", paths.quarantine("rewrite"))
 REWRITE_ANSWER_FILES = replace(REWRITE_FILES, cache=paths.REWRITE_ANSWERS)
@@ -55,6 +59,31 @@ def labels_to_ask() -> Sequence[str]:
 def with_workers(config: LlmConfig, workers: int | None) -> LlmConfig:
     """Return the config with the number of workers of the command line; None keeps the value in params."""
     return config if workers is None else config.model_copy(update={"workers": workers})
+
+
+def llm_engine(params: Params, kind: EngineKind | None, workers: int | None) -> Engine | None:
+    """Return the engine that runs the LLM; None for this machine, and for a server, whose requests need no workers.
+
+    Args:
+        params: All params.
+        kind: The engine of the command line; None: that of params.
+        workers: Number of workers of the command line; None: that of params.
+
+    Raises:
+        InputError: If Ray is not installed, or cannot be used as configured.
+    """
+    llm = params.llm
+    if llm.backend == "openai":
+        return None
+    folder = Path(llm.model)
+    return choose_engine(
+        params.engine,
+        kind,
+        workers,
+        clip_timeout=llm.clip_timeout,
+        device=llm.device,
+        needs=[folder] if folder.is_dir() else [],
+    )
 
 
 def read_contexts(params: Params, clips: Sequence[Clip]) -> dict[str, Context]:
@@ -115,7 +144,12 @@ def with_cues_prompt(config: LlmConfig) -> LlmConfig:
 
 
 def llm_votes(
-    params: Params, corpus: Corpus, *, workers: int | None = None, retry_quarantined: bool = False
+    params: Params,
+    corpus: Corpus,
+    *,
+    workers: int | None = None,
+    engine: Engine | None = None,
+    retry_quarantined: bool = False,
 ) -> tuple[dict[str, NDArray[np.float64]], list[ScoringResult]]:
     """Query the LLM and return its votes on each clip.
 
@@ -126,14 +160,15 @@ def llm_votes(
         params: Params with the inputs of the LLM (``vote.inputs``) and the conversion of scores to votes.
         corpus: The clips with all known transcripts.
         workers: Number of worker processes; None: the value in params.
+        engine: Runs the workers of a local model; None: this machine. See `llm_engine`.
         retry_quarantined: Whether to query again for quarantined texts although nothing changed.
 
     Returns:
         The votes by source (``llm`` for transcripts, ``llm/cues`` for cues, ``llm/frames`` for video frames), each
         (n, C), with NaN rows for abstentions; and the scores of each source.
     """
-    scores = llm_scores(params, corpus, workers=workers, retry_quarantined=retry_quarantined)
-    given = np.array(label_indices(corpus.clips, corpus.labels), np.int64)
+    scores = llm_scores(params, corpus, workers=workers, engine=engine, retry_quarantined=retry_quarantined)
+    given = corpus.given
     folds = folds_of(corpus, params.vote.folds, params.vote.seed)
     votes = {}
     for source, scored in scores.items():
@@ -149,6 +184,7 @@ def llm_scores(
     corpus: Corpus,
     *,
     workers: int | None = None,
+    engine: Engine | None = None,
     retry_quarantined: bool = False,
     shard: Shard | None = None,
 ) -> dict[str, ScoringResult]:
@@ -158,7 +194,7 @@ def llm_scores(
     """
     config, budget = with_workers(params.llm, workers), Budget(params.llm.budget)
     clips, labels, inputs = corpus.clips, corpus.labels, params.vote.inputs
-    given = np.array(label_indices(clips, labels), np.int64)
+    given = corpus.given
     folds = folds_of(corpus, params.vote.folds, params.vote.seed)
     text_files, cue_files, frame_files = (
         replace(files if shard is None else files_of_shard(files, shard), retry_quarantined=retry_quarantined)
@@ -166,11 +202,19 @@ def llm_scores(
     )
     scores: dict[str, ScoringResult] = {}
     if "text" in inputs:
-        texts: dict[str, str] = {clip.clip_id: llm_transcript(params, clip) for clip in clips}
-        if n_foreign := count_llm_foreign(params, clips):
+        texts, n_foreign = llm_transcripts(params, clips)
+        if n_foreign:
             echo(f"vote: llm abstains on {format_count(n_foreign, 'transcript')} in languages that it does not know")
         scored = transcript_scores(
-            config, texts, labels, given, folds, seed=params.vote.seed, answer_files=text_files, budget=budget
+            config,
+            texts,
+            labels,
+            given,
+            folds,
+            seed=params.vote.seed,
+            answer_files=text_files,
+            engine=engine,
+            budget=budget,
         )
         min_words = params.vote.llm_least_words
         scores["llm"], n_short = drop_short_transcripts(scored, list(texts.values()), min_words)
@@ -181,7 +225,7 @@ def llm_scores(
     if "cues" in inputs:  # without the transcript; the LLM abstains on clips without cues
         descriptions = cue_texts(params, clips)
         scores["llm/cues"] = label_scores(
-            with_cues_prompt(config), descriptions, labels, answer_files=cue_files, budget=budget
+            with_cues_prompt(config), descriptions, labels, answer_files=cue_files, engine=engine, budget=budget
         )
     if "frames" in inputs:
         scores["llm/frames"] = frame_scores(

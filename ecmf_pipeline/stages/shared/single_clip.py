@@ -24,6 +24,7 @@ from ecmf_pipeline.corpora.sidecars import match_subtitles
 from ecmf_pipeline.encoders.config import ImportedConfig
 from ecmf_pipeline.extraction.features import FeatureOrigin, check_feature_origins, open_features, open_store
 from ecmf_pipeline.extraction.run import extract, open_writers, plan_branch
+from ecmf_pipeline.fusion.config import modality_of
 from ecmf_pipeline.llm.answers import AnswerFiles
 from ecmf_pipeline.llm.prompt import Context
 from ecmf_pipeline.llm.rewriting import enrich_transcripts
@@ -189,22 +190,27 @@ def _read_words(
     params: Params, ensemble: Ensemble, clips: Sequence[Clip], root: Path, folder: Path, labels: list[str]
 ) -> tuple[list[Clip], dict[str, ClipText]]:
     """Return the clips with recognised words and languages, and the texts that the models read."""
-    reads_texts = "text" in ensemble.modalities and params.text_columns
+    reads_texts = "text" in map(modality_of, ensemble.modalities) and params.text_columns
     if reads_texts and params.transcribe.model is not None and any(map(is_transcribed, clips)):
         clips = with_words(params, clips, root, folder)
     clips = _with_languages(params, clips)
     return [*clips], _enriched(params, clips, folder, labels) if reads_texts else {}
 
 
-def _settings(params: Params, ensemble: Ensemble) -> dict[Modality, dict[str, Any]]:
-    """Return the settings of each modality in use that the models take; they must be those of training."""
-    used = [Modality(name) for name in ensemble.modalities if Modality(name) in params.extract.encoders]
-    known = {m: params.settings_of(m, weights_required=False) for m in used}  # another encoder is reported first
-    origins = {m.value: FeatureOrigin(encoders=params.extract.encoders[m], settings=known[m]) for m in used}
+def _settings(params: Params, ensemble: Ensemble) -> dict[str, dict[str, Any]]:
+    """Return the settings of the features in use that the models take, by name; they must be those of training."""
+    used = {name: token for name, token in params.tokens.items() if name in ensemble.modalities}
+    origins = {
+        name: FeatureOrigin(
+            encoders=(token.encoder,),
+            settings=params.token_settings(token, weights_required=False),  # another encoder is reported first
+        )
+        for name, token in used.items()
+    }
     check_feature_origins(
         ensemble.origins, origins, hint="train the models again", command="ecmf-pipe train", other_machine=True
     )
-    return {m: params.settings_of(m) for m in used}
+    return {name: params.token_settings(token) for name, token in used.items()}
 
 
 def measure_clip(clip: Clip, video: Path, folder: Path) -> Clip:
@@ -347,36 +353,74 @@ def _enriched(params: Params, clips: Sequence[Clip], folder: Path, labels: list[
 def _predicted(
     params: Params,
     ensemble: Ensemble,
-    settings: Mapping[Modality, dict[str, Any]],
+    settings: Mapping[str, dict[str, Any]],
     clips: Sequence[Clip],
     texts: Mapping[str, ClipText],
     root: Path,
     folder: Path,
 ) -> tuple[Prediction, dict[str, str]]:
-    """Return the predictions of clips, and why the first lacks modalities, by modality."""
+    """Return the predictions of clips, and why the first lacks features, by name."""
     import numpy as np
 
-    computed = [m for m in settings if not isinstance(params.encoder_of(m), ImportedConfig)]
-    missing = {name: "its features are imported" for name in ensemble.modalities if name not in computed}
+    tokens = {
+        name: params.tokens[name]
+        for name in settings
+        if not isinstance(params.encoder_of(*params.tokens[name]), ImportedConfig)
+    }
+    missing = {name: "its features are imported" for name in ensemble.modalities if name not in tokens}
+    by_modality: dict[Modality, list[str]] = {}
+    for name, token in tokens.items():
+        by_modality.setdefault(token.modality, []).append(name)
+    n_done = 0
+    for number in range(max(map(len, by_modality.values()), default=0)):  # one encoder of each modality at a time
+        chosen = {modality: names[number] for modality, names in by_modality.items() if number < len(names)}
+        n_done += _extracted(params, chosen, settings, clips, texts, root, folder)
+    features: Mapping[str, NDArray[np.float32]] = {}
+    if n_done:
+        stored = open_features(
+            clips,
+            texts,
+            {name: token.modality for name, token in tokens.items()},
+            open_named=lambda name: open_store(folder / f"{name}.zarr", settings[name]),
+        )
+        features = stored.read([clip.clip_id for clip in clips], ensemble.pool or params.train.pool)
+    for name, token in tokens.items():
+        if name not in features:
+            entries = read_quarantine(folder / f"{name}.csv")
+            missing[name] = f"{entries[0].reason}: {entries[0].message}" if entries else NO_INPUT
+            first = clips[0]
+            if token.modality is Modality.TEXT and first.clip_id in texts and texts[first.clip_id].foreign:
+                language = format_language(first.language)
+                missing[name] = f"the text encoder does not know the language, {language}"
+    padded = {
+        name: features.get(name, np.full((len(clips), dim), np.nan, np.float32)) for name, dim in ensemble.dims.items()
+    }
+    return ensemble.predict(padded), missing
 
-    def store(modality: Modality) -> Path:
-        return folder / f"{modality.value}.zarr"
 
-    def quarantine_path(modality: Modality) -> Path:
-        return folder / f"{modality.value}.csv"
-
-    with open_writers({m: settings[m] for m in computed}, store) as writers:
+def _extracted(
+    params: Params,
+    chosen: Mapping[Modality, str],
+    settings: Mapping[str, dict[str, Any]],
+    clips: Sequence[Clip],
+    texts: Mapping[str, ClipText],
+    root: Path,
+    folder: Path,
+) -> int:
+    """Extract the named features of each modality into stores of their names, and return how many were computed."""
+    chosen_settings = {modality: settings[name] for modality, name in chosen.items()}
+    with open_writers(chosen_settings, lambda modality: folder / f"{chosen[modality]}.zarr") as writers:
         branches = [
             plan_branch(
                 modality,
                 clips,
                 texts,
-                encoder=params.encoder_of(modality),
-                settings=settings[modality],
-                root=store(modality),
-                quarantine_path=quarantine_path(modality),
+                encoder=params.encoder_of(*params.tokens[name]),
+                settings=settings[name],
+                root=folder / f"{name}.zarr",
+                quarantine_path=folder / f"{name}.csv",
             )
-            for modality in computed
+            for modality, name in chosen.items()
         ]
         report = extract(
             branches,
@@ -391,24 +435,4 @@ def _predicted(
                 update={"workers": 0 if len(clips) == 1 else params.extract.workers, "max_quarantined": 1.0}
             ),
         )
-    features: Mapping[str, NDArray[np.float32]] = {}
-    if report.done.total():
-        stored = open_features(
-            clips,
-            texts,
-            computed,
-            open_modality=lambda modality: open_store(store(modality), settings[modality]),
-        )
-        features = stored.read([clip.clip_id for clip in clips], ensemble.pool or params.train.pool)
-    for modality in computed:
-        if modality.value not in features:
-            entries = read_quarantine(quarantine_path(modality))
-            missing[modality.value] = f"{entries[0].reason}: {entries[0].message}" if entries else NO_INPUT
-            first = clips[0]
-            if modality is Modality.TEXT and first.clip_id in texts and texts[first.clip_id].foreign:
-                language = format_language(first.language)
-                missing[modality.value] = f"the text encoder does not know the language, {language}"
-    padded = {
-        name: features.get(name, np.full((len(clips), dim), np.nan, np.float32)) for name, dim in ensemble.dims.items()
-    }
-    return ensemble.predict(padded), missing
+    return report.done.total()

@@ -61,29 +61,29 @@ def _clip_rows(params: Params, clips: Sequence[Clip]) -> Iterator[Row]:
     }
     done = sum(rewritten.get(clip_id) == text for clip_id, text in with_text.items())
     yield "rewrite", done, len(with_text) - done, len(clips) - len(with_text), ""
-    for modality in params.extract.encoders:
+    for name, (modality, encoder) in params.tokens.items():
         counts = coverage(
             modality,
             clips,
             texts,
             root=paths.features(modality),
             quarantine_path=paths.quarantine("extract", modality),
-            fingerprint=_fingerprint_in_use(params, modality),
-            branch_inputs=BranchInputs.of(params.encoder_of(modality), params.faces),
+            fingerprint=_fingerprint_in_use(params, modality, encoder),
+            branch_inputs=BranchInputs.of(params.encoder_of(modality, encoder), params.faces),
             limits=clip_limits(params.extract, params.media),
         )
         # Texts that are not rewritten yet count as missing, not as absent.
         pending = 0
         if modality is Modality.TEXT and params.text_columns:
-            pending = _count_pending(clips, texts, params.encoder_of(modality).text_columns)
+            pending = _count_pending(clips, texts, params.encoder_of(modality, encoder).text_columns)
         row = (counts.done, counts.missing + pending, counts.absent - pending, counts.quarantined)
-        yield f"extract {modality.value}", *row
+        yield f"extract {name}", *row
 
 
-def _fingerprint_in_use(params: Params, modality: Modality) -> str:
+def _fingerprint_in_use(params: Params, modality: Modality, encoder: str) -> str:
     """Return the fingerprint of the features that other stages would read; one without features if there are none."""
     try:
-        return open_modality_store(params, modality).fingerprint
+        return open_modality_store(params, modality, encoder).fingerprint
     except (MissingInput, StaleStore):
         return "none"
 

@@ -27,7 +27,7 @@ from ecmf_pipeline.extraction.run import BranchInputs, input_digests
 from ecmf_pipeline.interop.feature_import import ImportReport, import_features
 from ecmf_pipeline.interop.feature_sources import open_source
 from ecmf_pipeline.settings.params import Params, load_params
-from ecmf_pipeline.store import FeatureStore, make_current
+from ecmf_pipeline.store import FeatureStore, current_fingerprint, make_current
 from ecmf_pipeline.store.state import GroupSummary
 
 _DEPTH = len(paths.features(Modality.AUDIO).parts)
@@ -74,7 +74,7 @@ class StoreProject:
     def open(self) -> FeatureStore:
         """Open the features of the settings in params; the current ones if params are unknown or do not use them."""
         if self.params is None or self.modality is None or self.modality not in self.params.extract.encoders:
-            return FeatureStore.open(self.root)
+            return FeatureStore.open(self.root, current_fingerprint(self.root))
         return open_store(self.root, self.params.settings_of(self.modality, weights_required=False))
 
     def settings_in_use(self) -> dict[str, Mapping[str, Any]] | None:
@@ -87,21 +87,26 @@ class StoreProject:
         if self.modality not in self.params.extract.encoders:
             return {}
         try:
-            settings = self.params.settings_of(self.modality)
+            settings = [self.params.token_settings(token) for token in self.params.tokens_of(self.modality).values()]
         except MissingWeights:
             return self._settings_of_stored()
         except ModelError:
             return None
-        return {fingerprint(settings): settings}
+        return {fingerprint(one): one for one in settings}
 
     def _settings_of_stored(self) -> dict[str, Mapping[str, Any]] | None:
-        try:
-            store = self.open()
-        except (StaleStore, MissingInput):
-            return {}
-        except StoreError:
-            return None
-        return {store.fingerprint: store.settings}
+        stored: dict[str, Mapping[str, Any]] = {}
+        if self.params is None or self.modality is None:
+            return stored
+        for token in self.params.tokens_of(self.modality).values():
+            try:
+                store = open_store(self.root, self.params.token_settings(token, weights_required=False))
+            except (StaleStore, MissingInput):
+                continue
+            except StoreError:
+                return None
+            stored[store.fingerprint] = store.settings
+        return stored
 
 
 def project_of(root: Path) -> StoreProject:
@@ -189,19 +194,20 @@ def import_encoder(params: Params, path: Path, *, modality: Modality, encoder: s
         InputError: If ``path`` holds no usable features.
     """
     config = _config(params, encoder)
-    clip_ids = [clip.clip_id for clip in read_manifest(paths.MANIFEST)]
+    clip_ids = read_manifest(paths.MANIFEST).ids
     root = paths.features(modality)
     settings = params.settings_of(modality, config)
     with open_source(path) as source:
         report = import_features(source, clip_ids, root, settings, dtype=config.dtype)
     if encoder in params.encoders and uses_encoder(params, modality, encoder):
-        make_current(root, fingerprint(settings))
+        others = [params.token_settings(t, weights_required=False) for t in params.tokens_of(modality).values()]
+        make_current(root, fingerprint(settings), [fingerprint(one) for one in others])
     return report
 
 
 def uses_encoder(params: Params, modality: Modality, encoder: str) -> bool:
-    """Return whether a modality uses this encoder and no other."""
-    return params.extract.encoders.get(modality) == (encoder,)
+    """Return whether a modality uses this encoder."""
+    return encoder in params.extract.encoders.get(modality, ())
 
 
 def _config(params: Params, encoder: str) -> ImportedConfig:

@@ -31,25 +31,20 @@ def zero_shot_votes(params: Params, corpus: Corpus) -> Votes:
     config = params.vote.zero_shot
     stored = open_stored(params, corpus.clips)
     votes: Votes = {}
-    face = _single_encoder(params, Modality.FACE)
-    if config.face and isinstance(face, MiniXceptionConfig):
-        votes[FACE_SOURCE] = _face_votes(params, corpus, stored, face)
-    for modality in (Modality.GLOBAL, Modality.FACE):
-        encoder = _single_encoder(params, modality)
+    for name, token in params.tokens.items():
+        encoder = params.encoder_of(*token)
+        if config.face and token.modality is Modality.FACE and isinstance(encoder, MiniXceptionConfig):
+            votes[FACE_SOURCE] = _face_votes(params, corpus, stored, name, encoder)
         if config.text_image and isinstance(encoder, VisionConfig) and encoder.token_pool == "projection":
-            votes[f"{modality.value}/text-image"] = _text_image_votes(params, corpus, stored, modality, encoder)
+            votes[f"{name}/text-image"] = _text_image_votes(params, corpus, stored, name, encoder)
     return votes
 
 
-def _single_encoder(params: Params, modality: Modality) -> object:
-    return params.encoder_of(modality) if modality in params.extract.encoders else None
-
-
-def _rows(stored: StoredFeatures, corpus: Corpus, modality: Modality) -> NDArray[np.float32]:
+def _rows(stored: StoredFeatures, corpus: Corpus, name: str) -> NDArray[np.float32]:
     """Return the rows of each clip, (n, T, D), NaN where there is none; T is 1 if no clip has several."""
-    if modality.value not in stored.stores:
+    if name not in stored.stores:
         return np.full((len(corpus.clips), 1, 1), np.nan, np.float32)
-    rows = stored.read([clip.clip_id for clip in corpus.clips], "frames")[modality.value]
+    rows = stored.read(corpus.columns.ids, "frames")[name]
     return rows if rows.ndim == 3 else rows[:, None]
 
 
@@ -62,12 +57,12 @@ def _mean_over_rows(probs: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _face_votes(
-    params: Params, corpus: Corpus, stored: StoredFeatures, encoder: MiniXceptionConfig
+    params: Params, corpus: Corpus, stored: StoredFeatures, name: str, encoder: MiniXceptionConfig
 ) -> NDArray[np.float64]:
     from ecmf_pipeline.encoders.embedded.mini_xception import EXPRESSIONS, expression_probs
 
-    rows = _rows(stored, corpus, Modality.FACE)
-    if Modality.FACE.value not in stored.stores:
+    rows = _rows(stored, corpus, name)
+    if name not in stored.stores:
         return np.full((len(corpus.clips), len(corpus.labels)), np.nan)
     features = rows[:, :, : encoder.expression_dim]
     probs = expression_probs(encoder.weights, features.reshape(-1, encoder.expression_dim))
@@ -82,13 +77,13 @@ def _face_votes(
 
 
 def _text_image_votes(
-    params: Params, corpus: Corpus, stored: StoredFeatures, modality: Modality, encoder: VisionConfig
+    params: Params, corpus: Corpus, stored: StoredFeatures, name: str, encoder: VisionConfig
 ) -> NDArray[np.float64]:
     from ecmf_pipeline.encoders.text_image import text_image_probs
 
-    if modality.value not in stored.stores:
+    if name not in stored.stores:
         return np.full((len(corpus.clips), len(corpus.labels)), np.nan)
-    rows = _rows(stored, corpus, modality)
+    rows = _rows(stored, corpus, name)
     texts = [params.vote.zero_shot.prompt.replace("{label}", label) for label in corpus.labels]
     return _mean_over_rows(text_image_probs(encoder, rows, texts))
 
@@ -128,7 +123,7 @@ def saved_model_votes(params: Params, corpus: Corpus) -> Votes:
             )
         probs = transfer_votes(
             ensemble,
-            [str(clip.clip_id) for clip in corpus.clips],
+            corpus.columns.ids,
             modalities=stored.modalities,
             read=lambda some, stored=stored, ensemble=ensemble: stored.read(  # type: ignore[misc]
                 some, ensemble.pool or params.train.pool

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ecmf_pipeline.report.blocks import Paragraph, Table
-from ecmf_pipeline.report.corpus import features_section, origin_blocks
+from ecmf_pipeline.report.blocks import Collapsible, Paragraph, Table
+from ecmf_pipeline.report.features import features_section, origin_blocks
 from ecmf_pipeline.report.inputs import ReportInput
 
 SHA, COMMIT = "ab12" * 16, "0123456789" * 4
@@ -23,7 +23,8 @@ CLIP = {
 
 def rows(**fields: Any) -> list[list[str]]:
     report = ReportInput(corpus={}, **fields)
-    table = next(block for block in origin_blocks(report) if isinstance(block, Table))
+    (table,) = next(block for block in origin_blocks(report) if isinstance(block, Collapsible)).blocks
+    assert isinstance(table, Table)
     return [[str(cell).removeprefix("<bdi>").removesuffix("</bdi>") for cell in row] for row in table.rows]
 
 
@@ -77,3 +78,18 @@ def test_imported_features_show_their_own_name():
     assert notice.startswith("audio:")
     (row,) = rows(encoders=encoders)
     assert row[1:] == ["mine", unknown := "\N{EN DASH}", "none", unknown, "float32", unknown, "not recorded"]
+
+
+def test_licences_of_packaged_encoders_are_named_and_no_others():
+    encoders = {
+        "audio": {"encoder": {"type": "egemaps"}},
+        "text": {"encoder": {"type": "transformers_text"}},
+        "global": {"encoder": {"type": "transformers_vision"}},
+    }
+    report = ReportInput({}, encoders=encoders, provenance={"text": {"model": "minilm"}, "global": CLIP})
+    table = next(block for block in features_section(report).blocks if isinstance(block, Table))
+    place = table.columns.index("Licence")
+    found = [str(row[place]) for row in table.rows]
+    assert "not for products" in found[0]
+    assert "Apache-2.0" in found[1]
+    assert found[2] == "see its model card"
