@@ -9,13 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ecmf_pipeline.core.clips import Modality
+from ecmf_pipeline.core import paths
+from ecmf_pipeline.core.clips import Modality, read_manifest, read_texts
 from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.core.errors import InputError, MissingInput
+from ecmf_pipeline.core.files import fingerprint
 from ecmf_pipeline.doctor.checks import duration
-from ecmf_pipeline.doctor.corpus import CorpusState, read_state
 from ecmf_pipeline.doctor.projection import Machine, read_trial, seconds_of_clip, speed_of_gpu
+from ecmf_pipeline.extraction.run import BranchInputs, clip_limits, coverage
 from ecmf_pipeline.settings.params import Params
+from ecmf_pipeline.stages.shared.inputs import read_manifest_with_transcripts
 
 STAGES = ("extract", "transcribe", "rewrite", "vote")
 _USED_SHARE = 0.8
@@ -78,10 +81,26 @@ def _missing(params: Params, stage: str, used: Sequence[Modality]) -> dict[str, 
     """Return the number of missing clips or texts, by modality or stage; empty for a stage that counts none."""
     if stage == "transcribe":
         return {}
-    state: CorpusState = read_state(params)
-    if stage == "extract":
-        return {modality.value: state.missing(modality, params.settings_of(modality)) for modality in used}
-    return {stage: state.unanswered()}
+    texts = read_texts(paths.REWRITES) if paths.REWRITES.is_file() else {}
+    if stage != "extract":
+        clips = read_manifest_with_transcripts(params)
+        enriched = {text.original for text in texts.values() if text.enriched}
+        return {stage: len(set(filter(str.strip, clips.column("transcript").tolist())) - enriched)}
+    clips = read_manifest(paths.MANIFEST)
+    settings = {modality: params.settings_of(modality) for modality in used}
+    return {
+        modality.value: coverage(
+            modality,
+            clips,
+            texts,
+            root=paths.features(modality),
+            quarantine_path=paths.quarantine("extract", modality),
+            fingerprint=fingerprint(one),
+            branch_inputs=BranchInputs.of_settings(one),
+            limits=clip_limits(params.extract, params.media),
+        ).missing
+        for modality, one in settings.items()
+    }
 
 
 def _seconds(params: Params, missing: Mapping[str, int], job: Job, trial: Mapping[str, Any]) -> float:
