@@ -52,7 +52,7 @@ def serious_violations(page: Any) -> list[str]:
 
     found = Axe().run(page).response["violations"]
     return [
-        f"{one['id']} ({one['impact']}): {one['help']}: {', '.join(str(node['target']) for node in one['nodes'])}"
+        f"{one['id']} ({one['impact']}): {one['help']}: {', '.join(str(node['target']) for node in one['nodes'][:5])}"
         for one in found
         if one["impact"] in {"serious", "critical"}
     ]

@@ -25,6 +25,7 @@ from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.errors import WORKER_NOTE, EcmfError, InputError
 from ecmf_pipeline.core.files import DISK_FULL, READ_ONLY, describe_file_system, free_bytes
 from ecmf_pipeline.core.paths import DATA
+from ecmf_pipeline.core.resources import recorded
 from ecmf_pipeline.core.shards import Shard
 
 _FIXABLE_BY_USER = {*READ_ONLY, errno.EEXIST, errno.ENOTDIR}
@@ -425,7 +426,8 @@ def main() -> None:
     """Run the command line; print each error as one message and exit with its code."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM ends a run in the same orderly way as Ctrl-C
     try:
-        code = app(prog_name="ecmf-pipe", standalone_mode=False)
+        with recorded(sys.argv[1:]):
+            code = app(prog_name="ecmf-pipe", standalone_mode=False)
     except EcmfError as error:
         _exit_with(error, str(error), error.exit_code)
     except UsageError as error:

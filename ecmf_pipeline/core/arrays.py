@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
-_DRAWN_NUMBERS = 1 << 22
+_DRAWN_NUMBERS = 1 << 20
 """Numbers that a bootstrap of groups draws at once."""
 
 MAX_FRAMES = 32

@@ -162,14 +162,17 @@ def evaluate(
     fusion = {name: table.classes[evaluator.rows] for name, table in (("given", given["fusion"]), ("refined", refined))}
     single = {name: table.classes[evaluator.rows] for name, table in given.items() if name != "fusion"}
     headline = evaluator.scores(fusion["refined"])
-    modalities = {name: evaluator.scores(predicted) for name, predicted in single.items()}
+    modalities = {name: _with_answered(evaluator, given[name], predicted) for name, predicted in single.items()}
     return {
         "weighted_f1": headline["weighted_f1"],
         "accuracy": headline["accuracy"],
         "clips": headline["clips"],
         "judged_by": evaluator.by,
         "model": "refined",
-        "fusion": {name: evaluator.scores(predicted) for name, predicted in fusion.items()},
+        "fusion": {
+            "given": _with_answered(evaluator, given["fusion"], fusion["given"]),
+            "refined": _with_answered(evaluator, refined, fusion["refined"]),
+        },
         "modalities": modalities,
         "by_split": {
             split.value: {name: evaluator.scores(predicted, split) for name, predicted in fusion.items()}
@@ -181,6 +184,11 @@ def evaluate(
         "confusion": {"labels": list(labels), "counts": evaluator.confusion(fusion["refined"]).tolist()},
         "no_modality": refined.flags.count(NO_MODALITY),
     }
+
+
+def _with_answered(evaluator: Evaluator, table: PredictionTable, predicted: Predicted) -> dict[str, Any]:
+    """Return the scores of a model, and how many of the evaluated clips it could predict (``answered``)."""
+    return {**evaluator.scores(predicted), "answered": int((~table.is_flagged[evaluator.rows]).sum())}
 
 
 def _over_best(

@@ -101,7 +101,7 @@ def select_first_clips(
     from sklearn.cluster import KMeans
 
     rows = np.flatnonzero(eligible | known)
-    points = _joint_components({name: values[rows] for name, values in features.items()}, len(rows))
+    points = joint_components({name: values[rows] for name, values in features.items()}, len(rows))
     if not len(rows) or not points.shape[1]:
         return []
     # Copies of a clip differ by rounding; KMeans would leave clusters without clips.
@@ -117,7 +117,7 @@ def select_first_clips(
     return [row for _, _, row in sorted(chosen)]
 
 
-def _joint_components(features: Mapping[str, NDArray[np.floating]], clips: int) -> Floats:
+def joint_components(features: Mapping[str, NDArray[np.floating]], clips: int) -> Floats:
     """Return principal components of each modality with unit mean length, side by side; 0 for missing modalities."""
     from sklearn.decomposition import PCA
 

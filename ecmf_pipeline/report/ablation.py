@@ -27,8 +27,9 @@ from ecmf_pipeline.report.blocks import (
     signed,
 )
 from ecmf_pipeline.report.charts import PALETTE, Interval, intervals, stacked
-from ecmf_pipeline.report.inputs import Ablation, Difference, PredictedClip, ReportInput, VariantRow
-from ecmf_pipeline.report.scores import bounds, caveat
+from ecmf_pipeline.report.inputs import Ablation, Difference, Evaluation, PredictedClip, ReportInput, VariantRow
+from ecmf_pipeline.report.scores import bounds, caveat, compare
+from ecmf_pipeline.report.zero_shot import Conclusion
 
 MOST_FLAGGED = 20
 """Maximum number of rows of the table of clips without a usable modality."""
@@ -43,6 +44,8 @@ HEADINGS = {
     "part": "Parts of the model and its training",
 }
 """Heading of each comparison of `ablate`; a comparison without an entry is shown under its own name."""
+PLAIN = {"mean_probs": "mean of probabilities"}
+"""Fusion models that are plain, and their names in sentences."""
 ANCHOR, TITLE = "ablation", "Ablation study"
 
 
@@ -101,7 +104,8 @@ def _distribution(ablation: Ablation | None) -> list[Block]:
         )
         + " A warning above the figure names a modality with nearly all the weight."
     )
-    return [Paragraph(text), Table("Distribution of each modality's weight", columns, rows)]
+    table = Table("Distribution of each modality's weight", columns, rows)
+    return [Collapsible("Distribution of the weights", [Paragraph(text), table])]
 
 
 def _position(modality: str, ablation: Ablation) -> int:
@@ -157,23 +161,59 @@ def ablation_section(ablation: Ablation | None) -> Section:
     blocks: list[Block] = [Paragraph(_introduction(ablation))]
     blocks += [Paragraph(sentence) for sentence in _findings(ablation.variants)]
     if ablation.variants:
-        blocks += [_chart(ablation.variants), *_tables(ablation.variants)]
+        tables = Collapsible("Scores of all variants", _tables(ablation.variants))
+        blocks += [_chart(ablation.variants), tables]
     if ablation.skipped:
         rows = [[corpus_text(row.name), corpus_text(row.why, 200)] for row in ablation.skipped]
-        blocks.append(Table("Variants that could not be trained", ["Variant", "Reason"], rows))
+        table = Table("Variants that could not be trained", ["Variant", "Reason"], rows)
+        blocks.append(Collapsible(f"{count(len(rows), 'variant')} could not be trained", [table]))
     return Section(ANCHOR, TITLE, [*blocks, *_robustness(ablation)])
+
+
+def plain_conclusion(evaluation: Evaluation, ablation: Ablation | None) -> Conclusion | None:
+    """Return whether the fusion is better than the best plain model; None if none was trained.
+
+    The plain models of `evaluate` are compared with the fusion of given labels. Without them, those of `ablate` count.
+    """
+    differences = {
+        name: model.fusion_over
+        for name, model in (evaluation.plain.models if evaluation.plain else {}).items()
+        if model.fusion_over is not None
+    }
+    judged_by, basis = evaluation.judged_by, evaluation.basis
+    if not differences and ablation is not None and ablation.reference.kind not in PLAIN:
+        judged_by, basis = ablation.judged_by, ablation.basis
+        differences = {
+            PLAIN.get(row.name, row.name): Difference(difference=-row.difference, low=-row.high, high=-row.low)
+            for row in ablation.variants
+            if (row.name in PLAIN or row.table == "plain")
+            and row.difference is not None
+            and row.low is not None
+            and row.high is not None
+        }
+    known = {name: one.difference for name, one in differences.items() if one.difference is not None}
+    if not known:
+        return None
+    best = min(known, key=lambda name: known[name])
+    conclusion = compare(
+        differences[best], first="The fusion", second=f"a plain model ({best})", caveat=caveat(judged_by, basis)
+    )
+    if conclusion.state not in {"same", "worse"}:
+        return conclusion
+    warning = "does as well" if conclusion.state == "same" else "is better"
+    return Conclusion(conclusion.state, conclusion.short, f"Warning: a plain model {warning}. {conclusion.sentence}")
 
 
 def _introduction(ablation: Ablation) -> str:
     reference = ablation.reference
     text = (
         f"The reference is the fusion ({reference.kind}) of {join_items(reference.modalities)}, trained on given "
-        f"labels. Its weighted F1 is {score(reference.weighted_f1)} over {count(reference.clips, 'clip')}, from "
-        f"out-of-fold predictions of models that saw neither the clip nor its group."
+        f"labels, and scored out of fold on {count(reference.clips, 'clip')}."
         f"{caveat(ablation.judged_by, ablation.basis)} Each difference is "
-        "variant minus reference, with a 95% interval over clips (over groups if they are known) and seeds. Each "
-        "variant is trained with one model for each fold, once for each seed, and its score is the mean over seeds; "
-        "the section Scores averages the predictions of several models, so its scores differ."
+        "variant minus reference, with a 95% interval over clips (over groups if they are known) and seeds. Only these "
+        "differences can be compared with other figures: a variant has one model for each fold and seed, and its score "
+        "is the mean over seeds, while the headline averages the predictions of several models trained on refined "
+        f"labels. Scored in this way, the reference has {score(reference.weighted_f1)}."
     )
     if ablation.mertools_protocol:
         optimistic_f1 = score(ablation.mertools_protocol.weighted_f1)
@@ -263,7 +303,8 @@ def _robustness(ablation: Ablation) -> list[Block]:
         "The same models with one modality missing, with added noise, or shuffled between clips. For a missing "
         "modality, the last column shows the score of a model trained without it."
     )
-    return [Heading("Robustness to damaged inputs"), Paragraph(text), Table("Fusion on damaged inputs", columns, rows)]
+    table = Table("Fusion on damaged inputs", columns, rows)
+    return [Heading("Robustness to damaged inputs"), Paragraph(text), Collapsible("Scores on damaged inputs", [table])]
 
 
 def _significance(row: Difference) -> str:

@@ -67,6 +67,7 @@ class Table:
         hidden: Number of rows that are not displayed.
         spread: Common heading above the columns after the first.
         spread_over: Number of columns that it spans.
+        anchor: Id of a table that can be sorted, filtered and searched; empty for others.
     """
 
     kind: ClassVar[str] = "table"
@@ -76,6 +77,7 @@ class Table:
     hidden: int = 0
     spread: str = ""
     spread_over: int = 0
+    anchor: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +115,13 @@ class Photograph:
 
 @dataclass(frozen=True, slots=True)
 class Collapsible:
-    """Collapsed blocks that open on a click."""
+    """Collapsed blocks that open on a click, or on a link to ``anchor``."""
 
     kind: ClassVar[str] = "collapsible"
     summary: str
     blocks: Sequence[Block]
     opened: bool = False
+    anchor: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +200,10 @@ def score(value: float | None) -> str:
 
 def signed(value: float | None) -> str:
     """Format a difference of scores with its sign."""
-    return UNKNOWN if value is None or math.isnan(value) else f"{value:+.3f}".replace("-", "\N{MINUS SIGN}")
+    if value is None or math.isnan(value):
+        return UNKNOWN
+    text = f"{value:+.3f}"
+    return "0.000" if text[1:] == "0.000" else text.replace("-", "\N{MINUS SIGN}")
 
 
 def count(number: int, noun: str = "", plural: str = "") -> str:

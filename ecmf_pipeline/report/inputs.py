@@ -12,10 +12,13 @@ from typing import Any, Literal, TypeVar, overload
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ecmf_pipeline.core.clips import Clip
+from ecmf_pipeline.core.columns import Rows
 from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.core.predictions import ABSTAINS, Basis, PredictionTable
 from ecmf_pipeline.fusion.config import modality_of
 from ecmf_pipeline.labels.refine import Decision
+from ecmf_pipeline.report.checks import ClipMap, LabelIssue
+from ecmf_pipeline.report.thumbnails import Thumbnail
 from ecmf_pipeline.runner.quarantine import QuarantineEntry
 
 
@@ -28,6 +31,7 @@ class PredictedClip:
         probability: Probability of this label; None if there is no prediction.
         modality_weights: Weight of each modality, 0 to 1; NaN or no entry if the clip has no usable modality.
         flag: Reason why there is no prediction, such as ``no usable modality``; empty if there is one.
+        encoder_weights: Weight of each encoder of modalities with several; that of the modality is their sum.
     """
 
     clip_id: str
@@ -36,6 +40,7 @@ class PredictedClip:
     probability: float | None = None
     modality_weights: Mapping[str, float] = field(default_factory=dict)
     flag: str = ""
+    encoder_weights: Mapping[str, float] = field(default_factory=dict)
 
 
 class PredictedClips(Sequence[PredictedClip]):
@@ -61,19 +66,30 @@ class PredictedClips(Sequence[PredictedClip]):
         if isinstance(index, slice):
             return [self[row] for row in range(len(self))[index]]
         table, best = self.table, int(self.table.probs[index].argmax())
+        weights = dict(zip(table.modalities, table.modality_weights[index].tolist(), strict=True))
         return PredictedClip(
             clip_id=table.clip_ids[index],
             split=table.splits[index],
             label="" if table.flags[index] == ABSTAINS else table.label_names[best],
             probability=float(table.probs[index, best]),
-            # Of several encoders of a modality, the report shows the sum.
-            modality_weights={
-                name: weight
-                for name, weight in zip(table.modalities, table.modality_weights[index].tolist(), strict=True)
-                if name == modality_of(name)
-            },
+            modality_weights={name: weight for name, weight in weights.items() if name == modality_of(name)},
+            encoder_weights={name: weight for name, weight in weights.items() if name != modality_of(name)},
             flag=table.flags[index],
         )
+
+
+def column(rows: Sequence[Any], name: str) -> list[Any]:
+    """Return the values of one field of all clips or decisions, (n,), without creating an instance for each row."""
+    return rows.column(name).tolist() if isinstance(rows, Rows) else [getattr(row, name) for row in rows]
+
+
+def predicted_labels(predictions: Sequence[PredictedClip]) -> dict[str, str]:
+    """Return the predicted label of each clip that has a prediction, by clip id."""
+    if not isinstance(predictions, PredictedClips):
+        return {row.clip_id: row.label for row in predictions if row.label and not row.flag}
+    table = predictions.table
+    pairs = zip(table.clip_ids, table.labels, table.is_flagged.tolist(), strict=True)
+    return {clip_id: label for clip_id, label, is_flagged in pairs if not is_flagged}
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +132,13 @@ class ReportInput:
         refined: Decisions of the refinement, one per clip; empty if it did not run.
         language_notes: Sentences about texts in languages that a model in use does not know.
         no_face_sheets: Reason why there are no contact sheets; empty if there are some, or if they are disabled.
+        evaluated: Predictions that `evaluate` scored, if they differ from ``predictions``: a clip whose group was
+            trained on is predicted by the models that held out the group. Empty: ``predictions`` were scored.
+        clip_map: Map of the clips with cards; None if there is none.
+        label_issues: Given labels that are probably wrong, the most probable error first; None if not searched.
+        thumbnails: Pictures of clips by clip id.
+        resources: Recorded runs by command; see `core.resources`.
+        disk: Bytes by store or folder.
     """
 
     corpus: Mapping[str, Any]
@@ -137,6 +160,12 @@ class ReportInput:
     face_sheets: Sequence[FaceSheet] = ()
     no_face_sheets: str = ""
     language_notes: Sequence[str] = ()
+    evaluated: Sequence[PredictedClip] = ()
+    clip_map: ClipMap | None = None
+    label_issues: Sequence[LabelIssue] | None = None
+    thumbnails: Mapping[str, Thumbnail] = field(default_factory=dict)
+    resources: Mapping[str, Any] = field(default_factory=dict)
+    disk: Mapping[str, int] = field(default_factory=dict)
     params: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
 
@@ -144,6 +173,11 @@ class ReportInput:
     def labels(self) -> list[str]:
         """The labels, in the order of the model's outputs."""
         return [str(label) for label in self.corpus.get("labels") or ()]
+
+    @property
+    def scored(self) -> Sequence[PredictedClip]:
+        """The predictions that `evaluate` scored."""
+        return self.evaluated or self.predictions
 
     @property
     def synthetic(self) -> bool:
@@ -167,9 +201,13 @@ class ClassScores(MetricsPart):
 
 
 class Scores(MetricsPart):
-    """Scores over a set of clips, as returned by `arrays.scores`."""
+    """Scores over a set of clips, as returned by `arrays.scores`.
+
+    The model could predict ``answered`` of them; for the others the most frequent label counts.
+    """
 
     clips: int = 0
+    answered: int | None = None
     weighted_f1: float | None = None
     accuracy: float | None = None
     per_class: dict[str, ClassScores] = {}
@@ -251,6 +289,19 @@ class ZeroShot(MetricsPart):
     sources: dict[str, ZeroShotSource] = {}
 
 
+class PlainModel(MetricsPart):
+    """A plain model on the same features; ``fusion_over`` is the paired difference of the fusion to it."""
+
+    weighted_f1: float | None = None
+    fusion_over: Difference | None = None
+
+
+class PlainModels(MetricsPart):
+    """Plain models as yardsticks of the fusion, by name; see `evaluation.plain`."""
+
+    models: dict[str, PlainModel] = {}
+
+
 class Evaluation(MetricsPart):
     """Content of the metrics file of `evaluate`."""
 
@@ -258,6 +309,7 @@ class Evaluation(MetricsPart):
     zero_shot: ZeroShot | None = None
 
     weighted_f1: float | None = None
+    interval: tuple[float, float] | None = None
     accuracy: float | None = None
     clips: int = 0
     judged_by: Literal["gold", "given"] | None = None
@@ -268,6 +320,7 @@ class Evaluation(MetricsPart):
     fusion_over_best_modality: FusionDifference | None = None
     refined_over_given: Difference | None = None
     labels: LabelScores | None = None
+    plain: PlainModels | None = None
     confusion: Confusion | None = None
     no_modality: int = 0
 

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ecmf_pipeline.core.console import format_share
 from ecmf_pipeline.core.predictions import Basis
+from ecmf_pipeline.labels.refine import Decision, LabelAction
 from ecmf_pipeline.report.blocks import (
     UNKNOWN,
     Block,
-    Cell,
+    Collapsible,
     Figure,
     Heading,
     Notice,
     Paragraph,
     Section,
+    State,
     Table,
     corpus_text,
     count,
     ordered_labels,
     percent,
     score,
-    shorten,
     signed,
 )
 from ecmf_pipeline.report.charts import Bar, Interval, Mark, bars, intervals
-from ecmf_pipeline.report.inputs import Confusion, Difference, Evaluation, LabelScores, ReportInput, Scores
+from ecmf_pipeline.report.inputs import Difference, Evaluation, LabelScores, ReportInput, Scores, column
 from ecmf_pipeline.report.zero_shot import UNVERIFIED, Conclusion, zero_shot_blocks
 
 GIVEN_CAVEAT = "The evaluation uses given labels, some of which may be wrong."
@@ -53,25 +56,6 @@ def scores_section(report: ReportInput, evaluation: Evaluation) -> Section:
     return Section("scores", title, blocks)
 
 
-def confusion_section(evaluation: Evaluation) -> Section:
-    """Show the confusion matrix of true and predicted labels."""
-    confusion = evaluation.confusion
-    if confusion is None or not any(map(sum, confusion.counts)):
-        why = "No confusion matrix: no evaluated clip has a true label."
-        return Section("confusion", "Confusion matrix", [Notice(why)])
-    rows: list[list[str | Cell]] = []
-    for label, counts in zip(confusion.labels, confusion.counts, strict=True):
-        total = sum(counts)
-        cells = [Cell(count(number), number / total if total else 0.0) for number in counts]
-        recall = percent(counts[len(rows)] / total) if total else UNKNOWN
-        rows.append([corpus_text(label, 40), *cells, count(total), recall])
-    truth = "Given label" if evaluation.judged_by == "given" and evaluation.basis is Basis.GIVEN else "True label"
-    columns = [truth, *(f"#{shorten(label, 40)}" for label in confusion.labels), "#Clips", "#Recall"]
-    caption = f"Confusion matrix ({evaluation_basis(evaluation)}). A darker tint means a larger share of the row."
-    table = Table(caption, columns, rows, spread="Predicted label", spread_over=len(confusion.labels))
-    return Section("confusion", "Confusion matrix", [Paragraph(_most_frequent_error(confusion, truth.lower())), table])
-
-
 def _modalities(evaluation: Evaluation) -> list[Block]:
     single = [
         (name, scores) for name, scores in evaluation.modalities.items() if scores and scores.weighted_f1 is not None
@@ -82,8 +66,8 @@ def _modalities(evaluation: Evaluation) -> list[Block]:
     fusion = [(name, scores) for name, scores in fusion_models if scores and scores.weighted_f1 is not None]
     if not single and not fusion:
         return [Notice("There are no scores of single modalities or of fusion.")]
-    groups = [(f"{name} alone", [Bar(scores.weighted_f1, score(scores.weighted_f1), "sky")]) for name, scores in single]
-    groups += [(name, [Bar(scores.weighted_f1, score(scores.weighted_f1))]) for name, scores in fusion]
+    groups = [(f"{name} alone", [Bar(scores.weighted_f1, _with_coverage(scores), "sky")]) for name, scores in single]
+    groups += [(name, [_fusion_bar(scores, evaluation)]) for name, scores in fusion]
     majority_score = majority_f1(evaluation)
     mark = Mark(majority_score, f"most frequent label: {score(majority_score)}") if majority_score is not None else None
     parts = [fusion_conclusion(evaluation).sentence]
@@ -96,14 +80,15 @@ def _modalities(evaluation: Evaluation) -> list[Block]:
     else:
         parts.append("No single modality was evaluated.")
     caption = (
-        f"Weighted F1 ({evaluation_basis(evaluation)}). Single-modality models are trained on the given labels. "
-        "Dashed line: score of always predicting the most frequent label."
+        f"Weighted F1 ({evaluation_basis(evaluation)}), and for how many of these clips the model had an input; the "
+        "others count with the most frequent label. Single modalities are trained on the given labels. Dark blue: the "
+        "fusion of the headline, with its 95% interval. Dashed line: always predicting the most frequent label."
     )
     table = Table(
         "Scores of each model",
-        ["Model", "#Clips", "#Weighted F1", "#Accuracy"],
+        ["Model", "#Clips", "#With input", "#Weighted F1", "#Accuracy"],
         [
-            [name, count(scores.clips), score(scores.weighted_f1), score(scores.accuracy)]
+            [name, count(scores.clips), _answered(scores), score(scores.weighted_f1), score(scores.accuracy)]
             for name, scores in [*((f"{name} alone", scores) for name, scores in single), *fusion]
         ],
     )
@@ -112,6 +97,22 @@ def _modalities(evaluation: Evaluation) -> list[Block]:
         Paragraph(text),
         Figure(bars(groups, alt=f"Weighted F1 by model. {text}", maximum=1.0, mark=mark), caption, table),
     ]
+
+
+def _fusion_bar(scores: Scores, evaluation: Evaluation) -> Bar:
+    if scores is not evaluation.headline:
+        return Bar(scores.weighted_f1, _with_coverage(scores), "sky")
+    low, high = evaluation.interval or (None, None)
+    return Bar(scores.weighted_f1, _with_coverage(scores), low=low, high=high)
+
+
+def _answered(scores: Scores) -> str:
+    return UNKNOWN if scores.answered is None else count(scores.answered)
+
+
+def _with_coverage(scores: Scores) -> str:
+    text = score(scores.weighted_f1)
+    return text if scores.answered is None else f"{text} ({count(scores.answered)} of {count(scores.clips)})"
 
 
 def _differences(report: ReportInput, evaluation: Evaluation) -> list[Block]:
@@ -148,7 +149,7 @@ def _by_split(evaluation: Evaluation) -> list[Block]:
     if not rows:
         return []
     columns = ["Split", "Fusion trained on", "#Clips", "#Weighted F1", "#Accuracy"]
-    return [Heading("By split"), Table("Scores of fusion by split", columns, rows)]
+    return [Collapsible("Scores by split", [Table("Scores of fusion by split", columns, rows)])]
 
 
 def _per_class(report: ReportInput, evaluation: Evaluation) -> list[Block]:
@@ -164,71 +165,32 @@ def _per_class(report: ReportInput, evaluation: Evaluation) -> list[Block]:
     return [Heading("By label"), Table(f"Scores of fusion by label, {evaluation_basis(evaluation)}", columns, rows)]
 
 
-def _most_frequent_error(confusion: Confusion, truth: str) -> str:
-    errors = [
-        (number, true, predicted, sum(counts))
-        for true, counts in zip(confusion.labels, confusion.counts, strict=True)
-        for predicted, number in zip(confusion.labels, counts, strict=True)
-        if predicted != true and number
-    ]
-    if not errors:
-        return f"All predictions equal the {truth}."
-    wrong, total = sum(row[0] for row in errors), sum(map(sum, confusion.counts))
-    number, true, predicted, n_true = max(errors, key=lambda row: row[0])
-    return (
-        f"{count(wrong)} of {count(total, 'prediction')} differ from the {truth}. The most frequent error is "
-        f"{shorten(true, 40)} predicted as {shorten(predicted, 40)}: {count(number)} of {count(n_true)} "
-        f"({percent(number / n_true)})."
-    )
-
-
 def _estimate(difference: Difference) -> str:
     return f"{signed(difference.difference)} ({bounds(difference) or 'no interval'})"
 
 
-def labels_conclusion(evaluation: Evaluation, *, refined: bool) -> Conclusion:
-    """Return whether refinement, if it ran, increased the accuracy of the training labels."""
-    if not refined:
+def labels_conclusion(evaluation: Evaluation, decisions: Sequence[Decision]) -> Conclusion:
+    """Return whether refinement, if it ran, made training labels right that were wrong; dropped labels count apart."""
+    if not decisions:
         return Conclusion(None, "not run", "Label refinement did not run: the training labels are the given labels.")
+    changed, dropped = map(column(decisions, "decision").count, (LabelAction.RELABEL, LabelAction.DROP))
     labels = evaluation.labels
-    given = labels.given if labels else None
-    after_refinement = labels.refined if labels else None
-    if (
-        labels is None
-        or given is None
-        or after_refinement is None
-        or given.accuracy is None
-        or after_refinement.accuracy is None
-    ):
+    if labels is None or labels.given is None or labels.given.accuracy is None:
         return Conclusion(
             "unknown",
             "unknown",
-            "The effect of refinement on the accuracy of the training labels is unknown: "
-            "the training clips have no gold labels.",
+            f"Refinement changed {count(changed, 'given label')} and dropped {count(dropped)}. Whether this made the "
+            "labels better is unknown: the training clips have no gold labels.",
         )
-    change = after_refinement.accuracy - given.accuracy
-    before = f"{percent(given.accuracy, 1)} (of {count(given.clips, 'clip')})"
-    after = f"{percent(after_refinement.accuracy, 1)} (of {count(after_refinement.clips, 'clip')})"
-    points = f"{100 * change:+.1f} points".replace("-", "\N{MINUS SIGN}")
-    if change > 0:
-        return Conclusion(
-            "better",
-            f"increased, {points}",
-            f"Refinement increased the accuracy of the training labels from {before} to {after}. "
-            f"{_change_summary(labels)}",
-        )
-    if change < 0:
-        return Conclusion(
-            "worse",
-            f"decreased, {points}",
-            f"Refinement decreased the accuracy of the training labels from {before} to {after}. "
-            f"{_change_summary(labels)}",
-        )
-    return Conclusion(
-        "same",
-        "unchanged",
-        f"Refinement did not change the accuracy of the training labels: {before}. {_change_summary(labels)}",
-    )
+    before = f"{percent(labels.given.accuracy, 1)} of {count(labels.given.clips, 'given label')} are right"
+    changes = labels.fixed - labels.broken
+    sentence = f"Of the training labels, {before}. {_change_summary(labels)}"
+    if not labels.fixed and not labels.broken:
+        return Conclusion("same", "no label changed", sentence)
+    points = f"{changes:+d} right".replace("-", "\N{MINUS SIGN}")
+    state: State = "better" if changes > 0 else "worse" if changes < 0 else "same"
+    words = {"better": f"raised, {points}", "worse": f"lowered, {points}", "same": "as many right as before"}
+    return Conclusion(state, words[state], sentence)
 
 
 def fusion_conclusion(evaluation: Evaluation) -> Conclusion:
@@ -241,7 +203,7 @@ def fusion_conclusion(evaluation: Evaluation) -> Conclusion:
             f"Fusion cannot be compared with the best single modality: {_missing_comparison(evaluation)}.",
         )
     which = {"given": " trained on given labels", "refined": " trained on refined labels"}
-    return _compare(
+    return compare(
         difference,
         first=f"Fusion{which.get(difference.model or '', '')}",
         second=f"the best single modality{f' ({difference.best})' if difference.best else ''}",
@@ -266,7 +228,7 @@ def training_conclusion(evaluation: Evaluation) -> Conclusion:
             "unknown",
             f"The effect of training on refined labels is unknown: {why}.",
         )
-    return _compare(
+    return compare(
         difference,
         first="The fusion model trained on refined labels",
         second="the one trained on the given labels",
@@ -297,7 +259,8 @@ def caveat(judged_by: str | None, basis: Basis) -> str:
     return f" {VERDICTS_CAVEAT if basis is Basis.VERDICTS else GIVEN_CAVEAT}"
 
 
-def _compare(difference: Difference, *, first: str, second: str, caveat: str) -> Conclusion:
+def compare(difference: Difference, *, first: str, second: str, caveat: str) -> Conclusion:
+    """Return the conclusion of a difference between two models with its interval."""
     amount, low, high = difference.difference or 0.0, difference.low, difference.high
     result = f"weighted F1 {signed(amount)}"
     if low is None or high is None:
@@ -323,22 +286,29 @@ def _missing_comparison(evaluation: Evaluation) -> str:
 
 
 def _change_summary(labels: LabelScores) -> str:
+    """Describe changed labels, dropped labels and pseudo-labels, each apart."""
     fixed, broken = count(labels.fixed, "wrong label"), count(labels.broken, "right one")
-    parts = [
-        f"It corrected {fixed}{_human_share(labels.fixed_by_verdicts, labels.fixed)} and broke {broken}"
-        f"{_human_share(labels.broken_by_verdicts, labels.broken)};",
-        f"it dropped {count(labels.dropped_wrong, 'wrong label')} and {count(labels.dropped_right, 'right one')}",
-    ]
+    if labels.fixed or labels.broken:
+        sentence = (
+            f"Refinement corrected {fixed}{_human_share(labels.fixed_by_verdicts, labels.fixed)} and broke {broken}"
+            f"{_human_share(labels.broken_by_verdicts, labels.broken)}."
+        )
+    else:
+        sentence = "Refinement replaced none of them."
     if labels.dropped_wrong or labels.dropped_right:
-        parts.append("(the accuracy excludes dropped clips)")
-    sentence = " ".join(parts) + "."
+        sentence += (
+            f" It dropped {count(labels.dropped_wrong, 'wrong label')} and {count(labels.dropped_right, 'right one')}"
+        )
+        if labels.refined is not None and labels.refined.accuracy is not None:
+            share = percent(labels.refined.accuracy, 1)
+            sentence += f"; of the {count(labels.refined.clips)} that are left, {share} are right"
+        sentence += "."
     if labels.pseudo is not None and labels.pseudo.clips:
-        known = labels.pseudo.accuracy is not None
         sentence += (
             f" Of {count(labels.pseudo.clips, 'pseudo-label')} with a gold label"
             f"{_human_share(labels.pseudo_by_verdicts, labels.pseudo.clips)}, "
             f"{percent(labels.pseudo.accuracy, 1)} are right."
-            if known
+            if labels.pseudo.accuracy is not None
             else " The accuracy of the pseudo-labels is unknown."
         )
     return sentence
@@ -347,6 +317,11 @@ def _change_summary(labels: LabelScores) -> str:
 def _human_share(part: int, whole: int) -> str:
     """Format how many of the labels are human labels, in parentheses; empty if none are."""
     return f" ({share})" if (share := format_share(part, whole, "by human labels")) else ""
+
+
+def truth_name(evaluation: Evaluation) -> str:
+    """Return the name of the labels that clips are judged by, as the heading of a column."""
+    return "Given label" if evaluation.judged_by == "given" and evaluation.basis is Basis.GIVEN else "True label"
 
 
 def evaluation_basis(evaluation: Evaluation) -> str:

@@ -22,6 +22,7 @@ IGNORED = {
     "data": [
         ".index-cache.json",
         ".last-scan.json",
+        ".resources.json",
         ".digests.json",
         ".languages.npz",
         ".translation-languages.npz",

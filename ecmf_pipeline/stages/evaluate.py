@@ -92,12 +92,11 @@ def run() -> None:
     )
     results["label_model"] = measure_calibration(evidence)
     results["label_methods"] = compare_methods(evidence, params.evaluate)
+    results["interval"] = evaluator.interval(refined.classes[evaluator.rows])
     write_sealed_json(paths.SOURCES, measure_sources(evidence, labels))
     write_sealed_json(paths.METRICS / "evaluate.json", results)
     quarantined = {entry.clip_id for entry in read_all(paths.QUARANTINE, params.extract.encoders)}
-    write_json(
-        paths.SUMMARY, summary_metrics(results, evaluator.interval(refined.classes[evaluator.rows]), len(quarantined))
-    )
+    write_json(paths.SUMMARY, summary_metrics(results, results["interval"], len(quarantined)))
     write_plots(paths.PLOTS, evaluator, refined, results)
     echo(summary(results))
 

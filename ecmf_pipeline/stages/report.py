@@ -2,33 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from importlib.metadata import version
+
+import numpy as np
 
 from ecmf_pipeline import __version__
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.core.files import read_sealed_json, write_atomic
+from ecmf_pipeline.core.predictions import Basis, PredictionTable
+from ecmf_pipeline.core.resources import read_resources
 from ecmf_pipeline.core.tables import from_spreadsheet_text, open_table
 from ecmf_pipeline.corpora.languages import count_languages, translation_language
 from ecmf_pipeline.extraction.run import clip_limits, coverage
 from ecmf_pipeline.labels.tables import read_decisions
+from ecmf_pipeline.report.cards import rows_by_clip
+from ecmf_pipeline.report.checks import LabelIssue, find_label_issues, map_clips
 from ecmf_pipeline.report.contact_sheets import face_sheets
 from ecmf_pipeline.report.inputs import FaceSheet, PredictedClips, ReportInput
 from ecmf_pipeline.report.page import render
+from ecmf_pipeline.report.sample import choose_clips
+from ecmf_pipeline.report.thumbnails import make_thumbnails
 from ecmf_pipeline.runner.quarantine import read_all
-from ecmf_pipeline.settings.params import load_params
+from ecmf_pipeline.settings.params import Params, load_params
 from ecmf_pipeline.stages.shared.inputs import (
+    LabelledCorpus,
     add_transcripts,
     open_modality_store,
+    open_stored,
     read_needed_texts,
     read_project_corpus,
     read_refined_predictions,
 )
 from ecmf_pipeline.stages.shared.languages import language_notes
+from ecmf_pipeline.store import FeatureStore
 
+_PICTURES = {"blur": "blurred", "off": "off"}
 _SHOWN_VERSIONS = (
     "torch",
     "transformers",
@@ -68,6 +80,7 @@ def run() -> None:
         )
         for name, store in stores.items()
     }
+    evaluated = read_refined_predictions(paths.predictions("refined") / "fusion.csv", corpus)
     absent = [name for name in stores if covered[name]["absent"] == len(corpus.clips)]
     for name in absent:
         del stores[name], covered[name]
@@ -76,7 +89,9 @@ def run() -> None:
     languages = count_languages(clips.where(clips.has_words).column("language").tolist())
     sheets: Sequence[FaceSheet] = ()
     no_sheets = ""
-    if faces and params.report.contact_sheets:
+    if params.report.thumbnails != "show":
+        no_sheets = f"No contact sheets: pictures are {_PICTURES[params.report.thumbnails]} (report.thumbnails)."
+    elif faces and params.report.contact_sheets:
         sheets, no_sheets = face_sheets(
             faces[0],
             corpus.clips,
@@ -108,6 +123,10 @@ def run() -> None:
         ablate=read_sealed_json(paths.ABLATE, made_by="ablate") if paths.ABLATE.is_file() else None,
         vote_sources=read_sealed_json(paths.SOURCES, made_by="evaluate"),
         predictions=PredictedClips(predictions),
+        evaluated=PredictedClips(evaluated),
+        label_issues=_label_issues(labelled, evaluated),
+        resources=read_resources(),
+        disk=_disk(),
         refined=refined,
         face_sheets=sheets,
         no_face_sheets=no_sheets,
@@ -115,8 +134,54 @@ def run() -> None:
         params=params.model_dump(mode="json"),
         versions={"ecmf-pipeline": __version__, **{name: version(name) for name in _SHOWN_VERSIONS}},
     )
+    content = _with_clips(content, params, stores, evaluated)
     write_atomic(paths.REPORT, render(content, params.report))
     echo(f"report: {paths.REPORT}")
+
+
+def _with_clips(
+    content: ReportInput, params: Params, stores: Mapping[str, FeatureStore], evaluated: PredictionTable
+) -> ReportInput:
+    """Add the map and the thumbnails of the clips that get a card."""
+    chosen = choose_clips(content)
+    rows = rows_by_clip(content.clips)
+    clips = [content.clips[rows[clip_id]] for clip_id in chosen]
+    thumbnails = make_thumbnails(clips, root=params.corpus.root, media=params.media, pictures=params.report.thumbnails)
+    clip_map = None
+    if any(len(store) for store in stores.values()):
+        rows = rows_by_clip(content.scored)
+        probs = evaluated.probs[[rows[clip_id] for clip_id in chosen]]
+        features = open_stored(params, content.clips).read(chosen, params.train.vector_pool)
+        clip_map = map_clips(features, probs, chosen)
+    return replace(content, thumbnails=thumbnails, clip_map=clip_map)
+
+
+def _label_issues(labelled: LabelledCorpus, evaluated: PredictionTable) -> list[LabelIssue] | None:
+    """Search the given labels for errors; None if no model was trained on given labels."""
+    if labelled.basis is not Basis.GIVEN:
+        return None
+    probs = np.where((evaluated.out_of_fold & ~evaluated.is_flagged)[:, None], evaluated.probs, np.nan)
+    given, names = labelled.corpus.given, evaluated.label_names
+    return [
+        LabelIssue(
+            evaluated.clip_ids[row],
+            names[given[row]],
+            names[int(probs[row].argmax())],
+            float(probs[row, given[row]]),
+            float(probs[row].max()),
+        )
+        for row in find_label_issues(probs.astype(np.float64), given)
+    ]
+
+
+def _disk() -> dict[str, int]:
+    """Return the bytes of each store and folder of results."""
+    folders = [*sorted(paths.DATA.glob("features/*.zarr")), *sorted(path for path in paths.DATA.glob("*/"))]
+    return {
+        path.as_posix(): size
+        for path in folders
+        if path != paths.DATA / "features" and (size := sum(f.stat().st_size for f in path.rglob("*") if f.is_file()))
+    }
 
 
 def read_findings() -> list[dict[str, str]]:

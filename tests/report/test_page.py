@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -15,10 +17,11 @@ from ecmf_pipeline.labels.refine import Decision, LabelAction, Vote
 from ecmf_pipeline.report.config import ReportConfig
 from ecmf_pipeline.report.inputs import PredictedClip, ReportInput
 from ecmf_pipeline.report.page import SYNTHETIC_NOTICE, render
+from ecmf_pipeline.report.thumbnails import Thumbnail
 from ecmf_pipeline.runner.quarantine import QuarantineEntry
 
 SECTIONS = [
-    "corpus", "features", "scores", "confusion", "weights", "ablation", "refinement", "quarantine", "provenance",
+    "scores", "confusion", "clips", "refinement", "weights", "ablation", "corpus", "quarantine", "features", "runtime",
 ]  # fmt: skip
 VOID = {"meta", "rect", "line", "circle", "img"}
 
@@ -195,7 +198,8 @@ def render_page(report: ReportInput, **config: int) -> Page:
 def test_all_sections_are_on_the_page_and_in_the_contents() -> None:
     page = render_page(make_report_input(LABELS))
     assert [section["id"] for section in page.all("section")] == ["summary", *SECTIONS]
-    assert [link["href"] for link in page.all("a")][1:] == ["#summary", *(f"#{name}" for name in SECTIONS)]
+    contents = [link["href"] for link in page.all("a")][1 : len(SECTIONS) + 2]
+    assert contents == ["#summary", *(f"#{name}" for name in SECTIONS)]
     assert not page.unclosed
 
 
@@ -307,7 +311,7 @@ def test_a_notice_is_shown_if_scores_use_given_labels() -> None:
     notice = "use the given labels as truth"
     assert notice in page.text
     assert "True label" not in page.text
-    assert "accuracy of the training labels is unknown" in page.text
+    assert "Whether this made the labels better is unknown" in page.text
     assert notice not in render_page(run).text
 
 
@@ -317,7 +321,7 @@ ATTACK = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>&amp;"
 def test_all_external_text_is_escaped() -> None:
     run, attacked_run = make_report_input(LABELS), make_report_input([label + ATTACK for label in LABELS], mark=ATTACK)
     plain, page = render_page(run), render_page(attacked_run)
-    assert not page.all("script")
+    assert len(page.all("script")) == 1
     assert not page.all("img")
     assert [tag for tag, _ in page.elements] == [
         tag for tag, _ in plain.elements if tag != "title"
@@ -334,7 +338,7 @@ def test_each_external_text_is_on_the_page_and_escaped(place: str) -> None:
     changes: dict[str, dict[str, Any]] = {
         "transcript": {"clips": [replace(clip, transcript=mark) for clip in run.clips]},
         "label": {"refined": [replace(first, refined_label=mark), *rest]},
-        "clip_id": {"refined": [replace(first, clip_id=mark), *rest]},
+        "clip_id": {"clips": [replace(run.clips[0], clip_id=mark), *run.clips[1:]]},
         "reason": {"refined": [replace(first, reason=mark), *rest]},
         "message": {"quarantine": [replace(run.quarantine[0], message=mark)]},
         "source": {"refined": [replace(first, votes=[Vote(mark, "angry", 0.5)]), *rest]},
@@ -357,18 +361,21 @@ def test_control_characters_and_direction_overrides_are_replaced() -> None:
 def test_the_page_is_self_contained() -> None:
     html = render(make_report_input(LABELS), ReportConfig())
     page = Page(html)
-    assert not {"script", "link", "img", "iframe", "object", "base", "form"} & {tag for tag, _ in page.elements}
-    assert all(str(link["href"]).startswith("#") for link in page.all("a"))
-    assert not re.search(r"https?://|url\(|@import|src=", html)
-    policy = next(meta["content"] for meta in page.all("meta") if "http-equiv" in meta)
-    assert str(policy).startswith("default-src 'none'")
+    assert not {"link", "img", "iframe", "object", "base", "form"} & {tag for tag, _ in page.elements}
+    links = [str(link["href"]) for link in page.all("a")]
+    assert all(link.startswith(("#", "http://127.0.0.1:8350/?clip=clip")) for link in links)
+    assert not re.search(r"url\(|@import|src=", html)
+    policy = str(next(meta["content"] for meta in page.all("meta") if "http-equiv" in meta))
+    script = html.rpartition("<script>")[2].partition("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy == f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'"
 
 
 def test_links_have_targets_and_ids_are_unique() -> None:
     page = render_page(make_report_input(LABELS))
     names = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(names) == len(set(names))
-    assert {str(link["href"])[1:] for link in page.all("a")} <= set(names)
+    assert {str(link["href"])[1:] for link in page.all("a") if str(link["href"]).startswith("#")} <= set(names)
 
 
 def test_identical_inputs_give_identical_bytes() -> None:
@@ -392,7 +399,7 @@ def test_quarantine_times_do_not_change_the_page() -> None:
 def test_figures_have_descriptions_and_captions() -> None:
     page = render_page(make_report_input(LABELS))
     charts = page.all("svg")
-    assert len(charts) == len(page.all("figcaption")) == 8
+    assert len(charts) == 2 * len(page.all("figcaption")) == 16  # for wide and for narrow screens
     assert all(chart["role"] == "img" and len(str(chart["aria-label"])) > 20 for chart in charts)
     assert len(page.all("caption")) == len(page.all("table"))
 
@@ -408,36 +415,95 @@ def test_long_tables_are_cut_and_count_hidden_rows() -> None:
     run = make_report_input(LABELS, clips=60)
     entries = [replace(run.quarantine[0], clip_id=f"bad{number:03d}") for number in range(30)]
     findings = [{"kind": "no_media", "clip_id": f"lost{number:03d}", "message": "no file"} for number in range(9)]
-    page = render_page(
-        replace(run, quarantine=entries, findings=findings), quarantine_rows=20, change_rows=3, finding_rows=4
-    )
-    relabelled = sum(row.decision == "relabel" for row in run.refined)
+    page = render_page(replace(run, quarantine=entries, findings=findings), quarantine_rows=20, finding_rows=4)
     assert "bad019" in page.text
     assert "bad020" not in page.text
     assert "lost004" not in page.text
-    for hidden in (10, relabelled - 3, 5):
+    for hidden in (10, 5):
         assert f"… and {hidden} more, not shown." in page.text
     assert "30 entries" in page.text
 
 
-def test_changes_are_sorted_by_confidence_and_show_their_votes() -> None:
+def test_a_card_shows_the_decision_and_its_votes() -> None:
     run = make_report_input(LABELS)
-    changed = [row for row in run.refined if row.decision == "relabel"]
-    least, most = changed[0], changed[-1]
-    assert most.confidence > least.confidence
+    changed = next(row for row in run.refined if row.decision == "relabel")
     html = render(run, ReportConfig())
-    table = html[html.index("Clips relabelled:") : html.index("Clips dropped:")]
-    assert table.index(most.clip_id) < table.index(least.clip_id)
-    row = Page("<table>" + table[table.index(most.clip_id) :].split("</tr>")[0].split("</th>")[1] + "</table>").text
-    other = most.votes[0].label
-    assert f"{most.given_label} → {most.refined_label}" in row
-    assert f"{other}: text/linear 0.80" in row
-    assert "abstain: text/llm" in row
-    assert "because" in row
-    agreeing = sum(vote.label == most.label for vote in most.votes)
-    assert f"{most.label} {most.confidence:.2f}" in row
-    assert f"{agreeing} of 1 source for {most.label}" in row
-    assert "(broken)" in row
+    card = next(
+        part for part in html.split('<article class="card"')[1:] if f"<bdi>{changed.clip_id}</bdi></h3>" in part
+    )
+    text = Page("<article" + card.partition("</article>")[0] + "</article>").text
+    other = changed.votes[0].label
+    assert f"{changed.given_label} → {changed.refined_label}" in text
+    assert f"{other}: text/linear 0.80" in text
+    assert "abstain: text/llm" in text
+    assert "because" in text
+    assert "(broken)" in text
+    assert "Relabelled: another label replaces the given one." in text
+
+
+def test_the_first_level_has_at_most_twelve_tables() -> None:
+    depth = tables = 0
+    for tag, _ in iter_tags(render(make_report_input(LABELS, clips=60), ReportConfig())):
+        depth += {"details": 1, "/details": -1}.get(tag, 0)
+        tables += tag == "table" and not depth
+    assert 3 <= tables <= 12
+
+
+def iter_tags(html: str) -> list[tuple[str, str]]:
+    return re.findall(r"<(/?(?:details|table))\b([^>]*)>", html)
+
+
+def test_a_confusion_leads_to_its_clips() -> None:
+    run = make_report_input(LABELS)
+    wrong = replace(run.predictions[4], label=LABELS[2])  # its true label is LABELS[1]
+    counts = [[4, 0, 0], [0, 3, 1], [0, 0, 4]]
+    run = replace(
+        run,
+        predictions=[*run.predictions[:4], wrong, *run.predictions[5:]],
+        evaluate=evaluation(LABELS) | {"confusion": {"labels": LABELS, "counts": counts}},
+    )
+    html = render(run, ReportConfig())
+    assert '<a href="#k-1-2">1</a>' in html
+    behind = html.split('<div id="k-1-2">')[1].partition("</details>")[0]
+    anchor = re.search(r'<a href="#(c\d+)"><bdi>clip004</bdi>', behind)
+    assert anchor is not None
+    assert f'<article class="card" id="{anchor[1]}"' in html
+
+
+def test_a_plain_method_that_does_as_well_gives_a_warning() -> None:
+    metrics = ablation()
+    row = {"table": "fusion", "name": "mean_probs", "without": "", "weighted_f1": 0.7}
+    as_good = metrics | {"variants": [row | {"difference": 0.0, "low": -0.02, "high": 0.03}]}
+    worse = metrics | {"variants": [row | {"difference": -0.1, "low": -0.2, "high": -0.05}]}
+    run = make_report_input(LABELS)
+    assert "a plain method does as well" in section_text(
+        render(replace(run, ablate=as_good), ReportConfig()), "summary"
+    )
+    assert "plain method" not in section_text(render(replace(run, ablate=worse), ReportConfig()), "summary")
+
+
+def test_plain_models_of_evaluate_come_before_those_of_ablate() -> None:
+    models = {
+        "logistic regression": {"weighted_f1": 0.7, "fusion_over": {"difference": 0.05, "low": 0.01, "high": 0.1}},
+        "SVM": {"weighted_f1": 0.8, "fusion_over": {"difference": -0.05, "low": -0.1, "high": -0.01}},
+    }
+    run = replace(make_report_input(LABELS), evaluate=evaluation(LABELS) | {"plain": {"models": models}})
+    text = section_text(render(run, ReportConfig()), "summary")
+    assert "a plain model is better. The fusion is significantly worse than a plain model (SVM)" in text
+
+
+def test_unknown_speakers_are_named_beside_the_interval() -> None:
+    run = make_report_input(LABELS)
+    run = replace(run, evaluate=evaluation(LABELS) | {"interval": [0.7, 0.8]})
+    assert "95% interval 0.700 to 0.800, over clips: speakers are unknown" in render_page(run).text
+    known = replace(run, clips=[replace(clip, group=f"s{i % 3}") for i, clip in enumerate(run.clips)])
+    assert "95% interval 0.700 to 0.800, over speakers or dialogues" in render_page(known).text
+
+
+def test_bars_show_how_many_clips_have_the_input() -> None:
+    metrics = evaluation(LABELS)
+    metrics["modalities"]["face"]["answered"] = 9
+    assert "0.500 (9 of 12)" in render(replace(make_report_input(LABELS), evaluate=metrics), ReportConfig())
 
 
 def test_api_keys_in_params_are_not_shown() -> None:
@@ -465,12 +531,16 @@ def test_clip_ids_are_not_cut() -> None:
     run = make_report_input(LABELS, mark="x" * 225)
     text = render_page(run).text
     assert run.quarantine[0].clip_id in text
-    assert all(row.clip_id in text for row in run.refined if row.decision == "relabel")
+    assert all(row.clip_id in text for row in run.refined)
 
 
 def test_the_page_of_a_large_corpus_is_small() -> None:
-    run = make_report_input(LABELS, clips=3000, mark="很长的名字" * 12)
-    assert len(render(run, ReportConfig()).encode()) < 1_500_000
+    run = make_report_input(LABELS, clips=5000, mark="很长的名字" * 12)
+    picture = Thumbnail("data:image/jpeg;base64," + "A" * 1900, 96, 54)
+    run = replace(run, thumbnails={str(clip.clip_id): picture for clip in run.clips})
+    html = render(run, ReportConfig())
+    assert 3_000_000 < len(html.encode()) < 10_000_000
+    assert "of 5,000 clips: changed, dropped" in html
 
 
 def test_an_invalid_metric_raises_input_error_with_its_key() -> None:

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from ecmf_pipeline.core.clips import ClipId, Split
+from ecmf_pipeline.labels.refine import Decision, LabelAction
 from ecmf_pipeline.report.inputs import Evaluation, read_evaluation
 from ecmf_pipeline.report.scores import fusion_conclusion, labels_conclusion, majority_f1, training_conclusion
 
@@ -63,50 +65,63 @@ def evaluation_of_labels(given: float | None, refined: float | None, **more: Any
     return read_evaluation({"labels": labels})
 
 
+def decision(action: LabelAction) -> Decision:
+    return Decision(ClipId("a"), Split.TRAIN, "sad", "", action, 0.0, 0.9, 0.5, "")
+
+
+DECISIONS = [decision(LabelAction.RELABEL), decision(LabelAction.DROP), decision(LabelAction.DROP)]
+
+
 @pytest.mark.parametrize(
-    ("given", "refined", "state", "text"),
+    ("counts", "state", "short"),
     [
-        (0.8, 0.92, "better", "increased the accuracy of the training labels from 80.0% (of 96 clips) to 92.0%"),
-        (0.9, 0.85, "worse", "decreased the accuracy of the training labels from 90.0% (of 96 clips) to 85.0%"),
-        (0.9, 0.9, "same", "did not change the accuracy of the training labels: 90.0%"),
-        (0.9, None, "unknown", "no gold labels"),
-        (None, None, "unknown", "no gold labels"),
+        ({"fixed": 10, "broken": 1}, "better", "+9"),
+        ({"fixed": 1, "broken": 4}, "worse", "\N{MINUS SIGN}3"),
+        ({"fixed": 2, "broken": 2}, "same", "as many"),
+        ({"dropped_wrong": 6, "dropped_right": 0}, "same", "no label changed"),  # dropping alone raises the accuracy
     ],
 )
-def test_conclusion_on_labels(given: float | None, refined: float | None, state: str, text: str) -> None:
-    conclusion = labels_conclusion(evaluation_of_labels(given, refined), refined=True)
+def test_labels_are_raised_only_if_labels_changed(counts: dict[str, int], state: str, short: str) -> None:
+    conclusion = labels_conclusion(evaluation_of_labels(0.8, 0.92, **counts), DECISIONS)
     assert conclusion.state == state
-    assert text in conclusion.sentence
+    assert short in conclusion.short
+    assert "80.0% of 96 given labels are right" in conclusion.sentence
+
+
+def test_without_gold_labels_the_conclusion_on_labels_only_counts() -> None:
+    conclusion = labels_conclusion(evaluation_of_labels(None, None), DECISIONS)
+    assert conclusion.state == "unknown"
+    assert "changed 1 given label and dropped 2" in conclusion.sentence
 
 
 def test_conclusion_on_labels_counts_corrected_broken_and_dropped() -> None:
     counts = {"fixed": 10, "broken": 1, "dropped_wrong": 4, "dropped_right": 1}
     pseudo = {"clips": 12, "accuracy": 0.75}
-    sentence = labels_conclusion(evaluation_of_labels(0.8, 0.9, **counts, pseudo=pseudo), refined=True).sentence
-    assert "corrected 10 wrong labels and broke 1 right one" in sentence
-    assert "dropped 4 wrong labels and 1 right one (" in sentence
+    sentence = labels_conclusion(evaluation_of_labels(0.8, 0.9, **counts, pseudo=pseudo), DECISIONS).sentence
+    assert "corrected 10 wrong labels and broke 1 right one." in sentence
+    assert "dropped 4 wrong labels and 1 right one; of the 91 that are left, 90.0% are right." in sentence
     assert "Of 12 pseudo-labels with a gold label, 75.0% are right." in sentence
 
 
 @pytest.mark.parametrize(
     ("person", "text"),
     [
-        ({}, "corrected 6 wrong labels and broke 1 right one;"),
-        ({"fixed_by_verdicts": 6}, "corrected 6 wrong labels (all by human labels) and broke 1 right one;"),
+        ({}, "corrected 6 wrong labels and broke 1 right one."),
+        ({"fixed_by_verdicts": 6}, "corrected 6 wrong labels (all by human labels) and broke 1 right one."),
         (
             {"fixed_by_verdicts": 2, "broken_by_verdicts": 1},
-            "corrected 6 wrong labels (2 of them by human labels) and broke 1 right one (by human labels);",
+            "corrected 6 wrong labels (2 of them by human labels) and broke 1 right one (by human labels).",
         ),
         ({"pseudo_by_verdicts": 3}, "Of 12 pseudo-labels with a gold label (3 of them by human labels), 75.0%"),
     ],
 )
 def test_labels_corrected_by_a_person_are_counted_separately(person: dict[str, int], text: str) -> None:
     found = evaluation_of_labels(0.8, 0.9, fixed=6, broken=1, pseudo={"clips": 12, "accuracy": 0.75}, **person)
-    assert text in labels_conclusion(found, refined=True).sentence
+    assert text in labels_conclusion(found, DECISIONS).sentence
 
 
 def test_without_refinement_there_is_no_state() -> None:
-    conclusion = labels_conclusion(evaluation_of_labels(0.8, 0.9), refined=False)
+    conclusion = labels_conclusion(evaluation_of_labels(0.8, 0.9), [])
     assert conclusion.state is None
     assert "did not run" in conclusion.sentence
 

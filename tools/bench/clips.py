@@ -22,6 +22,7 @@ from ecmf_pipeline.extraction.config import ExtractConfig
 from ecmf_pipeline.extraction.run import extract, open_writers, plan_branch
 from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.media.config import MediaConfig
+from ecmf_pipeline.runner import Engine
 from ecmf_pipeline.settings.params import branch_settings
 from ecmf_pipeline.store import FeatureStore
 
@@ -139,6 +140,7 @@ def run_extraction(
     stores: Path,
     media: MediaConfig,
     config: ExtractConfig,
+    engine: Engine | None = None,
 ) -> None:
     """Extract features as `ecmf-pipe extract` does.
 
@@ -160,7 +162,17 @@ def run_extraction(
             )
             for modality, encoder in encoders.items()
         ]
-        extract(branches, clips, {}, writers=writers, corpus_root=corpus, media=media, faces=faces, config=config)
+        extract(
+            branches,
+            clips,
+            {},
+            writers=writers,
+            corpus_root=corpus,
+            media=media,
+            faces=faces,
+            config=config,
+            engine=engine,
+        )
     for modality in encoders:
         stored = len(FeatureStore.open(stores / f"{modality.value}.zarr"))
         if stored < len(clips):

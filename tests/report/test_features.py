@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ecmf_pipeline.report.blocks import Paragraph, Table
-from ecmf_pipeline.report.corpus import features_section, origin_blocks
+from ecmf_pipeline.report.blocks import Collapsible, Paragraph, Table
+from ecmf_pipeline.report.features import features_section, origin_blocks
 from ecmf_pipeline.report.inputs import ReportInput
 
 SHA, COMMIT = "ab12" * 16, "0123456789" * 4
@@ -23,7 +23,8 @@ CLIP = {
 
 def rows(**fields: Any) -> list[list[str]]:
     report = ReportInput(corpus={}, **fields)
-    table = next(block for block in origin_blocks(report) if isinstance(block, Table))
+    (table,) = next(block for block in origin_blocks(report) if isinstance(block, Collapsible)).blocks
+    assert isinstance(table, Table)
     return [[str(cell).removeprefix("<bdi>").removesuffix("</bdi>") for cell in row] for row in table.rows]
 
 
