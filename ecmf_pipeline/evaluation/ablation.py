@@ -201,6 +201,20 @@ def ablate(study: Study, chosen: Sequence[Variant], advance: Callable[[], object
     return Ablation(results, predictions)
 
 
+def _plain_predictions(study: Study, reference: Variant) -> dict[str, NDArray[np.str_]]:
+    """Return the predictions of the plain models, (S, j), equal for all seeds; none if there are too few clips."""
+    is_evaluated = study.truth != NO_PREDICTION
+    names = np.array([*study.label_names, NO_PREDICTION])
+    folds = np.where(is_evaluated, study.folds, -1)
+    try:
+        predicted = plain_predictions(
+            reference.features, study.labels, study.groups, folds, seed=reference.training.seed
+        )
+    except TooFewClips:
+        return {}
+    return {name: np.tile(names[classes[is_evaluated]], (study.config.seeds, 1)) for name, classes in predicted.items()}
+
+
 def smallest_set(
     study: Study,
     ensembles: Sequence[Ensemble],
@@ -223,20 +237,6 @@ def smallest_set(
         | study.mean_scores(predictions)
         | study.difference(predictions, reference_predictions)
     )
-
-
-def _plain_predictions(study: Study, reference: Variant) -> dict[str, NDArray[np.str_]]:
-    """Return the predictions of the plain models, (S, j), equal for all seeds; none if there are too few clips."""
-    is_evaluated = study.truth != NO_PREDICTION
-    names = np.array([*study.label_names, NO_PREDICTION])
-    folds = np.where(is_evaluated, study.folds, -1)
-    try:
-        predicted = plain_predictions(
-            reference.features, study.labels, study.groups, folds, seed=reference.training.seed
-        )
-    except TooFewClips:
-        return {}
-    return {name: np.tile(names[classes[is_evaluated]], (study.config.seeds, 1)) for name, classes in predicted.items()}
 
 
 def robustness(

@@ -122,9 +122,9 @@ def compare_runs(first: Run, second: Run, config: EvaluateConfig | None = None) 
         config: Number of bootstrap samples, and their seed.
 
     Returns:
-        Plain JSON values: ``first`` and ``second`` (``name``, ``commit``, ``title``), ``params``, ``clips``, ``labels``,
-        ``scores``, ``changes`` (clips won and lost) and ``not_compared`` (sentences). A param is null on the side that
-        does not set it.
+        Plain JSON values: ``first`` and ``second`` (``name``, ``commit``, ``title``), ``params``, ``clips``,
+        ``labels``, ``scores``, ``changes`` (clips won and lost) and ``not_compared`` (sentences). A param is null on
+        the side that does not set it.
 
     Raises:
         InputError: If the runs share no clip.
@@ -132,8 +132,7 @@ def compare_runs(first: Run, second: Run, config: EvaluateConfig | None = None) 
     shared = first.clips.index.intersection(second.clips.index).sort_values()
     if shared.empty:
         raise InputError(
-            f"{first.title} and {second.title} share no clip: {len(first.clips)} and {len(second.clips)} clips differ in "
-            "their ids",
+            f"{first.title} ({len(first.clips)} clips) and {second.title} ({len(second.clips)} clips) share no clip id",
             "compare two versions of the same corpus",
         )
     judged_by, truth = _truth(first, second, shared)

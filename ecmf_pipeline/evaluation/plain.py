@@ -99,36 +99,35 @@ def compare_plain(
         corpus: The n clips.
         features: See `plain_predictions`.
         folds: Fold of each clip in the training of the fusion, (n,).
-        fusion: Index of the label that the fusion predicts for each evaluated clip, (m,).
+        fusion: Class that the fusion predicts for each evaluated clip, (m,).
         seed: Seed of the plain models.
 
     Returns:
         ``models`` (for each: ``weighted_f1``, ``accuracy``, and ``fusion_over``, the paired difference of the fusion to
         it), or ``why`` there are none.
     """
-    is_evaluated = np.zeros(len(corpus.clips), np.bool_)
+    is_evaluated = np.zeros(len(folds), np.bool_)
     is_evaluated[evaluator.rows] = True
-    rows = np.flatnonzero(is_evaluated | (corpus.given >= 0))
-    clips = corpus.columns.take(rows)
+    given, groups = corpus.given, corpus.columns.groups
+    rows = np.flatnonzero(is_evaluated | (given >= 0))
     try:
         predicted = plain_predictions(
             {name: values[rows] for name, values in features.items()},
-            corpus.given[rows],
-            clips.groups,
-            np.where(is_evaluated[rows], folds[rows], -1),
+            given[rows],
+            [groups[row] for row in rows.tolist()],
+            np.where(is_evaluated, folds, -1)[rows],
             seed=seed,
         )
     except TooFewClips as error:
         return {"models": {}, "why": error.message}
     models = {}
-    for name, indices in predicted.items():
-        judged = np.full(len(corpus.clips), -1)
-        judged[rows] = indices
-        scores = evaluator.scores(judged[evaluator.rows])
+    for name, classes in predicted.items():
+        evaluated = classes[is_evaluated[rows]]
+        scores = evaluator.scores(evaluated)
         models[name] = {
             "weighted_f1": scores["weighted_f1"],
             "accuracy": scores["accuracy"],
-            "fusion_over": evaluator.difference(fusion, judged[evaluator.rows]),
+            "fusion_over": evaluator.difference(fusion, evaluated),
         }
     return {"models": models}
 
@@ -230,8 +229,7 @@ def _inner_scores(
         for (name, value), classes_of_rows in predicted.items():
             probs = candidates[name][value](fitted_to, inner_labels, held_out)
             classes_of_rows[inner == fold] = classes[probs.argmax(axis=1)]
-    truth = [str(label) for label in labels[rows]]
-    return {key: weighted_f1(truth, [str(one) for one in values]) for key, values in predicted.items()}
+    return {key: weighted_f1(labels[rows], values) for key, values in predicted.items()}
 
 
 def _candidates(data: _FoldData) -> dict[str, dict[float, Classifier]]:

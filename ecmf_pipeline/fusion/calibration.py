@@ -1,8 +1,12 @@
-"""Calibration of an ensemble by temperature scaling (Guo et al. 2017), with a factor for each missing modality.
+"""Calibration of an ensemble by temperature scaling (Guo et al. 2017), missing modalities and wrong labels included.
 
 A clip without a modality is predicted by the branches that remain. These are overconfident if the models rely on the
-missing one: on RAVDESS without the face, the calibration error is 0.17 with one temperature for all clips, and 0.02
-with a factor.
+missing one: on RAVDESS without the face, the calibration error is 0.16 with one temperature for all clips, and 0.02
+with a factor for each missing modality.
+
+If a share of the labels is wrong, no prediction can be more often right than the others are, however clear the clip.
+Calibrated probabilities therefore are a mixture of the scaled ones and of a uniform share. On the generated set, in
+which 11% of the clips look like another class, it reduces the calibration error from 0.10 to 0.01.
 """
 
 from __future__ import annotations
@@ -26,6 +30,9 @@ TEMPERATURE_PRIOR = 2.0
 
 It prevents overconfidence if a few dozen clips happen to be all correct.
 """
+
+UNIFORM_SCALE, UNIFORM_BOUND = 0.1, 0.5
+"""Scale of the prior of the uniform share (a standard deviation of 0.05), and its maximum."""
 
 HIDDEN_CLIPS = 2_000
 """Maximum number of clips from which each modality is hidden to fit its factor."""
@@ -68,7 +75,12 @@ def calibrate(
         name: {
             fold: float(values[0])
             for fold, values in temperatures_by_fold(
-                parts[0].branch_probs[:, index], labels, weights, folds, np.zeros((len(labels), 0), dtype=np.bool_)
+                parts[0].branch_probs[:, index],
+                labels,
+                weights,
+                folds,
+                np.zeros((len(labels), 0), dtype=np.bool_),
+                mixed=False,
             ).items()
         }
         for index, name in enumerate(ensemble.modalities)
@@ -80,6 +92,7 @@ def calibrate(
             name: {fold: float(values[1 + index]) for fold, values in fitted.items()}
             for index, name in enumerate(ensemble.modalities)
         },
+        uniform_shares={fold: float(values[-1]) for fold, values in fitted.items()},
         branch_temperatures=branches if ensemble.has_single_models else {},
     )
 
@@ -110,6 +123,8 @@ def temperatures_by_fold(
     weights: NDArray[np.float64],
     folds: NDArray[np.int64],
     absent: NDArray[np.bool_],
+    *,
+    mixed: bool = True,
 ) -> dict[int, NDArray[np.float64]]:
     """Fit temperatures for each fold, on the clips of the other folds, and for all other clips; see `fit_temperatures`.
 
@@ -119,22 +134,28 @@ def temperatures_by_fold(
         weights: Sample weights, (n,).
         folds: The fold of each clip, (n,).
         absent: Whether a clip lacks a modality, (n, M).
+        mixed: See `fit_temperatures`.
 
     Returns:
-        The temperature and the factors of each fold, (1 + M,), and under `ALL_MEMBERS` those of clips without a fold.
+        The result of `fit_temperatures` for each fold, (2 + M,), and under `ALL_MEMBERS` that of clips without a fold.
     """
     known = ~np.isnan(probs[:, 0])
     fit_rows = {ALL_MEMBERS: known} | {int(fold): known & (folds != fold) for fold in np.unique(folds)}
     return {
-        fold: fit_temperatures(probs[rows], labels[rows], weights[rows], absent[rows])
+        fold: fit_temperatures(probs[rows], labels[rows], weights[rows], absent[rows], mixed=mixed)
         for fold, rows in fit_rows.items()
     }
 
 
 def fit_temperatures(
-    probs: NDArray[np.float32], labels: NDArray[np.int64], weights: NDArray[np.float64], absent: ArrayLike
+    probs: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    weights: NDArray[np.float64],
+    absent: ArrayLike,
+    *,
+    mixed: bool = True,
 ) -> NDArray[np.float64]:
-    """Return the temperature and the factor of each missing modality of the lowest penalised log-likelihood.
+    """Return the temperature, the factors and the uniform share of the highest penalised log-likelihood.
 
     The temperature of a clip is the first value, multiplied by the factors of the modalities that it lacks.
 
@@ -143,31 +164,38 @@ def fit_temperatures(
         labels: Class indices, (n,).
         weights: Sample weights, (n,).
         absent: Whether a clip lacks a modality, (n, M).
+        mixed: Whether to fit the uniform share, which is 0 otherwise.
 
     Returns:
-        The temperature, then the factors, (1 + M,); all 1.0 for fewer than `MIN_CLIPS` clips.
+        The temperature, then the factors, then the uniform share, (2 + M,); 1.0 and 0.0 for fewer than `MIN_CLIPS`
+        clips.
     """
     from scipy.optimize import minimize
 
-    clips = len(labels)
+    clips, n_classes = probs.shape
     design = np.hstack([np.ones((clips, 1)), np.asarray(absent, dtype=np.float64)])  # (n, 1 + M)
+    count = design.shape[1]
     if clips < MIN_CLIPS:
-        return np.ones(design.shape[1])
+        return np.append(np.ones(count), 0.0)
     logs = np.log(np.maximum(probs.astype(np.float64), 1e-12))  # (n, C)
     shares = weights / weights.sum()
     true_logs = logs[np.arange(clips), labels]
 
-    def loss(log_temperatures: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        inverse = np.exp(-design @ log_temperatures)  # (n,)
+    def loss(parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        uniform = parameters[-1] * UNIFORM_SCALE
+        inverse = np.exp(-design @ parameters[:-1])  # (n,)
         scaled = logs * inverse[:, None]
-        normaliser = np.logaddexp.reduce(scaled, axis=1)
-        expected_logs = (np.exp(scaled - normaliser[:, None]) * logs).sum(axis=1)
-        value = shares @ (normaliser - true_logs * inverse)
-        gradient = design.T @ (shares * inverse * (true_logs - expected_logs))
-        prior = TEMPERATURE_PRIOR / clips * log_temperatures
-        return float(value + prior @ log_temperatures), gradient + 2 * prior
+        scaled -= np.logaddexp.reduce(scaled, axis=1)[:, None]
+        sharp = np.exp(scaled)  # (n, C)
+        true_sharp = sharp[np.arange(clips), labels]
+        true = (1 - uniform) * true_sharp + uniform / n_classes
+        slope = (1 - uniform) * true_sharp * inverse * (true_logs - (sharp * logs).sum(axis=1)) / true
+        gradient = np.append(
+            design.T @ (shares * slope), shares @ ((true_sharp - 1 / n_classes) / true) * UNIFORM_SCALE
+        )
+        prior = TEMPERATURE_PRIOR / clips * parameters
+        return float(prior @ parameters - shares @ np.log(true)), gradient + 2 * prior
 
-    bounds = [tuple(np.log(TEMPERATURE_BOUNDS))] * design.shape[1]
-    optimum = minimize(loss, np.zeros(design.shape[1]), jac=True, method="L-BFGS-B", bounds=bounds)
-    fitted: NDArray[np.float64] = np.exp(optimum.x)
-    return fitted
+    bounds = [tuple(np.log(TEMPERATURE_BOUNDS))] * count + [(0.0, UNIFORM_BOUND / UNIFORM_SCALE if mixed else 0.0)]
+    optimum = minimize(loss, np.zeros(count + 1), jac=True, method="L-BFGS-B", bounds=bounds)
+    return np.append(np.exp(optimum.x[:-1]), optimum.x[-1] * UNIFORM_SCALE)

@@ -117,6 +117,7 @@ class Ensemble(ShortRepr):
         training: Training settings.
         temperatures: For each fold, and under -1 for all other clips, the divisor of the log-probabilities.
         missing_factors: By modality, factors of the temperatures of clips without it; keys as of ``temperatures``.
+        uniform_shares: Shares of a uniform distribution that are mixed in afterwards; keys as of ``temperatures``.
         branch_temperatures: Temperatures of each modality alone.
         pool: How the rows of a clip were pooled for training (``train.pool``); "" if unknown.
         labels_sha256: SHA-256 of the file of training labels (``refined.csv``); "" if unknown.
@@ -133,6 +134,7 @@ class Ensemble(ShortRepr):
     training: TrainingConfig
     temperatures: Mapping[int, float] = field(default_factory=dict)
     missing_factors: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    uniform_shares: Mapping[int, float] = field(default_factory=dict)
     branch_temperatures: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     pool: PoolOrFrames | Literal[""] = ""
     labels_sha256: str = ""
@@ -254,18 +256,19 @@ class Ensemble(ShortRepr):
         ]
 
     def _calibrate(self, means: _Means, folds: NDArray[np.int64]) -> Prediction:
-        def of_clips(by_fold: Mapping[int, float]) -> NDArray[np.float64]:
-            return np.array([by_fold.get(fold, 1.0) for fold in folds.tolist()])
+        def of_clips(by_fold: Mapping[int, float], default: float = 1.0) -> NDArray[np.float64]:
+            return np.array([by_fold.get(fold, default) for fold in folds.tolist()])
 
         temperatures = of_clips(self.temperatures)
         for name, weights in zip(self.dims, means.weights.T, strict=True):
             temperatures *= np.where(weights == 0, of_clips(self.missing_factors.get(name, {})), 1.0)
+        uniform, n_classes = of_clips(self.uniform_shares, 0.0)[:, None], len(self.label_names)
         branches = [
             apply_temperatures(means.branch_probs[:, index], of_clips(self.branch_temperatures.get(name, {})))
             for index, name in enumerate(self.dims)
         ]
         return Prediction(
-            apply_temperatures(means.probs, temperatures).astype(np.float32),
+            ((1 - uniform) * apply_temperatures(means.probs, temperatures) + uniform / n_classes).astype(np.float32),
             means.weights.astype(np.float32),
             np.stack(branches, axis=1).astype(np.float32),
             self.label_names,
@@ -320,6 +323,7 @@ class Ensemble(ShortRepr):
             training=self.training,
             temperatures=dict(self.temperatures),
             missing_factors={name: dict(values) for name, values in self.missing_factors.items()},
+            uniform_shares=dict(self.uniform_shares),
             branch_temperatures={name: dict(values) for name, values in self.branch_temperatures.items()},
             pool=self.pool,
             labels_sha256=self.labels_sha256,
@@ -367,6 +371,7 @@ class Ensemble(ShortRepr):
             training=saved.training,
             temperatures=saved.temperatures,
             missing_factors=saved.missing_factors,
+            uniform_shares=saved.uniform_shares,
             branch_temperatures=saved.branch_temperatures,
             pool=saved.pool,
             labels_sha256=saved.labels_sha256,
@@ -446,6 +451,7 @@ class SavedEnsemble(Config):
     training: TrainingConfig
     temperatures: dict[int, float]
     missing_factors: dict[str, dict[int, float]] = Field(default_factory=dict)
+    uniform_shares: dict[int, float] = Field(default_factory=dict)
     branch_temperatures: dict[str, dict[int, float]] = Field(default_factory=dict)
     pool: PoolOrFrames | Literal[""] = ""
     labels_sha256: str = ""

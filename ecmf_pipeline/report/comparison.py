@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from ecmf_pipeline.report.blocks import (
@@ -121,7 +121,7 @@ def _changes_section(comparison: Mapping[str, Any]) -> Section:
     title, changes = "Clips won and lost", comparison["changes"]
     if not changes:
         return Section("changes", title, [Notice("No fusion model has predictions in both versions.")])
-    listed = [(outcome, row) for outcome in ("won", "lost") for row in changes[outcome]]
+    listed = [(outcome, row) for outcome in ("won", "lost") for row in changes[outcome][: _ROWS // 2]]
     text = (
         "Clips of which only one version predicts the label: won by the second version, or lost. The model: "
         f"{changes['title']}."
@@ -141,7 +141,8 @@ def _changes_section(comparison: Mapping[str, Any]) -> Section:
         for outcome, row in listed
     ]
     columns = ["Clip", "Outcome", "True label", "First", "Second", "#First prob.", "#Second prob."]
-    return Section("changes", title, [Paragraph(text), _table("won-and-lost", title, columns, rows)])
+    hidden = len(changes["won"]) + len(changes["lost"]) - len(rows)
+    return Section("changes", title, [Paragraph(text), Table(title, columns, rows, hidden, anchor="won-and-lost")])
 
 
 def _labels_section(comparison: Mapping[str, Any]) -> Section:
@@ -153,7 +154,8 @@ def _labels_section(comparison: Mapping[str, Any]) -> Section:
     if not rows:
         return Section("labels", "Labels", [Notice("The clips of both versions have the same labels.")])
     text = "Labels of the clips of both versions. A clip without a refined label is not trained on."
-    table = _table("labels-that-differ", "Labels that differ", ["Clip", "Kind", "First", "Second"], rows)
+    columns, hidden = ["Clip", "Kind", "First", "Second"], max(0, len(rows) - _ROWS)
+    table = Table("Labels that differ", columns, rows[:_ROWS], hidden, anchor="labels-that-differ")
     return Section("labels", "Labels", [Paragraph(text), table])
 
 
@@ -180,11 +182,6 @@ def _params_section(comparison: Mapping[str, Any]) -> Section:
         [corpus_text(row["key"]), *(corpus_text(_value(row[side])) for side in ("first", "second"))] for row in params
     ]
     return Section("params", "Params", [Table("Keys of params.yaml that differ", ["Key", "First", "Second"], rows)])
-
-
-def _table(anchor: str, caption: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """Return a table that can be sorted and searched."""
-    return Table(caption, columns, rows[:_ROWS], hidden=max(0, len(rows) - _ROWS), anchor=anchor)
 
 
 def _bounds(row: Mapping[str, float]) -> str:

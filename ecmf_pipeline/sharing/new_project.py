@@ -24,6 +24,7 @@ IGNORED = {
         ".last-scan.json",
         ".resources.json",
         ".digests.json",
+        ".trial.json",
         ".languages.npz",
         ".translation-languages.npz",
         ".index.spool",

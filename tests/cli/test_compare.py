@@ -68,4 +68,4 @@ def test_corpora_that_share_no_clip_exit_2(versions, monkeypatch, capsys):
     others = [replace(clip, clip_id=ClipId(f"other{number}")) for number, clip in enumerate(make_clips(3))]
     write_version(versions / "one", others, predicted={})
     assert run(monkeypatch, "../one") == 2
-    assert capsys.readouterr().err.startswith("error: ../one and the working tree share no clip")
+    assert "share no clip" in capsys.readouterr().err.splitlines()[0]

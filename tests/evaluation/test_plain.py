@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from ecmf_pipeline.core.clips import Clip, ClipId, Corpus, Split
 from ecmf_pipeline.core.errors import TooFewClips
-from ecmf_pipeline.evaluation.plain import BEST, LIGHTGBM, LOGISTIC, MEAN, SVM, plain_predictions
+from ecmf_pipeline.evaluation.config import EvaluateConfig
+from ecmf_pipeline.evaluation.plain import BEST, LIGHTGBM, LOGISTIC, MEAN, SVM, compare_plain, plain_predictions
+from ecmf_pipeline.evaluation.scoring import Evaluator
 
 
 def make_clips(clips: int = 80) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
@@ -75,3 +80,28 @@ def test_one_class_is_too_few() -> None:
     features, labels, folds = make_clips()
     with pytest.raises(TooFewClips):
         plain_predictions(features, np.zeros_like(labels), None, folds, seed=7)
+
+
+def test_the_fusion_is_compared_on_gold_labels_with_models_trained_on_given_ones() -> None:
+    features, labels, folds = make_clips()
+    names = ["angry", "happy", "neutral", "sad"]
+    clips = [
+        Clip(
+            clip_id=ClipId(f"c{row}"),
+            path=f"c{row}.mp4",
+            split=Split.TRAIN if row % 5 else Split.CANDIDATE,
+            given_label=names[label] if row % 5 else "",
+            gold_label=names[label] if row % 2 else "",
+        )
+        for row, label in enumerate(labels.tolist())
+    ]
+    corpus = Corpus(clips, names, candidates=[], synthetic=False)
+    evaluator = Evaluator(clips, names, EvaluateConfig(draws=100))
+    perfect = evaluator.truths
+    models = compare_plain(evaluator, corpus, features, folds, perfect, seed=7)["models"]
+    assert set(models) == {LOGISTIC, LIGHTGBM, SVM, MEAN, BEST}
+    for scores in models.values():
+        assert 0.4 < scores["weighted_f1"] < 1
+        assert scores["fusion_over"]["difference"] == pytest.approx(1 - scores["weighted_f1"], abs=1e-5)
+    nothing = replace(corpus, clips=[replace(clip, given_label="") for clip in clips])
+    assert compare_plain(evaluator, nothing, features, folds, perfect, seed=7)["models"] == {}

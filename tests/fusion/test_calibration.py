@@ -17,8 +17,7 @@ from ecmf_pipeline.fusion.training import fit
 
 def temperature(probs: np.ndarray, labels: np.ndarray) -> float:
     """Return the temperature of clips that have all modalities."""
-    (value,) = fit_temperatures(probs, labels, np.ones(len(labels)), np.zeros((len(labels), 0), bool))
-    return float(value)
+    return float(fit_temperatures(probs, labels, np.ones(len(labels)), np.zeros((len(labels), 0), bool))[0])
 
 
 def held_out_temperatures(probs: np.ndarray, labels: np.ndarray, folds: np.ndarray) -> dict[int, float]:
@@ -76,10 +75,22 @@ def test_clips_without_a_modality_have_a_temperature_of_their_own() -> None:
     sharp = probs**3
     mixed = np.where(absent[:, None], sharp / sharp.sum(axis=1, keepdims=True), probs)
     absent_of_two = np.stack([absent, np.zeros(4000, bool)], axis=1)
-    present, factor, other = fit_temperatures(mixed, labels, np.ones(4000), absent_of_two)
+    present, factor, other, uniform = fit_temperatures(mixed, labels, np.ones(4000), absent_of_two)
     assert present == pytest.approx(1.0, rel=0.1)
     assert factor == pytest.approx(3.0, rel=0.1)
     assert other == 1.0  # no clip lacks it: only the prior
+    assert uniform < 0.04
+
+
+def test_wrong_labels_are_a_uniform_share() -> None:
+    probs, labels = overconfident_probs(4000, 1.0)
+    rng = np.random.default_rng(1)
+    noisy = np.where(rng.random(4000) < 0.3, rng.integers(0, 4, 4000), labels)
+    absent = np.zeros((4000, 0), bool)
+    scale, uniform = fit_temperatures(probs, noisy, np.ones(4000), absent)
+    assert scale == pytest.approx(1.0, abs=0.2)
+    assert uniform == pytest.approx(0.3, abs=0.06)
+    assert fit_temperatures(probs, noisy, np.ones(4000), absent, mixed=False)[1] == 0.0
 
 
 def test_the_factor_of_a_missing_modality_is_fitted_by_hiding_it(tmp_path: Path) -> None:
@@ -95,6 +106,7 @@ def test_the_factor_of_a_missing_modality_is_fitted_by_hiding_it(tmp_path: Path)
     assert ensemble.missing_factors["good"][-1] > 1.2  # without it, the rest is overconfident
     ensemble.save(tmp_path)
     assert Ensemble.load(tmp_path).missing_factors == ensemble.missing_factors
+    assert Ensemble.load(tmp_path).uniform_shares == ensemble.uniform_shares
     hidden = {"good": np.zeros(160, bool)}
     raw = replace(ensemble, missing_factors={}).predict(features, masks=hidden)
     calibrated = ensemble.predict(features, masks=hidden)

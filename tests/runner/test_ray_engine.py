@@ -363,9 +363,12 @@ def test_a_killed_node_neither_loses_nor_doubles_rows(tmp_path, cluster, openers
     def kill_node() -> None:
         while not (remote.folder / "worked").exists() or len(remote.worker_processes()) < 4:
             time.sleep(0.02)
-        raylets = ancestors(min(remote.worker_processes()))
+        worker = min(remote.worker_processes())
+        raylets = ancestors(worker)
         (node,) = (one for one in cluster.worker_nodes if one.all_processes["raylet"][0].process.pid in raylets)
         cluster.remove_node(node, allow_graceful=False)
+        while Path(f"/proc/{worker}").exists():  # it ends when it notices the end of its node
+            time.sleep(0.02)
         (remote.folder / "killed").touch()
 
     thread = threading.Thread(target=kill_node, daemon=True)

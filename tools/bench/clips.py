@@ -120,10 +120,12 @@ def _scaled(picture: NDArray[np.uint8], height: int, width: int) -> NDArray[np.u
 
 
 def _clip(path: Path) -> Clip:
+    digest = sha256_file(path)
     return Clip(
         ClipId(path.stem),
         path=path.name,
-        digest=sha256_file(path),
+        digest=digest,
+        file_digest=digest,
         bytes=path.stat().st_size,
         duration=float(SECONDS),
         has_video=True,

@@ -19,8 +19,8 @@ FIGURES = {
     "generated": generated_figures,
     "ravdess": ravdess_figures,
     "missing": missing_figures,
-    "noise": noise_figures,
     "plain": plain_figures,
+    "noise": noise_figures,
 }
 LONGER = {"small": small_figures, "parts": parts_figures, "search": search_figures, "wide": wide_figures}
 """Run only if named: they train dozens of ensembles."""

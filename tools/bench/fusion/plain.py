@@ -141,7 +141,7 @@ def _run(one: LabelledSet, seed: int) -> Run:
 
 
 def _f1(run: Run, model: str) -> float:
-    return weighted_f1(run.truth.tolist(), run.predicted[model].tolist())
+    return weighted_f1(run.truth, run.predicted[model])
 
 
 def _difference(runs: list[Run], model: str) -> tuple[float, float, float]:
