@@ -107,7 +107,7 @@ def try_extraction(
     modality = params.tokens[features].modality
     root = folder / f"{features}.zarr"
     engine = TimedEngine(LocalProcesses(1, params.extract.clip_timeout))
-    with open_writers({modality: settings}, lambda _: root) as writers:
+    with open_writers({features: settings}, lambda _: root) as writers:
         branch = plan_branch(
             modality,
             clips,
@@ -116,6 +116,7 @@ def try_extraction(
             settings=settings,
             root=root,
             quarantine_path=folder / f"{features}.csv",
+            name=features,
         )
         with suppress(TryAgain):  # the quarantine table lists transient failures too
             extract(
