@@ -206,7 +206,7 @@ class ExtractOpener(Opener[ClipToExtract, OpenedClip]):
             if len(groups) == 1:
                 opened.update(dict.fromkeys(chain.from_iterable(groups.values()), error))
                 return
-            # Fewer pictures may fit into memory or avoid a damaged one: each branch gets the result it would have alone.
+            # Fewer pictures may fit into memory or include no damaged one: each branch has the result it has alone.
             for frames, names in groups.items():
                 self._read_pictures(path, span, {frames: names}, opened)
             return
@@ -236,7 +236,7 @@ class ExtractOpener(Opener[ClipToExtract, OpenedClip]):
         for name in names:
             try:
                 opened[name] = OpenedView(self._preparers[name].prepare(view), side)
-            except ClipError as error:  # noqa: PERF203 - one branch must not affect the others
+            except ClipError as error:
                 opened[name] = error
 
 

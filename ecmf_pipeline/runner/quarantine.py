@@ -286,7 +286,16 @@ def read_quarantine(path: Path) -> list[QuarantineEntry]:
     table = open_table(
         path, command=f"rm {shlex.quote(str(path))}", hint="remove it, and run the stage again: it retries the clips"
     )
-    return table.parse(_parse_entry, [field.name for field in fields(QuarantineEntry)])
+    seen: set[tuple[str, str]] = set()
+
+    def parse_new(cells: list[str]) -> QuarantineEntry:
+        entry = _parse_entry(cells)
+        if (key := (entry.clip_id, entry.fingerprint)) in seen:
+            raise ValueError(f"{entry.clip_id!r} occurs twice with the same settings")
+        seen.add(key)
+        return entry
+
+    return table.parse(parse_new, [field.name for field in fields(QuarantineEntry)], key=0)
 
 
 def _parse_entry(cells: list[str]) -> QuarantineEntry:
