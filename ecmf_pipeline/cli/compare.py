@@ -9,7 +9,7 @@ from typing import Any
 
 from ecmf_pipeline.core.console import echo, format_count
 from ecmf_pipeline.core.files import write_atomic
-from ecmf_pipeline.evaluation.comparison import COMPARED_FILES, compare_runs, model_name, read_run
+from ecmf_pipeline.evaluation.comparison import COMPARED_FILES, compare_runs, read_run
 from ecmf_pipeline.sharing.revisions import open_version
 
 _SHOWN = 10
@@ -44,7 +44,7 @@ def show_comparison(first: str, second: str, *, html: Path | None, as_json: bool
 
 def comparison_lines(comparison: Mapping[str, Any]) -> list[str]:
     """Return the lines that `compare` prints."""
-    first, second = (version_name(comparison[side]) for side in ("first", "second"))
+    first, second = (comparison[side]["title"] for side in ("first", "second"))
     lines = [f"compare: {first}, then {second}"]
     params = comparison["params"]
     lines += [f"  params: {len(params)} differ"]
@@ -79,11 +79,10 @@ def _score_lines(comparison: Mapping[str, Any]) -> list[str]:
     for row in scores["models"]:
         cells = (f"{row['first']['weighted_f1']:.4f}", f"{row['second']['weighted_f1']:.4f}")
         interval = f"{row['low']:+.4f} to {row['high']:+.4f}"
-        lines.append(_MODEL_ROW.format(model_name(row["model"]), *cells, f"{row['difference']:+.4f}", interval))
+        lines.append(_MODEL_ROW.format(row["title"], *cells, f"{row['difference']:+.4f}", interval))
     if changes:
         lines.append(
-            f"  {model_name(changes['model'])}: {format_count(len(changes['won']), 'clip')} won, "
-            f"{len(changes['lost'])} lost"
+            f"  {changes['title']}: {format_count(len(changes['won']), 'clip')} won, {len(changes['lost'])} lost"
         )
         for outcome in ("won", "lost"):
             lines += _listed(
@@ -93,12 +92,6 @@ def _score_lines(comparison: Mapping[str, Any]) -> list[str]:
                 ]
             )
     return lines
-
-
-def version_name(version: Mapping[str, str]) -> str:
-    """Return the name of a version with its short commit."""
-    name = "the working tree" if version["name"] == "." else version["name"]
-    return f"{name} ({version['commit'][:7]})" if version["commit"] else name
 
 
 def _listed(lines: Sequence[str]) -> list[str]:

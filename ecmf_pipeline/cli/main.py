@@ -373,6 +373,54 @@ def doctor(*, as_json: Annotated[bool, typer.Option("--json", help="Print one JS
         raise typer.Exit(code)
 
 
+GpuOption = Annotated[str, typer.Option(help="GPU to project to, such as a100 or h100. Default: CPU cores only.")]
+
+
+@app.command(epilog="Example: ecmf-pipe plan --clips 10_000_000 --gpu h100 --price 2.5")
+def plan(
+    clips: Annotated[int | None, typer.Option(min=1, help="Number of clips. Default: those of the manifest.")] = None,
+    *,
+    gpu: GpuOption = "",
+    gpus: Annotated[int, typer.Option(min=1, help="Number of GPUs; without --gpu, of machines.")] = 1,
+    cores: Annotated[int, typer.Option(min=1, help="CPU cores beside each GPU.")] = 16,
+    price: Annotated[
+        float | None, typer.Option(min=0, max=1e9, help="Price of an hour of one GPU, or of one machine.")
+    ] = None,
+) -> None:
+    """Project time, cost, storage and files of each stage from the trial that `doctor` measured; prints assumptions."""
+    from ecmf_pipeline.doctor.projection import Machine, show_plan
+    from ecmf_pipeline.settings.params import load_params
+
+    show_plan(load_params(), clips, Machine(gpu, gpus, cores, price))
+
+
+@app.command(epilog="Example: ecmf-pipe slurm --hours 4 --gpu a100 > jobs.sh")
+def slurm(
+    stage: Annotated[str, typer.Option(help="extract, transcribe, rewrite or vote.")] = "extract",
+    *,
+    modality: Annotated[
+        list[Modality] | None, typer.Option(help="Modality to extract; can be repeated. Default: all.")
+    ] = None,
+    shards: Annotated[
+        int | None, typer.Option(min=1, help="Number of jobs. Default: chosen from the trial of doctor and --hours.")
+    ] = None,
+    hours: Annotated[float, typer.Option(min=0.1, max=10_000, help="Time limit of a job.")] = 4.0,
+    gpu: GpuOption = "",
+    cores: Annotated[int, typer.Option(min=1, help="CPU cores of a job.")] = 8,
+    memory: Annotated[int, typer.Option(min=1, help="Memory of a job in GB.")] = 16,
+    sbatch: Annotated[
+        list[str] | None, typer.Option(help="Further option of sbatch, such as --partition=gpu; can be repeated.")
+    ] = None,
+) -> None:
+    """Print a script that submits an array job for the missing clips, and the job that merges the results."""
+    from ecmf_pipeline.doctor.projection import Machine, find_gpu
+    from ecmf_pipeline.doctor.slurm import Job, show_jobs
+    from ecmf_pipeline.settings.params import load_params
+
+    machine = Machine(find_gpu(gpu) if gpu else "", 1, cores)
+    show_jobs(load_params(), stage, modality or [], Job(hours, machine, memory, sbatch or ()), shards)
+
+
 @app.command(epilog="Example: ecmf-pipe init my-project --corpus /data/RAVDESS")
 def init(
     folder: Annotated[Path, typer.Argument(help="Project folder; created if it does not exist.")],

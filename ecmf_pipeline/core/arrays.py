@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
-_DRAWN_NUMBERS = 1 << 22
+_DRAWN_NUMBERS = 1 << 20
 """Numbers that a bootstrap of groups draws at once."""
 
 MAX_FRAMES = 32
@@ -187,6 +187,28 @@ def expected_calibration_error(confidence: NDArray[np.float64], correct: NDArray
         if in_bin.any():
             error += in_bin.mean() * abs(confidence[in_bin].mean() - correct[in_bin].mean())
     return float(error)
+
+
+def calibration_error_by_chance(
+    confidence: NDArray[np.float64], *, rng: np.random.Generator, draws: int = 200, bins: int = 10
+) -> float:
+    """Return the mean expected calibration error of perfectly calibrated probabilities.
+
+    The error of n clips is positive even if each probability is right, and falls with n. It is simulated: each
+    prediction is correct with its own probability.
+
+    Args:
+        confidence: Probability of each prediction, (n,).
+        rng: Random generator.
+        draws: Number of simulations.
+        bins: Number of bins, as of `expected_calibration_error`.
+    """
+    if len(confidence) == 0:
+        return float("nan")
+    bin_of_each = np.clip((confidence * bins).astype(int), 0, bins - 1)
+    in_bin = np.eye(bins)[bin_of_each]  # (n, bins)
+    correct = rng.random((draws, len(confidence))) < confidence  # (draws, n)
+    return float(np.abs((correct - confidence) @ in_bin).sum(axis=1).mean() / len(confidence))
 
 
 def bootstrap_difference(

@@ -21,6 +21,8 @@ STAGES = (
     "vote", "refine", "evaluate", "ablate", "report",
 )  # fmt: skip
 """Commands that are recorded: the stages of the pipeline."""
+_OTHER_USES = {"--video", "--text", "--transfer", "--dry-run", "--list", "--help"}
+"""Options with which a command does not run its stage."""
 
 _UNIT = 1 if sys.platform == "darwin" else 1024
 """Bytes in one unit of ``ru_maxrss``."""
@@ -40,7 +42,8 @@ def recorded(arguments: Sequence[str], path: Path = paths.RESOURCES) -> Iterator
     """
     started, cpu = time.monotonic(), _cpu_seconds()
     yield
-    if not arguments or arguments[0] not in STAGES or not path.parent.is_dir():
+    is_stage = bool(arguments) and arguments[0] in STAGES and not _OTHER_USES & set(arguments)
+    if not is_stage or not path.parent.is_dir():
         return
     run = {
         "seconds": round(time.monotonic() - started, 2),

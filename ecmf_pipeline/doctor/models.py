@@ -97,7 +97,17 @@ def check_device(params: Params) -> Check:
     workers = workers_of(params)
     where = f"{params.extract.device}: {device}" if params.extract.device != device else device
     message = f"extract.device {where}; {workers} worker{'s' if workers > 1 else ''}"
-    return Check("device", State.OK, message, figures={"device": device, "workers": workers})
+    figures = {"device": device, "gpu": _gpu_name(device), "workers": workers, "cores": usable_cores()}
+    return Check("device", State.OK, message, figures=figures)
+
+
+def _gpu_name(device: str) -> str:
+    """Return the name of a CUDA device; empty for the CPU."""
+    if not device.startswith("cuda"):
+        return ""
+    import torch
+
+    return str(torch.cuda.get_device_name(device))
 
 
 def check_encoders(params: Params, loaded: dict[str, dict[str, Any]]) -> Iterator[Check]:

@@ -10,9 +10,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import ClipText, Modality
 from ecmf_pipeline.core.console import echo, format_bytes, format_count
 from ecmf_pipeline.core.errors import EcmfError
+from ecmf_pipeline.core.files import write_sealed_json
 from ecmf_pipeline.core.paths import KEPT
 from ecmf_pipeline.doctor.checks import Check, State, duration, exit_code
 from ecmf_pipeline.doctor.corpus import (
@@ -30,6 +32,8 @@ from ecmf_pipeline.extraction.run import BranchInputs, input_digests
 from ecmf_pipeline.settings.params import Params, load_params
 from ecmf_pipeline.store.kept import list_kept
 
+MEASURED = ("device", "llm", "trial ")
+"""Starts of the names of the checks whose figures are stored for `plan` and `slurm`."""
 _LLM_TEXTS = 2 * TRIAL_CLIPS
 _LOADING = " (loading included)"
 
@@ -52,6 +56,9 @@ def run(*, as_json: bool = False) -> int:
         checks.append(check)
         if not as_json:
             echo(check.line())
+    measured = {check.name: check.figures for check in checks if check.name.startswith(MEASURED)}
+    if paths.DATA.is_dir():
+        write_sealed_json(paths.TRIAL, measured)
     code = exit_code(checks)
     if as_json:
         document = {"exit_code": code, "checks": [asdict(check) for check in checks]}
@@ -60,7 +67,7 @@ def run(*, as_json: bool = False) -> int:
 
 
 def examine(params: Params) -> Iterator[Check]:
-    """Yield all checks; they do not change the project, except for cached digests."""
+    """Yield all checks; they do not change the project, except for cached digests and the stored measurements."""
     yield check_weights(params)
     yield from check_revisions(params)
     yield check_device(params)
@@ -169,6 +176,8 @@ def project_trial(name: str, trial: Trial, missing: int, workers: int) -> Check:
         "failed": [{"clip_id": clip, "reason": reason, "message": message} for clip, reason, message in trial.failed],
         "seconds_a_clip": trial.seconds,
         "bytes_a_clip": trial.bytes_a_clip,
+        "opening_share": round(trial.opening_share, 4),
+        "files_of_part": trial.files_of_part,
         "missing": missing,
         "projected_seconds": total,
     }

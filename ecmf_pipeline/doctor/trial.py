@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from ecmf_pipeline.llm.prompt import Context
 from ecmf_pipeline.llm.rewriting import enrich_transcripts
 from ecmf_pipeline.runner import Engine, LocalProcesses
 from ecmf_pipeline.runner.machine import usable_cores
-from ecmf_pipeline.runner.step import Done, ItemT, Spool, StepFactory, Task
+from ecmf_pipeline.runner.step import Done, ItemT, Spool, Step, StepFactory, Task
 from ecmf_pipeline.settings.params import Params
 from ecmf_pipeline.store import FeatureStore, has_fingerprint
 
@@ -27,11 +27,68 @@ TRIAL_CLIPS = 4
 T = TypeVar("T")
 
 
-class TimedEngine:
-    """An engine with a single worker that records when each batch finishes."""
+class TimedStep(Step[Any, Any, Any]):
+    """A step that appends the seconds of each call of ``open`` and ``work`` to a file."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, step: Step[Any, Any, Any], log: Path) -> None:
+        self._step = step
+        self._log = log
+
+    def open(self, item: Any) -> Any:
+        """Open an item; see `Step`."""
+        return self._timed("open", self._step.open, item)
+
+    def work(self, batch: Any) -> list[Any]:
+        """Compute a batch; see `Step`."""
+        return cast("list[Any]", self._timed("work", self._step.work, batch))
+
+    def close(self) -> None:
+        """Close the step."""
+        self._step.close()
+
+    def _timed(self, phase: str, call: Callable[[Any], Any], argument: Any) -> Any:
+        started = time.perf_counter()
+        try:
+            return call(argument)
+        finally:
+            with self._log.open("a", encoding="utf-8") as file:
+                file.write(f"{phase} {time.perf_counter() - started}\n")
+
+
+@dataclass(frozen=True, slots=True)
+class TimedFactory:
+    """A picklable factory of timed steps."""
+
+    factory: StepFactory
+    log: Path
+
+    def __call__(self, worker: int) -> TimedStep:
+        """Build the step in its worker."""
+        return TimedStep(self.factory(worker), self.log)
+
+
+def opening_share(log: Path) -> float:
+    """Return the share of the time of a trial in which clips were opened; the first clip counts only if it is alone."""
+    seconds: dict[str, list[float]] = {"open": [0.0], "work": [0.0]}
+    if log.is_file():
+        for line in log.read_text(encoding="utf-8").splitlines():
+            phase, value = line.split()
+            seconds[phase].append(float(value))
+    opened, worked = (sum(values[2:] or values) for values in seconds.values())
+    return opened / (opened + worked) if opened + worked else 0.0
+
+
+class TimedEngine:
+    """An engine with a single worker that records when each batch finishes.
+
+    Args:
+        engine: The engine.
+        log: File for the seconds of each phase; see `TimedStep`. None: phases are not timed.
+    """
+
+    def __init__(self, engine: Engine, log: Path | None = None) -> None:
         self._engine = engine
+        self._log = log
         self._started = 0.0
         self._finished: list[tuple[float, int]] = []  # time and number of items of each batch
 
@@ -40,7 +97,8 @@ class TimedEngine:
     ) -> Iterator[Done[ItemT]]:
         """See `runner.Engine`."""
         self._started = time.perf_counter()
-        results = cast("Iterator[Done[ItemT]]", self._engine.run(tasks, factory, spools))
+        timed = TimedFactory(factory, self._log) if self._log else factory
+        results = cast("Iterator[Done[ItemT]]", self._engine.run(tasks, timed, spools))
         with closing(results) as finished:  # type: ignore[type-var]
             for done in finished:
                 self._finished.append((time.perf_counter(), len(done.task.items)))
@@ -75,6 +133,8 @@ class Trial:
         seconds: Seconds per clip with one single-threaded worker; None if no clip was processed.
         bytes_a_clip: Bytes of features per clip with features; None if there is none.
         includes_loading: Whether the time is that of a single clip and includes loading the models.
+        opening_share: Share of the time in which clips are read and decoded, on the CPU.
+        files_of_part: Number of files of one part of the store.
     """
 
     tried: int
@@ -83,6 +143,8 @@ class Trial:
     seconds: float | None
     bytes_a_clip: float | None
     includes_loading: bool = False
+    opening_share: float = 0.0
+    files_of_part: int = 0
 
 
 def sample_evenly(items: Sequence[T], count: int) -> list[T]:
@@ -106,7 +168,8 @@ def try_extraction(
     """
     modality = params.tokens[features].modality
     root = folder / f"{features}.zarr"
-    engine = TimedEngine(LocalProcesses(1, params.extract.clip_timeout))
+    log = folder / f"{features}.seconds"
+    engine = TimedEngine(LocalProcesses(1, params.extract.clip_timeout), log)
     with open_writers({features: settings}, lambda _: root) as writers:
         branch = plan_branch(
             modality,
@@ -138,6 +201,8 @@ def try_extraction(
         engine.seconds_per_item(),
         _bytes_per_clip(root, branch.fingerprint),
         engine.includes_loading,
+        opening_share(log),
+        max((sum(path.is_file() for path in part.rglob("*")) for part in root.glob("*/part-*")), default=0),
     )
 
 

@@ -17,7 +17,9 @@ from ecmf_pipeline.core.errors import TooFewClips
 from ecmf_pipeline.core.files import write_atomic, write_sealed_json
 from ecmf_pipeline.core.predictions import Basis
 from ecmf_pipeline.evaluation.config import AblateConfig
+from ecmf_pipeline.evaluation.plain import plain_predictions
 from ecmf_pipeline.evaluation.scoring import groups_to_draw
+from ecmf_pipeline.evaluation.smallest import SubsetScores, find_smallest
 from ecmf_pipeline.evaluation.variants import REFERENCE, Variant, weight_diagnostics
 from ecmf_pipeline.fusion.prediction import Ensemble
 from ecmf_pipeline.fusion.training import fit
@@ -172,6 +174,14 @@ def ablate(study: Study, chosen: Sequence[Variant], advance: Callable[[], object
             | study.mean_scores(predicted)
             | study.difference(predicted, reference_predictions)
         )
+    if study.config.plain:
+        for name, predicted in _plain_predictions(study, reference).items():
+            predictions[name] = predicted
+            rows.append(
+                {"table": "plain", "name": name, "without": ""}
+                | study.mean_scores(predicted)
+                | study.difference(predicted, reference_predictions)
+            )
     weights = np.concatenate([e.predict(reference.features, study.folds).modality_weights for e in ensembles])
     results: dict[str, Any] = {
         "reference": {"kind": reference.fusion.kind, "modalities": list(reference.features)}
@@ -181,12 +191,52 @@ def ablate(study: Study, chosen: Sequence[Variant], advance: Callable[[], object
         "robustness": robustness(study, ensembles, reference.features, reference_predictions, rows),
         "weights": weight_diagnostics(weights, list(reference.features), collapse_above=study.config.collapse_above),
     }
+    if study.config.sets and len(reference.features) > 1:
+        results["smallest"] = smallest_set(study, ensembles, reference.features, reference_predictions)
     if reference.training.protocol == "mertools":
         optimistic_predictions = study.predict(study.train(reference, optimistic=True), reference.features)
         results["mertools_protocol"] = study.mean_scores(optimistic_predictions) | {
             "note": "optimistic: epochs are selected on the fold that is also used for evaluation"
         }
     return Ablation(results, predictions)
+
+
+def _plain_predictions(study: Study, reference: Variant) -> dict[str, NDArray[np.str_]]:
+    """Return the predictions of the plain models, (S, j), equal for all seeds; none if there are too few clips."""
+    is_evaluated = study.truth != NO_PREDICTION
+    names = np.array([*study.label_names, NO_PREDICTION])
+    folds = np.where(is_evaluated, study.folds, -1)
+    try:
+        predicted = plain_predictions(
+            reference.features, study.labels, study.groups, folds, seed=reference.training.seed
+        )
+    except TooFewClips:
+        return {}
+    return {name: np.tile(names[classes[is_evaluated]], (study.config.seeds, 1)) for name, classes in predicted.items()}
+
+
+def smallest_set(
+    study: Study,
+    ensembles: Sequence[Ensemble],
+    features: Mapping[str, NDArray[np.float32]],
+    reference_predictions: NDArray[np.str_],
+) -> dict[str, Any]:
+    """Return the smallest set of encoders within the margin of the best, chosen by the labels that are trained on."""
+    scores = SubsetScores(ensembles, features, study.labels, study.folds, study.config.sets)
+    found = find_smallest(scores, study.config.margin)
+    names = np.array([*study.label_names, NO_PREDICTION])
+    predictions = names[found.classes[:, study.truth != NO_PREDICTION]]
+    return (
+        {
+            "kept": list(found.kept),
+            "margin": study.config.margin,
+            "sets": found.scored,
+            "path": [{"kept": list(kept), "weighted_f1": round(score, 6)} for kept, score in found.path],
+            "by_fold": {str(fold): list(kept) for fold, kept in found.by_fold.items()},
+        }
+        | study.mean_scores(predictions)
+        | study.difference(predictions, reference_predictions)
+    )
 
 
 def robustness(
@@ -287,6 +337,8 @@ def summary(results: Mapping[str, Any], judged_by: str) -> str:
         f"evaluated on {judged_by} labels"
     ]
     lines += [f"  {row['name']}: {_format_row(row)}" for row in results["variants"]]
+    if smallest := results.get("smallest"):
+        lines.append(f"  smallest set, {', '.join(smallest['kept'])}: {_format_row(smallest)}")
     lines += [f"  {row['modality']} {row['damage']}: {_format_row(row)}" for row in results["robustness"]]
     if "mertools_protocol" in results:
         lines.append(f"  with the baseline's protocol: {results['mertools_protocol']['weighted_f1']:.4f} (optimistic)")

@@ -66,6 +66,12 @@ class Run:
     refined: pd.Series[str] | None
     predictions: Mapping[str, PredictionTable]
 
+    @property
+    def title(self) -> str:
+        """The name for people, with the short commit."""
+        name = "the working tree" if self.name == "." else self.name
+        return f"{name} ({self.commit[:7]})" if self.commit else name
+
 
 def read_run(version: Version) -> Run:
     """Read the tables of a version.
@@ -116,9 +122,9 @@ def compare_runs(first: Run, second: Run, config: EvaluateConfig | None = None) 
         config: Number of bootstrap samples, and their seed.
 
     Returns:
-        Plain JSON values: ``first`` and ``second`` (``name``, ``commit``), ``params``, ``clips``, ``labels``,
-        ``scores``, ``changes`` (clips won and lost) and ``not_compared`` (sentences). A param is null on the side that
-        does not set it.
+        Plain JSON values: ``first`` and ``second`` (``name``, ``commit``, ``title``), ``params``, ``clips``,
+        ``labels``, ``scores``, ``changes`` (clips won and lost) and ``not_compared`` (sentences). A param is null on
+        the side that does not set it.
 
     Raises:
         InputError: If the runs share no clip.
@@ -126,15 +132,17 @@ def compare_runs(first: Run, second: Run, config: EvaluateConfig | None = None) 
     shared = first.clips.index.intersection(second.clips.index).sort_values()
     if shared.empty:
         raise InputError(
-            f"{first.name} and {second.name} share no clip: {len(first.clips)} and {len(second.clips)} clips differ in "
-            "their ids",
+            f"{first.title} ({len(first.clips)} clips) and {second.title} ({len(second.clips)} clips) share no clip id",
             "compare two versions of the same corpus",
         )
     judged_by, truth = _truth(first, second, shared)
-    models = [name for name in first.predictions if name in second.predictions]
+    models = sorted(first.predictions.keys() & second.predictions.keys(), key=_rank)
     best = next((name for name in ("refined/fusion", "given/fusion") if name in models), None)
     return {
-        **{side: {"name": run.name, "commit": run.commit} for side, run in (("first", first), ("second", second))},
+        **{
+            side: {"name": run.name, "commit": run.commit, "title": run.title}
+            for side, run in (("first", first), ("second", second))
+        },
         "params": [
             {"key": key, "first": first.params.get(key), "second": second.params.get(key)}
             for key in sorted(first.params.keys() | second.params.keys())
@@ -150,7 +158,9 @@ def compare_runs(first: Run, second: Run, config: EvaluateConfig | None = None) 
             if len(truth)
             else [],
         },
-        "changes": {"model": best, **_won_and_lost(best, first, second, truth)} if best and len(truth) else None,
+        "changes": {"model": best, "title": model_title(best), **_won_and_lost(best, first, second, truth)}
+        if best and len(truth)
+        else None,
         "not_compared": list(_not_compared(first, second, truth)),
     }
 
@@ -231,7 +241,12 @@ def _compare_model(name: str, first: Run, second: Run, truth: pd.Series[str], co
         for side, values in (("first", before), ("second", after))
     }
     interval = {"difference": difference, "low": low, "high": high}
-    return {"model": name, **sides, **{key: round(value, 6) for key, value in interval.items()}}
+    return {
+        "model": name,
+        "title": model_title(name),
+        **sides,
+        **{key: round(value, 6) for key, value in interval.items()},
+    }
 
 
 def _won_and_lost(name: str, first: Run, second: Run, truth: pd.Series[str]) -> dict[str, Any]:
@@ -254,18 +269,24 @@ def _not_compared(first: Run, second: Run, truth: pd.Series[str]) -> Iterator[st
     """Yield a sentence for each part that a run lacks."""
     for run in (first, second):
         if run.refined is None:
-            yield f"{run.name} has no refined labels"
+            yield f"{run.title} has no refined labels"
         if not run.predictions:
-            yield f"{run.name} has no predictions"
+            yield f"{run.title} has no predictions"
     for run, other in ((first, second), (second, first)):
         only = sorted(run.predictions.keys() - other.predictions.keys())
         if only and other.predictions:
-            yield f"only {run.name} has predictions of {', '.join(map(model_name, only))}"
+            yield f"only {run.title} has predictions of {', '.join(map(model_title, only))}"
     if first.predictions and second.predictions and not len(truth):
         yield "no shared clip has a label and predictions in both"
 
 
-def model_name(model: str) -> str:
+def _rank(model: str) -> tuple[bool, str, bool]:
+    """Return the sort key of a model: fusion models first, those of refined labels before those of given labels."""
+    labels, _, variant = model.partition("/")
+    return variant != "fusion", variant, labels != "refined"
+
+
+def model_title(model: str) -> str:
     """Return the name of a model for people, such as ``fusion, refined labels``."""
     labels, _, variant = model.partition("/")
     return f"{variant}, {labels} labels"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -23,6 +23,9 @@ from ecmf_pipeline.labels.votes import SourceReport, first_choice, report_source
 
 Method = Callable[[Ints], Floats]
 """Function from the known labels, (n,), -1 if unknown, to probabilities, (n, K)."""
+
+COMPARED = 20_000
+"""Maximum number of clips, with and without a known label each, on which methods are compared."""
 
 LABEL_MODEL = "label model, as the refinement uses it"
 
@@ -86,6 +89,22 @@ class LabelEvidence:
         """Labels known to be correct, (n,), -1 if unknown: gold labels and human labels."""
         return np.where(self.gold >= 0, self.gold, self.human_labels)
 
+    def sampled(self, size: int, rng: np.random.Generator) -> LabelEvidence:
+        """Return at most ``size`` clips with a label known to be correct and as many others, drawn at random."""
+        parts = [np.flatnonzero(self.known >= 0), np.flatnonzero(self.known < 0)]
+        if max(map(len, parts)) <= size:
+            return self
+        rows = np.sort(np.concatenate([rng.permutation(part)[:size] for part in parts]))
+        return replace(
+            self,
+            votes={name: probs[rows] for name, probs in self.votes.items()},
+            given=self.given[rows],
+            human_labels=self.human_labels[rows],
+            gold=self.gold[rows],
+            folds=self.folds[rows],
+            groups=None if self.groups is None else self.groups[rows],
+        )
+
     @property
     def with_given(self) -> dict[str, Floats]:
         """The votes, with the given labels as another source, unless they are the human labels."""
@@ -118,16 +137,18 @@ def compare_methods(evidence: LabelEvidence, config: EvaluateConfig) -> dict[str
     """Compare the label model and all baselines on labels known to be correct.
 
     A method that learns from such labels predicts each fold without that fold's labels. With fewer than `MIN_GOLD` such
-    labels, only methods that need none are compared.
+    labels, only methods that need none are compared. Of large corpora a random sample is compared: at most `COMPARED`
+    clips with such a label, and as many without. Some of the published methods would need days for a million clips.
 
     Args:
         evidence: Votes and labels.
-        config: Bootstrap settings of the intervals.
+        config: Bootstrap settings of the intervals, and seed of the sample.
 
     Returns:
         Accuracy, weighted F1 and calibration error by method; the difference of the label model to it (paired 95%
         interval); and the methods that were not compared, with the reason.
     """
+    evidence = evidence.sampled(COMPARED, np.random.default_rng(config.seed))
     known, folds = evidence.known, evidence.folds
     evaluated = np.flatnonzero(known >= 0)
     if not len(evaluated):

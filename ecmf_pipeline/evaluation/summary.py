@@ -11,6 +11,7 @@ import numpy as np
 from ecmf_pipeline.core.console import format_share
 from ecmf_pipeline.core.files import write_csv
 from ecmf_pipeline.core.predictions import Basis, PredictionTable
+from ecmf_pipeline.evaluation.plain import BEST
 from ecmf_pipeline.evaluation.scoring import Evaluator, reliability
 
 
@@ -62,6 +63,7 @@ def write_plots(folder: Path, evaluator: Evaluator, predictions: PredictionTable
     pairs = zip(evaluator.truths.tolist(), predictions.classes[rows].tolist(), strict=True)
     write_csv(folder / "confusion.csv", ["actual", "predicted"], ([names[a], names[b]] for a, b in pairs))
     models = {name: scores["weighted_f1"] for name, scores in results["modalities"].items()}
+    models |= {name: scores["weighted_f1"] for name, scores in results.get("plain", {}).get("models", {}).items()}
     models |= {f"fusion ({name} labels)": scores["weighted_f1"] for name, scores in results["fusion"].items()}
     scored = ([_plot_text(name), f1] for name, f1 in models.items())
     write_csv(folder / "models.csv", ["model", "weighted_f1"], scored)
@@ -93,6 +95,9 @@ def summary(results: Mapping[str, Any]) -> str:
     ]
     if over := results["fusion_over_best_modality"]:
         lines.append(f"  fusion minus best single modality ({over['best']}): {format_difference(over)}")
+    if plain := results.get("plain", {}).get("models"):
+        best = plain[BEST]
+        lines.append(f"  fusion minus {BEST} ({best['weighted_f1']:.4f}): {format_difference(best['fusion_over'])}")
     if over := results["refined_over_given"]:
         caveat = "" if results["judged_by"] == "gold" else "; not a valid comparison: the refinement used these labels"
         lines.append(f"  refined minus given labels: {format_difference(over)}{caveat}")

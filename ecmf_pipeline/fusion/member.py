@@ -24,13 +24,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.adamw import adamw
 
 from ecmf_pipeline.core.arrays import weighted_f1_of
 from ecmf_pipeline.fusion.config import TrainingConfig
 from ecmf_pipeline.fusion.inputs import Inputs
 from ecmf_pipeline.fusion.model import BranchedFusion, EcmfFusion, FusionModel
+
+RELIABILITY_STEPS = 30
 
 RELIABILITY_PRIOR = 1.0
 """L2 regularisation of the M + 1 reliability parameters, in rows; relevant with about a dozen validation rows."""
@@ -142,23 +146,30 @@ class MemberTraining:
 
     def _fit_reliability(self, model: EcmfFusion) -> None:
         """Fit the reliability of the branches and the gain; before the last step only these affect the logits."""
+        from scipy.optimize import minimize
+
         model.eval()
         present = self.validation.inputs.present & model.seen
         with torch.no_grad():
             logits = model.branch_outputs(self.validation.inputs.features)[1]  # (n, M, C)
-        fitted = [model.gain] if model.config.weighting == "equal" else [model.reliability, model.gain]
-        optimizer = torch.optim.LBFGS(fitted, max_iter=30, line_search_fn="strong_wolfe")
+        fixed = torch.zeros_like(model.reliability) if model.config.weighting == "equal" else None
 
-        def loss() -> Tensor:
-            optimizer.zero_grad()
-            weights = model.reliability.expand(present.shape).masked_fill(~present, -torch.inf).softmax(dim=1)  # (n, M)
-            fused = model.gain.exp() * (weights[:, :, None] * logits).sum(dim=1)  # (n, C)
-            penalty = model.reliability.square().sum() + model.gain.square()
-            value = self._loss(fused, self.validation) + RELIABILITY_PRIOR / len(self.validation) * penalty
-            torch.autograd.backward(value)
-            return value
+        def loss(values: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+            fitted = torch.from_numpy(values).to(logits).requires_grad_()  # gain, then reliability
+            reliability = fitted[1:] if fixed is None else fixed
+            weights = reliability.expand(present.shape).masked_fill(~present, -torch.inf).softmax(dim=1)  # (n, M)
+            fused = fitted[0].exp() * (weights[:, :, None] * logits).sum(dim=1)  # (n, C)
+            penalty = RELIABILITY_PRIOR / len(self.validation) * fitted.square().sum()
+            value = self._loss(fused, self.validation) + penalty
+            (gradient,) = torch.autograd.grad(value, fitted)
+            return float(value.detach()), gradient.double().cpu().numpy()
 
-        optimizer.step(loss)  # type: ignore[no-untyped-call]
+        start = np.zeros(1 + len(model.reliability))
+        optimum = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": RELIABILITY_STEPS}).x
+        with torch.no_grad():
+            model.gain.copy_(torch.tensor(optimum[0]))
+            if fixed is None:
+                model.reliability.copy_(torch.from_numpy(optimum[1:]))
         for parameter in (model.reliability, model.gain):
             parameter.requires_grad_(False)  # training on the rows of the branches would undo the fit
 
@@ -216,7 +227,7 @@ class MemberTraining:
     ) -> Fit:
         """Train ``module`` with early stopping, and restore its best weights."""
         rate = self.config.learning_rate
-        optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=self.config.weight_decay, fused=True)
+        optimizer = AdamW(parameters, rate, self.config.weight_decay)
         batch_size = self.config.batch_size or batch_size_for(len(training))
         patience = patience_for(self.config.patience, len(training))
         best = BestWeights(module)
@@ -227,7 +238,6 @@ class MemberTraining:
                 order = torch.randperm(len(training), generator=self.generator)  # (n,)
                 for start in range(0, len(order), batch_size):
                     rows = order[start : start + batch_size].to(training.labels.device)
-                    optimizer.zero_grad()
                     torch.autograd.backward(self._training_loss(training[rows], training_logits))
                     optimizer.step()
             module.eval()
@@ -268,6 +278,52 @@ class MemberTraining:
 
     def _loss(self, logits: Tensor, examples: Examples, smoothing: float = 0.0) -> Tensor:
         return weighted_loss(logits, examples, self.class_weight_vector, smoothing)
+
+
+class AdamW:
+    """PyTorch's fused AdamW by its functional form.
+
+    Its class imports the compiler of PyTorch, which takes over a second, and spends a quarter of a small step on hooks.
+    """
+
+    def __init__(
+        self, parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]], rate: float, weight_decay: float
+    ) -> None:
+        self.rates: dict[Tensor, float] = {}
+        for one in parameters:
+            group: dict[str, Any] = {"params": [one]} if isinstance(one, nn.Parameter) else one
+            self.rates.update(dict.fromkeys(group["params"], group.get("lr", rate)))
+        self.weight_decay = weight_decay
+        self.state = {
+            p: (torch.zeros_like(p), torch.zeros_like(p), torch.zeros((), device=p.device)) for p in self.rates
+        }
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Update the parameters that have gradients, and remove the gradients."""
+        for rate in set(self.rates.values()):
+            used = [p for p, own in self.rates.items() if own == rate and p.grad is not None]
+            if not used:
+                continue
+            means, squares, steps = (list(one) for one in zip(*(self.state[p] for p in used), strict=True))
+            adamw(
+                used,
+                [p.grad for p in used if p.grad is not None],
+                means,
+                squares,
+                [],
+                steps,
+                fused=True,
+                amsgrad=False,
+                beta1=0.9,
+                beta2=0.999,
+                lr=rate,
+                weight_decay=self.weight_decay,
+                eps=1e-8,
+                maximize=False,
+            )
+        for parameter in self.rates:
+            parameter.grad = None
 
 
 class BestWeights:

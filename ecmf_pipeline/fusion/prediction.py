@@ -116,7 +116,9 @@ class Ensemble(ShortRepr):
         fusion: Shape of the models.
         training: Training settings.
         temperatures: For each fold, and under -1 for all other clips, the divisor of the log-probabilities.
-        branch_temperatures: The same for each modality alone.
+        missing_factors: By modality, factors of the temperatures of clips without it; keys as of ``temperatures``.
+        uniform_shares: Shares of a uniform distribution that are mixed in afterwards; keys as of ``temperatures``.
+        branch_temperatures: Temperatures of each modality alone.
         pool: How the rows of a clip were pooled for training (``train.pool``); "" if unknown.
         labels_sha256: SHA-256 of the file of training labels (``refined.csv``); "" if unknown.
         label_type: Type of the training labels and of `Prediction.predictions`.
@@ -131,6 +133,8 @@ class Ensemble(ShortRepr):
     fusion: FusionConfig
     training: TrainingConfig
     temperatures: Mapping[int, float] = field(default_factory=dict)
+    missing_factors: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    uniform_shares: Mapping[int, float] = field(default_factory=dict)
     branch_temperatures: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     pool: PoolOrFrames | Literal[""] = ""
     labels_sha256: str = ""
@@ -252,18 +256,21 @@ class Ensemble(ShortRepr):
         ]
 
     def _calibrate(self, means: _Means, folds: NDArray[np.int64]) -> Prediction:
-        def scaled(probs: NDArray[np.float64], by_fold: Mapping[int, float]) -> NDArray[np.float32]:
-            temperatures = np.array([by_fold.get(fold, 1.0) for fold in folds.tolist()])
-            return apply_temperatures(probs, temperatures).astype(np.float32)
+        def of_clips(by_fold: Mapping[int, float], default: float = 1.0) -> NDArray[np.float64]:
+            return np.array([by_fold.get(fold, default) for fold in folds.tolist()])
 
+        temperatures = of_clips(self.temperatures)
+        for name, weights in zip(self.dims, means.weights.T, strict=True):
+            temperatures *= np.where(weights == 0, of_clips(self.missing_factors.get(name, {})), 1.0)
+        uniform, n_classes = of_clips(self.uniform_shares, 0.0)[:, None], len(self.label_names)
         branches = [
-            scaled(means.branch_probs[:, index], self.branch_temperatures.get(name, {}))
+            apply_temperatures(means.branch_probs[:, index], of_clips(self.branch_temperatures.get(name, {})))
             for index, name in enumerate(self.dims)
         ]
         return Prediction(
-            scaled(means.probs, self.temperatures),
+            ((1 - uniform) * apply_temperatures(means.probs, temperatures) + uniform / n_classes).astype(np.float32),
             means.weights.astype(np.float32),
-            np.stack(branches, axis=1),
+            np.stack(branches, axis=1).astype(np.float32),
             self.label_names,
             self.label_type,
         )
@@ -315,6 +322,8 @@ class Ensemble(ShortRepr):
             fusion=self.fusion,
             training=self.training,
             temperatures=dict(self.temperatures),
+            missing_factors={name: dict(values) for name, values in self.missing_factors.items()},
+            uniform_shares=dict(self.uniform_shares),
             branch_temperatures={name: dict(values) for name, values in self.branch_temperatures.items()},
             pool=self.pool,
             labels_sha256=self.labels_sha256,
@@ -361,6 +370,8 @@ class Ensemble(ShortRepr):
             fusion=saved.fusion,
             training=saved.training,
             temperatures=saved.temperatures,
+            missing_factors=saved.missing_factors,
+            uniform_shares=saved.uniform_shares,
             branch_temperatures=saved.branch_temperatures,
             pool=saved.pool,
             labels_sha256=saved.labels_sha256,
@@ -439,6 +450,8 @@ class SavedEnsemble(Config):
     fusion: FusionConfig
     training: TrainingConfig
     temperatures: dict[int, float]
+    missing_factors: dict[str, dict[int, float]] = Field(default_factory=dict)
+    uniform_shares: dict[int, float] = Field(default_factory=dict)
     branch_temperatures: dict[str, dict[int, float]] = Field(default_factory=dict)
     pool: PoolOrFrames | Literal[""] = ""
     labels_sha256: str = ""

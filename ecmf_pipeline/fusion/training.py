@@ -1,4 +1,4 @@
-"""Training of an ensemble: one model for each fold and seed, and the temperatures that calibrate it.
+"""Training of an ensemble: one model for each fold and seed, then calibration.
 
 With one model for each fold, the fusion is also a voter of `vote`.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -18,22 +18,12 @@ from numpy.typing import ArrayLike, NDArray
 from ecmf_pipeline.core.arrays import Floats, Ints, ShortRepr, assign_folds, group_names, scores
 from ecmf_pipeline.core.console import progress_bar
 from ecmf_pipeline.core.errors import InputError, TooFewClips
+from ecmf_pipeline.fusion.calibration import calibrate
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.fusion.inputs import encode_labels, label_type, read_inputs
 from ecmf_pipeline.fusion.member import Examples
 from ecmf_pipeline.fusion.plan import NO_TRAINING, Plan, Settings
-from ecmf_pipeline.fusion.prediction import ALL_MEMBERS, Ensemble
-
-MIN_CLIPS = 20
-"""Minimum number of clips to fit a temperature; with fewer, probabilities are not calibrated."""
-
-TEMPERATURE_BOUNDS = (0.2, 5.0)
-
-TEMPERATURE_PRIOR = 2.0
-"""Strength of the prior that pulls the log-temperature towards 0, in clips (a standard deviation of 0.5).
-
-It prevents overconfidence if a few dozen clips happen to be all correct.
-"""
+from ecmf_pipeline.fusion.prediction import Ensemble
 
 
 @dataclass(frozen=True, repr=False)
@@ -149,19 +139,14 @@ def fit(
     held_out_features = {name: np.asarray(values)[held_out] for name, values in features.items()}
     held_out_masks = {name: np.asarray(values)[held_out] for name, values in (masks or {}).items()}
     with _one_thread():
-        predicted = ensemble.predict(held_out_features, assigned[held_out], held_out_masks)
-    fitted = partial(
-        held_out_temperatures,
-        labels=classes[held_out],
-        weights=sample_weights[held_out],
-        folds=assigned[held_out],
-    )
-    by_branch = dict(zip(features, map(fitted, predicted.branch_probs.swapaxes(0, 1)), strict=True))
-    return replace(
-        ensemble,
-        temperatures=fitted(predicted.probs),
-        branch_temperatures=by_branch if ensemble.has_single_models else {},
-    )
+        return calibrate(
+            ensemble,
+            held_out_features,
+            held_out_masks,
+            labels=classes[held_out],
+            weights=sample_weights[held_out],
+            folds=assigned[held_out],
+        )
 
 
 def _settings_by_fold(plan: Plan, folds: Sequence[int]) -> dict[int, Settings]:
@@ -260,46 +245,6 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def held_out_temperatures(
-    probs: NDArray[np.float32], labels: NDArray[np.int64], weights: NDArray[np.float64], folds: NDArray[np.int64]
-) -> dict[int, float]:
-    """Fit one temperature for each fold, on the clips of the other folds, and one for all other clips.
-
-    The fit for a clip never uses its own label. It uses out-of-fold probabilities of the other folds, whose models may
-    have been trained on that label. Through the temperature the label can slightly change the confidence of the clip,
-    but never its most likely label.
-
-    Args:
-        probs: Out-of-fold probabilities, (n, C); rows of NaN are ignored.
-        labels: Class indices, (n,).
-        weights: Sample weights, (n,).
-        folds: The fold of each clip, (n,).
-
-    Returns:
-        The temperature of each fold, and under `ALL_MEMBERS` that of clips without a fold.
-    """
-    known = ~np.isnan(probs[:, 0])
-    fit_rows = {ALL_MEMBERS: known} | {int(fold): known & (folds != fold) for fold in np.unique(folds)}
-    return {fold: temperature(probs[rows], labels[rows], weights[rows]) for fold, rows in fit_rows.items()}
-
-
-def temperature(probs: NDArray[np.float32], labels: NDArray[np.int64], weights: NDArray[np.float64]) -> float:
-    """Return the temperature of the lowest weighted negative log-likelihood; 1.0 for fewer than `MIN_CLIPS` clips."""
-    from scipy.optimize import minimize_scalar
-
-    if len(probs) < MIN_CLIPS:
-        return 1.0
-    logs = np.log(np.maximum(probs.astype(np.float64), 1e-12))  # (n, C)
-
-    def loss(log_temperature: float) -> float:
-        scaled = logs / np.exp(log_temperature)
-        likelihood = scaled[np.arange(len(labels)), labels] - np.logaddexp.reduce(scaled, axis=1)
-        return TEMPERATURE_PRIOR / len(labels) * log_temperature**2 - float(np.average(likelihood, weights=weights))
-
-    optimum = minimize_scalar(loss, bounds=tuple(np.log(TEMPERATURE_BOUNDS)), method="bounded", options={"xatol": 1e-4})
-    return float(np.exp(optimum.x))
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,12 +27,20 @@ from threadpoolctl import threadpool_limits
 
 from ecmf_pipeline.core.arrays import Floats, Ints, ShortRepr
 from ecmf_pipeline.labels import dawid_skene
-from ecmf_pipeline.labels.dawid_skene import DawidSkene, VotePatterns, vote_patterns
+from ecmf_pipeline.labels.dawid_skene import FIT_SAMPLE, DawidSkene, VotePatterns, sample_clips, vote_patterns
 from ecmf_pipeline.labels.majority import break_ties, count_votes
 from ecmf_pipeline.labels.unsupervised import combine_without_gold, unsupervised_expert
 from ecmf_pipeline.labels.verdicts import MIN_GOLD
 from ecmf_pipeline.labels.vote_tables import PREFIX, read_gold, read_vote_table
-from ecmf_pipeline.labels.votes import Evidence, LogPool, SourceReport, fit_log_pool, report_sources, stack_votes
+from ecmf_pipeline.labels.votes import (
+    Evidence,
+    LogPool,
+    SourceReport,
+    blocks,
+    fit_log_pool,
+    report_sources,
+    stack_votes,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -206,8 +214,9 @@ def _with_gold(
 
     Gold clips are predicted without their gold label.
     """
-    columns = evidence.logs.reshape(len(evidence.logs), -1)
-    inputs = ExpertInput(evidence, votes, columns / (columns.std() + 1e-12))
+    inputs = ExpertInput(
+        evidence, votes, scale=_spread(evidence.logs) + 1e-12, learned=sample_clips(~evidence.all_abstain, rng)
+    )
     unsupervised_logs = np.log(np.maximum(unsupervised_probs, np.exp(MIN_LOG_PROB)))
     repeats = int(np.clip(np.ceil(_MIN_BLEND_ROWS / len(gold)), 1, 5))
     predictions = [_out_of_fold(inputs, clips, gold, rng) for _ in range(repeats)]  # each (m, experts and penalties, K)
@@ -219,14 +228,24 @@ def _with_gold(
     opinions = np.concatenate([expert_logs[:, chosen], unsupervised_logs[clips][:, None]], axis=1)
     blend = _fit_blend(opinions, gold)
     experts = fit_experts(inputs, clips, gold, (PENALTIES[best],))
-    scores = np.stack([*experts.log_probs(inputs, slice(None)), unsupervised_logs], axis=1)
     weights = dict(zip((*EXPERT_NAMES, "unsupervised"), blend.weights.tolist(), strict=True))
-    probs = np.exp(blend.log_probs(scores))
+    probs = np.empty_like(unsupervised_probs)
+    for block in blocks(len(probs)):
+        scores = np.stack([*experts.log_probs(inputs, block), unsupervised_logs[block]], axis=1)
+        probs[block] = np.exp(blend.log_probs(scores))
     fold = np.arange(len(gold)) % FOLDS
     for held_out in range(FOLDS):
         in_fold = fold == held_out
         probs[clips[in_fold]] = np.exp(_fit_blend(opinions[~in_fold], gold[~in_fold]).log_probs(opinions[in_fold]))
     return probs, weights
+
+
+def _spread(logs: Floats) -> float:
+    """Return the standard deviation of all numbers, (n, S, K)."""
+    if len(logs) <= FIT_SAMPLE:
+        return float(logs.std())
+    mean = logs.mean()
+    return float(np.sqrt(sum(np.square(logs[rows] - mean).sum() for rows in blocks(len(logs))) / logs.size))
 
 
 def _fit_blend(opinions: Floats, gold: Ints) -> LogPool:
@@ -254,12 +273,20 @@ class ExpertInput:
     Attributes:
         evidence: The votes.
         votes: Their patterns.
-        columns: Standardised log-votes, (n, S * K).
+        scale: Standard deviation of the log-votes.
+        learned: Clips that Dawid and Skene's model learns from without their label, (n,).
     """
 
     evidence: Evidence
     votes: VotePatterns
-    columns: Floats
+    scale: float
+    learned: NDArray[np.bool_]
+
+    def columns(self, clips: Ints | slice) -> Floats:
+        """Return standardised log-votes of the chosen clips, (m, S * K)."""
+        logs = self.evidence.logs[clips]
+        columns: Floats = logs.reshape(len(logs), -1) / self.scale
+        return columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,14 +300,10 @@ class Experts:
 
     def log_probs(self, inputs: ExpertInput, clips: Ints | slice) -> list[Floats]:
         """Return log-probabilities, (m, K), of the chosen clips: one array per expert, and one stack per penalty."""
-        pattern = inputs.votes.pattern[clips]
-        pattern_models = (self.confusion, self.dawid_skene)
-        if isinstance(clips, slice):
-            by_pattern = [log_softmax(model.scores(inputs.votes.rows), axis=1)[pattern] for model in pattern_models]
-        else:
-            rows = inputs.votes.rows[pattern]
-            by_pattern = [log_softmax(model.scores(rows), axis=1) for model in pattern_models]
-        stacked = [log_softmax(inputs.columns[clips] @ c[:-1] + c[-1], axis=1) for c in self.stacks]
+        rows = inputs.votes.rows[inputs.votes.pattern[clips]]
+        by_pattern = [log_softmax(model.scores(rows), axis=1) for model in (self.confusion, self.dawid_skene)]
+        columns = inputs.columns(clips)
+        stacked = [log_softmax(columns @ c[:-1] + c[-1], axis=1) for c in self.stacks]
         return [
             np.maximum(logs, MIN_LOG_PROB)
             for logs in (self.pool.log_probs(inputs.evidence.logs[clips]), *by_pattern, *stacked)
@@ -299,11 +322,11 @@ def fit_experts(inputs: ExpertInput, clips: Ints, gold: Ints, penalties: tuple[f
     pool = fit_log_pool(logs, target, total=1.2, weight_spread=0.5, bias=bias, bias_spread=1.0)
     counts = inputs.votes.count_votes(clips, gold)
     confusion = dawid_skene.posterior_mean(counts, class_counts, STRENGTH)
-    is_unknown = np.ones(len(inputs.columns), dtype=bool)
+    is_unknown = inputs.learned.copy()
     is_unknown[clips] = False
     dawid_skene_model = dawid_skene.fit(
         inputs.votes,
-        inputs.votes.count_clips(is_unknown & ~inputs.evidence.all_abstain),
+        inputs.votes.count_clips(is_unknown),
         counts,
         class_counts,
         start=confusion,
@@ -311,7 +334,8 @@ def fit_experts(inputs: ExpertInput, clips: Ints, gold: Ints, penalties: tuple[f
         rounds=30,
         tolerance=1e-3,
     )
-    stacks = tuple(_fit_stack(inputs.columns[clips], gold, classes, penalty) for penalty in penalties)
+    columns = inputs.columns(clips)
+    stacks = tuple(_fit_stack(columns, gold, classes, penalty) for penalty in penalties)
     return Experts(pool, confusion, dawid_skene_model, stacks)
 
 

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from ecmf_pipeline.core.arrays import Floats
+from ecmf_pipeline.core.arrays import Floats, Ints
+from ecmf_pipeline.labels.votes import blocks
 
 _TOLERANCE = 1e-9
 """Scores that differ by less are tied: sums in another order of the sources differ by rounding."""
@@ -32,8 +33,11 @@ def count_votes(votes: Mapping[str, Floats], weights: Floats | None = None) -> F
     Returns:
         Shares; equal shares for clips without votes.
     """
-    ballots = _ballots(_fill_abstentions(votes))
-    counts = ballots.sum(axis=0) if weights is None else np.einsum("snk,s->nk", ballots, weights)
+    clips, classes = next(iter(votes.values())).shape
+    counts = np.empty((clips, classes))
+    for rows in blocks(clips):
+        ballots = _ballots(_fill_abstentions(votes, rows))
+        counts[rows] = ballots.sum(axis=0) if weights is None else np.einsum("snk,s->nk", ballots, weights)
     return break_ties(normalise_rows(counts), votes)
 
 
@@ -53,18 +57,19 @@ def break_ties(scores: Floats, votes: Mapping[str, Floats]) -> Floats:
         votes: Probabilities by source, (n, K) each; a row of NaN is an abstention. Clips without votes keep their
             scores.
     """
-    probs = _fill_abstentions(votes)
     tied = _highest(scores, np.ones(scores.shape, dtype=bool))
-    rows = np.flatnonzero((tied.sum(axis=1) > 1) & (probs > 0).any(axis=(0, 2)))
+    rows = np.flatnonzero(tied.sum(axis=1) > 1)
+    probs = _fill_abstentions(votes, rows)  # (S, tied clips, K)
+    has_votes = (probs > 0).any(axis=(0, 2))
+    rows, probs = rows[has_votes], probs[:, has_votes]
     if not len(rows):
         return scores
-    ballots = _ballots(probs)
-    weighted_probs = np.einsum("snk,s->nk", probs[:, rows], _agreement(ballots))
+    weighted_probs = np.einsum("snk,s->nk", probs, source_agreement(votes))
     candidates = _highest(weighted_probs, tied[rows])
-    candidates = _highest(np.broadcast_to(ballots.sum(axis=(0, 1)), candidates.shape), candidates)
+    totals = sum(_ballots(_fill_abstentions(votes, block)).sum(axis=(0, 1)) for block in blocks(len(scores)))
+    candidates = _highest(np.broadcast_to(totals, candidates.shape), candidates)
     broken = scores.copy()
-    totals = scores[rows].sum(axis=1)
-    broken[rows, candidates.argmax(axis=1)] += _WINNER_BONUS * totals
+    broken[rows, candidates.argmax(axis=1)] += _WINNER_BONUS * scores[rows].sum(axis=1)
     broken[rows] /= 1 + _WINNER_BONUS
     return broken
 
@@ -78,7 +83,17 @@ def source_agreement(votes: Mapping[str, Floats]) -> Floats:
     Args:
         votes: Probabilities by source, (n, K) each; a row of NaN is an abstention.
     """
-    return _agreement(_ballots(_fill_abstentions(votes)))
+    clips, classes = next(iter(votes.values())).shape
+    equal, pairs = np.zeros((len(votes), len(votes))), np.zeros((len(votes), len(votes)))
+    for rows in blocks(clips):
+        ballots = _ballots(_fill_abstentions(votes, rows))
+        flat, voting = ballots.reshape(len(votes), -1), np.asarray(ballots.any(axis=2), np.float64)
+        equal += flat @ flat.T
+        pairs += voting @ voting.T
+    np.fill_diagonal(equal, 0.0)
+    np.fill_diagonal(pairs, 0.0)
+    agreement: Floats = (equal.sum(axis=1) + 1) / (pairs.sum(axis=1) + classes)
+    return agreement
 
 
 def normalise_rows(rows: Floats) -> Floats:
@@ -88,9 +103,9 @@ def normalise_rows(rows: Floats) -> Floats:
     return shares
 
 
-def _fill_abstentions(votes: Mapping[str, Floats]) -> Floats:
-    """Stack the probabilities, (S, n, K), with zeros for abstentions."""
-    probs = np.stack([np.asarray(source, np.float64) for source in votes.values()])
+def _fill_abstentions(votes: Mapping[str, Floats], rows: slice | Ints) -> Floats:
+    """Stack the probabilities of some clips, (S, m, K), with zeros for abstentions."""
+    probs = np.stack([np.asarray(source[rows], np.float64) for source in votes.values()])
     filled: Floats = np.where(np.isnan(probs).any(axis=2, keepdims=True), 0.0, probs)
     return filled
 
@@ -102,17 +117,6 @@ def _ballots(probs: Floats) -> Floats:
     total = ballots.sum(axis=2, keepdims=True)
     shared: Floats = ballots / np.where(total > 0, total, 1.0)
     return shared
-
-
-def _agreement(ballots: Floats) -> Floats:
-    sources, _, classes = ballots.shape
-    flat: Floats = ballots.reshape(sources, -1)
-    voting = np.asarray(ballots.any(axis=2), np.float64)
-    equal, pairs = flat @ flat.T, voting @ voting.T
-    np.fill_diagonal(equal, 0.0)
-    np.fill_diagonal(pairs, 0.0)
-    agreement: Floats = (equal.sum(axis=1) + 1) / (pairs.sum(axis=1) + classes)
-    return agreement
 
 
 def _highest(scores: Floats, candidates: NDArray[np.bool_]) -> NDArray[np.bool_]:

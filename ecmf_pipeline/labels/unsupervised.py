@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from ecmf_pipeline.core.arrays import Floats, Ints
-from ecmf_pipeline.labels.dawid_skene import DawidSkene, VotePatterns, fit, posterior_mean, vote_patterns
-from ecmf_pipeline.labels.votes import ABSTAIN, Evidence, error_correlations, fit_log_pool
+from ecmf_pipeline.labels.dawid_skene import DawidSkene, VotePatterns, fit, posterior_mean, sample_clips, vote_patterns
+from ecmf_pipeline.labels.votes import ABSTAIN, Evidence, blocks, error_correlations, fit_log_pool
 
 STRENGTH = 60.0
 """Weight of the Dirichlet prior of each confusion row, in clips."""
@@ -139,7 +139,7 @@ def _combine(evidence: Evidence, votes: VotePatterns, rng: np.random.Generator, 
     voted = ~evidence.all_abstain
     if evidence.logs.shape[1] < MIN_SOURCES or not voted.any():
         return _fill_abstentions(mean, evidence, "mean of the probabilities")
-    model = _from_majority(votes, voted, strength)
+    model = _from_majority(votes, sample_clips(voted, rng), strength)
     dawid_skene_probs = softmax(model.scores(votes.rows), axis=1)[votes.pattern]  # (n, K)
     training = np.flatnonzero(voted)
     if len(training) > POOL_SAMPLE:
@@ -163,7 +163,7 @@ def _fill_abstentions(probs: Floats, evidence: Evidence, method: str) -> tuple[F
 def _from_majority(votes: VotePatterns, voted: NDArray[np.bool_], strength: float) -> DawidSkene:
     sources, classes = votes.shape
     counts = votes.count_clips(voted)
-    tally = np.asarray(votes.rows.toarray()).reshape(-1, sources, classes).sum(axis=1) + 1e-3  # (u, K)
+    tally = votes.rows @ np.tile(np.eye(classes), (sources, 1)) + 1e-3  # (u, K)
     expected_clips = counts[:, None] * tally / tally.sum(axis=1, keepdims=True)
     start = posterior_mean(votes.expected_votes(expected_clips), expected_clips.sum(axis=0), strength)
     no_known_counts = np.zeros((sources, classes, classes))
@@ -176,15 +176,21 @@ def _soft_share(evidence: Evidence) -> float:
     One soft vote in five suffices for 1, because sharp probabilities are clipped at the floor and then look like hard
     votes.
     """
-    ranked = np.sort(evidence.logs[evidence.hard_votes != ABSTAIN], axis=1)  # centred log-votes, (votes, K)
-    if ranked.shape[1] < 3:  # of two classes, a vote has one other label
+    clips, _, classes = evidence.logs.shape
+    if classes < 3:  # of two classes, a vote has one other label
         return 1.0
-    return min(1.0, 5.0 * float(np.mean(ranked[:, -2] - ranked[:, 0] > _TIE_TOLERANCE)))
+    n_soft = 0
+    for rows in blocks(clips):
+        ranked = np.sort(evidence.logs[rows][evidence.hard_votes[rows] != ABSTAIN], axis=1)  # log-votes, (votes, K)
+        n_soft += int((ranked[:, -2] - ranked[:, 0] > _TIE_TOLERANCE).sum())
+    return min(1.0, 5.0 * n_soft / int((evidence.hard_votes != ABSTAIN).sum()))
 
 
 def _mean_probs(evidence: Evidence) -> Floats:
-    voting = evidence.hard_votes != ABSTAIN
-    probs = softmax(evidence.logs, axis=2) * voting[:, :, None]
-    total = np.maximum(voting.sum(axis=1), 1)[:, None]
-    mean: Floats = probs.sum(axis=1) / total
+    clips, _, classes = evidence.logs.shape
+    mean = np.empty((clips, classes))
+    for rows in blocks(clips):
+        voting = evidence.hard_votes[rows] != ABSTAIN
+        probs = softmax(evidence.logs[rows], axis=2) * voting[:, :, None]
+        mean[rows] = probs.sum(axis=1) / np.maximum(voting.sum(axis=1), 1)[:, None]
     return mean

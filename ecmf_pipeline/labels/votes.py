@@ -9,7 +9,7 @@ logistic-normal: one noise rate for all classes, and a deviation for each pair o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,9 @@ from scipy.special import betaincinv, log_softmax, softmax
 
 from ecmf_pipeline.core.arrays import Floats, Ints, ShortRepr
 from ecmf_pipeline.labels.config import LabelModelConfig
+
+_BLOCK = 65_536
+"""Clips of one block."""
 
 ABSTAIN = -1
 """Index of an abstention, in place of a class index."""
@@ -57,16 +60,26 @@ def stack_votes(votes: Mapping[str, NDArray[np.floating]], *, floor: float) -> E
     shapes = {np.shape(probs) for probs in votes.values()}
     if len(shapes) > 1 or len(next(iter(shapes))) != 2:
         raise ValueError(f"votes must all have the same shape (n, K), not {sorted(shapes)}")
-    stacked = np.stack([np.asarray(probs, np.float64) for probs in votes.values()], axis=1)
-    abstains = np.asarray(np.isnan(stacked).all(axis=2))  # (n, S)
-    voting = stacked[~abstains]
-    if not (np.all(voting >= 0) and np.allclose(voting.sum(axis=1), 1.0, atol=1e-3)):
-        raise ValueError("each vote must be a distribution over the labels, or all NaN")
-    logs = np.log(np.clip(stacked, floor, 1.0))
-    logs -= logs.mean(axis=2, keepdims=True)
-    logs[abstains] = 0.0
-    hard_votes = np.where(abstains, ABSTAIN, np.where(abstains[:, :, None], 0.0, stacked).argmax(axis=2))
-    return Evidence(logs, hard_votes.astype(np.int64))
+    clips, classes = next(iter(shapes))
+    logs, hard_votes = np.empty((clips, len(votes), classes)), np.empty((clips, len(votes)), np.int64)
+    for source, named_probs in enumerate(votes.values()):  # one after the other, which needs less memory
+        probs = np.asarray(named_probs, np.float64)
+        hard_votes[:, source] = first_choice(probs)
+        abstains = hard_votes[:, source] == ABSTAIN
+        voting = probs[~abstains]
+        if not (np.all(voting >= 0) and np.allclose(voting.sum(axis=1), 1.0, atol=1e-3)):
+            raise ValueError("each vote must be a distribution over the labels, or all NaN")
+        of_source = np.log(np.clip(probs, floor, 1.0))
+        of_source -= of_source.mean(axis=1, keepdims=True)
+        of_source[abstains] = 0.0
+        logs[:, source] = of_source
+    return Evidence(logs, hard_votes)
+
+
+def blocks(clips: int) -> Iterator[slice]:
+    """Yield slices of consecutive clips, for computations whose intermediate arrays would be large."""
+    for start in range(0, max(clips, 1), _BLOCK):
+        yield slice(start, start + _BLOCK)
 
 
 def first_choice(probs: NDArray[np.floating]) -> Ints:

@@ -27,8 +27,9 @@ from ecmf_pipeline.report.blocks import (
     signed,
 )
 from ecmf_pipeline.report.charts import PALETTE, Interval, intervals, stacked
-from ecmf_pipeline.report.inputs import Ablation, Difference, PredictedClip, ReportInput, VariantRow
-from ecmf_pipeline.report.scores import bounds, caveat, compare
+from ecmf_pipeline.report.conclusions import bounds, caveat, compare
+from ecmf_pipeline.report.inputs import PredictedClip, ReportInput
+from ecmf_pipeline.report.metrics import Ablation, Difference, Evaluation, VariantRow
 from ecmf_pipeline.report.zero_shot import Conclusion
 
 MOST_FLAGGED = 20
@@ -40,11 +41,12 @@ HEADINGS = {
     "text": "Raw and enriched text",
     "rows": "Frame sequences and pooled features",
     "fusion": "Other fusion models",
+    "plain": "Plain models on the same features",
     "part": "Parts of the model and its training",
 }
 """Heading of each comparison of `ablate`; a comparison without an entry is shown under its own name."""
-PLAIN = {"mean_probs": "the mean of the probabilities of the single modalities"}
-"""Variants that are plain methods, and how they are named in sentences."""
+PLAIN = {"mean_probs": "mean of probabilities"}
+"""Fusion models that are plain, and their names in sentences."""
 ANCHOR, TITLE = "ablation", "Ablation study"
 
 
@@ -169,22 +171,38 @@ def ablation_section(ablation: Ablation | None) -> Section:
     return Section(ANCHOR, TITLE, [*blocks, *_robustness(ablation)])
 
 
-def plain_conclusion(ablation: Ablation | None) -> Conclusion | None:
-    """Return whether the fusion is better than the best plain method; None if none was trained."""
-    plain = [row for row in ablation.variants if row.name in PLAIN] if ablation else []
-    if ablation is None or not plain or ablation.reference.kind in PLAIN:
+def plain_conclusion(evaluation: Evaluation, ablation: Ablation | None) -> Conclusion | None:
+    """Return whether the fusion is better than the best plain model; None if none was trained.
+
+    The plain models of `evaluate` are compared with the fusion of given labels. Without them, those of `ablate` count.
+    """
+    differences = {
+        name: model.fusion_over
+        for name, model in (evaluation.plain.models if evaluation.plain else {}).items()
+        if model.fusion_over is not None
+    }
+    judged_by, basis = evaluation.judged_by, evaluation.basis
+    if not differences and ablation is not None and ablation.reference.kind not in PLAIN:
+        judged_by, basis = ablation.judged_by, ablation.basis
+        differences = {
+            PLAIN.get(row.name, row.name): Difference(difference=-row.difference, low=-row.high, high=-row.low)
+            for row in ablation.variants
+            if (row.name in PLAIN or row.table == "plain")
+            and row.difference is not None
+            and row.low is not None
+            and row.high is not None
+        }
+    known = {name: one.difference for name, one in differences.items() if one.difference is not None}
+    if not known:
         return None
-    best = max(plain, key=lambda row: row.weighted_f1)
-    if best.difference is None or best.low is None or best.high is None:
-        return None
-    difference = Difference(difference=-best.difference, low=-best.high, high=-best.low)
+    best = min(known, key=lambda name: known[name])
     conclusion = compare(
-        difference, first="The fusion", second=PLAIN[best.name], caveat=caveat(ablation.judged_by, ablation.basis)
+        differences[best], first="The fusion", second=f"a plain model ({best})", caveat=caveat(judged_by, basis)
     )
-    if conclusion.state == "better":
+    if conclusion.state not in {"same", "worse"}:
         return conclusion
     warning = "does as well" if conclusion.state == "same" else "is better"
-    return Conclusion(conclusion.state, conclusion.short, f"Warning: a plain method {warning}. {conclusion.sentence}")
+    return Conclusion(conclusion.state, conclusion.short, f"Warning: a plain model {warning}. {conclusion.sentence}")
 
 
 def _introduction(ablation: Ablation) -> str:

@@ -183,10 +183,14 @@ def _texts(card: Card, config: ReportConfig) -> dict[str, object]:
         facts.append(("Decision", _decision(decision, config)))
     if prediction is not None:
         facts.append(("Fusion predicts", _prediction(card, prediction)))
-        weights = [(name, share) for name, share in prediction.modality_weights.items() if math.isfinite(share)]
-        if weights:
-            ranked = sorted(weights, key=lambda item: -item[1])
-            facts.append(("Modality weights", ", ".join(f"{name} {percent(share)}" for name, share in ranked)))
+        facts += [
+            (name, text)
+            for name, weights in (
+                ("Modality weights", prediction.modality_weights),
+                ("Encoder weights", prediction.encoder_weights),
+            )
+            if (text := _weights(weights))
+        ]
     if decision is not None and decision.votes:
         facts.append(("Votes", format_votes(decision.votes)))
     return {
@@ -195,6 +199,12 @@ def _texts(card: Card, config: ReportConfig) -> dict[str, object]:
         "words": corpus_text(words, 2 * config.text_length) if words.strip() else "",
         "review": REVIEW + quote(clip.clip_id, safe="", errors="replace"),
     }
+
+
+def _weights(weights: Mapping[str, float]) -> str:
+    """Format the known weights, the largest first."""
+    known = sorted(((share, name) for name, share in weights.items() if math.isfinite(share)), reverse=True)
+    return ", ".join(f"{name} {percent(share)}" for share, name in known)
 
 
 def _label_change(card: Card) -> Markup:

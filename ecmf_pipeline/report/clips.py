@@ -25,9 +25,10 @@ from ecmf_pipeline.report.blocks import (
     shorten,
 )
 from ecmf_pipeline.report.cards import Cards, decision_table
-from ecmf_pipeline.report.inputs import Confusion, Evaluation, ReportInput, column
+from ecmf_pipeline.report.conclusions import evaluation_basis, truth_name
+from ecmf_pipeline.report.inputs import ReportInput, column
 from ecmf_pipeline.report.map import draw_map
-from ecmf_pipeline.report.scores import evaluation_basis, truth_name
+from ecmf_pipeline.report.metrics import Confusion, Evaluation
 from ecmf_pipeline.report.words import DECISIONS
 
 SHOWN = 10

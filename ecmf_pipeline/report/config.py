@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from ecmf_pipeline.core.config import Config
-from ecmf_pipeline.report.thumbnails import Pictures
+
+Pictures = Literal["show", "blur", "off"]
 
 
 class ReportConfig(Config):

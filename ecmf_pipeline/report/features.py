@@ -100,7 +100,7 @@ def _encoders(report: ReportInput) -> list[Block]:
                 corpus_text(name, 60),
                 UNKNOWN if width is None else str(width),
                 shorten(_first_two(hashes), 80) or "none",
-                licence_of([name, *flat_settings.values()]),
+                licence_of(name, str(report.provenance.get(modality, {}).get("model"))),
                 fingerprint(values),
             ]
         )

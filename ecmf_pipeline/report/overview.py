@@ -9,8 +9,7 @@ from ecmf_pipeline.labels.refine import LabelAction
 from ecmf_pipeline.labels.verdicts import MIN_GOLD
 from ecmf_pipeline.report.ablation import plain_conclusion
 from ecmf_pipeline.report.blocks import Tile, count, join_items, percent, score, shorten
-from ecmf_pipeline.report.inputs import Ablation, Evaluation, ReportInput, column
-from ecmf_pipeline.report.scores import (
+from ecmf_pipeline.report.conclusions import (
     bounds,
     fusion_conclusion,
     headline_score,
@@ -18,6 +17,8 @@ from ecmf_pipeline.report.scores import (
     majority_f1,
     training_conclusion,
 )
+from ecmf_pipeline.report.inputs import ReportInput, column
+from ecmf_pipeline.report.metrics import Ablation, Evaluation
 from ecmf_pipeline.report.zero_shot import Conclusion, next_step, zero_shot_conclusions, zero_shot_tiles
 
 REVIEW = "ecmf-pipe review"
@@ -52,7 +53,7 @@ def tiles(report: ReportInput, evaluation: Evaluation, ablation: Ablation | None
     if evaluation.zero_shot is not None:
         return zero_shot_tiles(evaluation, evaluation.zero_shot)
     value, _ = headline_score(evaluation)
-    fusion, plain = fusion_conclusion(evaluation), plain_conclusion(ablation)
+    fusion, plain = fusion_conclusion(evaluation), plain_conclusion(evaluation, ablation)
     refinement = labels_conclusion(evaluation, report.refined)
     best = evaluation.fusion_over_best_modality
     comparison = "no comparison"
@@ -65,8 +66,9 @@ def tiles(report: ReportInput, evaluation: Evaluation, ablation: Ablation | None
         Tile("Compared with the best single modality", fusion.short, comparison, fusion.state),
     ]
     if plain is not None:
-        detail = "mean of the probabilities of the single modalities"
-        shown.append(Tile("Compared with a plain method", plain.short, detail, plain.state))
+        shown.append(
+            Tile("Compared with plain models", plain.short, "the best of them, on the same features", plain.state)
+        )
     return [
         *shown,
         Tile("Training labels after refinement", refinement.short, _accuracies(evaluation), refinement.state),
@@ -82,7 +84,7 @@ def conclusions(report: ReportInput, evaluation: Evaluation, ablation: Ablation 
     if evaluation.zero_shot is not None:
         return zero_shot_conclusions(evaluation, evaluation.zero_shot)
     found = [_score_conclusion(report, evaluation), fusion_conclusion(evaluation)]
-    if (plain := plain_conclusion(ablation)) is not None:
+    if (plain := plain_conclusion(evaluation, ablation)) is not None:
         found.append(plain)
     found.append(labels_conclusion(evaluation, report.refined))
     if report.refined or evaluation.refined_over_given:
@@ -140,12 +142,12 @@ def _about_the_model(evaluation: Evaluation, ablation: Ablation | None) -> list[
     majority_score = majority_f1(evaluation)
     if evaluation.weighted_f1 is not None and majority_score is not None and evaluation.weighted_f1 <= majority_score:
         steps.append(Step("Check labels and features: the model has learned nothing from them.", "ecmf-pipe doctor"))
-    plain = plain_conclusion(ablation)
+    plain = plain_conclusion(evaluation, ablation)
     if plain is not None and plain.state in {"same", "worse"}:
         steps.append(
             Step(
-                "Use the mean of the probabilities (train.fusion.kind: mean_probs), or compare stronger encoders: the "
-                "fusion is not better than a plain method.",
+                "Compare stronger encoders, or use train.fusion.kind: mean_probs: the fusion is not better than a "
+                "plain model.",
                 "ecmf-pipe encoders --list",
             )
         )

@@ -21,7 +21,8 @@ from ecmf_pipeline.report.clips import clips_section, confusion_section
 from ecmf_pipeline.report.config import ReportConfig
 from ecmf_pipeline.report.corpus import corpus_section, quarantine_section
 from ecmf_pipeline.report.features import faces_section, features_section
-from ecmf_pipeline.report.inputs import ReportInput, read_ablation, read_evaluation
+from ecmf_pipeline.report.inputs import ReportInput
+from ecmf_pipeline.report.metrics import read_ablation, read_evaluation
 from ecmf_pipeline.report.overview import Step, conclusions, describe_corpus, next_steps, tiles
 from ecmf_pipeline.report.refinement import refinement_section
 from ecmf_pipeline.report.runtime import runtime_section

@@ -23,9 +23,10 @@ from ecmf_pipeline.report.blocks import (
 )
 from ecmf_pipeline.report.cards import label_after
 from ecmf_pipeline.report.charts import Bar, bars
+from ecmf_pipeline.report.conclusions import labels_conclusion
 from ecmf_pipeline.report.evidence import evidence_blocks, vote_source_blocks, votes_by_source
-from ecmf_pipeline.report.inputs import Evaluation, LabelAccuracy, ReportInput, column
-from ecmf_pipeline.report.scores import labels_conclusion
+from ecmf_pipeline.report.inputs import ReportInput, column
+from ecmf_pipeline.report.metrics import Evaluation, LabelAccuracy
 from ecmf_pipeline.report.words import ABSENT, DECISIONS
 from ecmf_pipeline.report.zero_shot import UNVERIFIED, next_step
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import yaml
@@ -54,13 +54,8 @@ def runtime_section(report: ReportInput) -> Section:
     return Section("runtime", "What ran", blocks)
 
 
-def licence_of(settings: Iterable[str]) -> str:
-    """Return the licence of an encoder that ships in a package; of others, where it is documented.
-
-    Args:
-        settings: Values of its settings, among them its type or the folder of its weights.
-    """
-    names = (text.rpartition("/")[2] for text in settings)
+def licence_of(*names: str) -> str:
+    """Return the licence of an encoder that ships in a package, by its type or model; of others, where it is stated."""
     return next((_LICENCES[name] for name in names if name in _LICENCES), "see its model card")
 
 

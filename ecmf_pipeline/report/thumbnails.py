@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from threading import local
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +17,7 @@ from ecmf_pipeline.core.clips import Clip
 from ecmf_pipeline.core.errors import ClipError
 from ecmf_pipeline.media.clip_reader import ClipReader, span_of
 from ecmf_pipeline.media.config import MediaConfig
+from ecmf_pipeline.report.config import Pictures
 
 MAX_BYTES = 4_000_000
 """Largest size of all pictures in the page, encoded as base64."""
@@ -27,8 +27,6 @@ _QUALITY = 60
 _BLURRED_SIDE = 10
 """Longer side, in pixels, to which a blurred frame is reduced: a face of half the height has about 4 x 4 pixels."""
 _BATCH = 64
-
-Pictures = Literal["show", "blur", "off"]
 
 
 @dataclass(frozen=True, slots=True)

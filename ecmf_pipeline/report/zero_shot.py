@@ -22,7 +22,8 @@ from ecmf_pipeline.report.blocks import (
     score,
 )
 from ecmf_pipeline.report.charts import Bar, bars
-from ecmf_pipeline.report.inputs import Evaluation, ReportInput, ZeroShot
+from ecmf_pipeline.report.inputs import ReportInput
+from ecmf_pipeline.report.metrics import Evaluation, ZeroShot
 
 UNVERIFIED = "zero-shot, unverified"
 

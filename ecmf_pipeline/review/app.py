@@ -148,7 +148,7 @@ class ReviewApp:
     # Pages
 
     async def _page(self, request: Request) -> Response:
-        first = await run_in_threadpool(self._next_clips, request, 1)
+        first = await run_in_threadpool(self._first_clips, request)
         labels = self._project.labels
         others = other_answers(labels)
         state = {
@@ -238,6 +238,13 @@ class ReviewApp:
             "groups": sorted(catalog.groups)[:500] if catalog else [],
             "filters": filters._asdict(),
         }
+
+    def _first_clips(self, request: Request) -> dict[str, Any]:
+        """Return the clip that the address names (``?clip=``, as links of the report do), or else the next one."""
+        first = self._next_clips(request, 1)
+        if name := request.query_params.get("clip"):
+            first["clips"] = [self._describe(self._project.clip(name).clip_id, self._name(request))]
+        return first
 
     def _describe(self, name: str, reviewer: str) -> dict[str, Any]:
         shown = self._project.describe(name, reviewer, show_others=self._options.show_others)

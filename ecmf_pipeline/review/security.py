@@ -43,8 +43,8 @@ _HEADERS = {
 }
 _OPEN = """<!doctype html>
 <html lang="en">
-<head><meta charset="utf-8"><meta http-equiv="refresh" content="0;url=/"><title>Review clips</title></head>
-<body><a href="/">Review clips</a></body></html>
+<head><meta charset="utf-8"><meta http-equiv="refresh" content="0;url={address}"><title>Review clips</title></head>
+<body><a href="{address}">Review clips</a></body></html>
 """
 _SECRET_BYTES = 32
 _FAILED_LOGIN_SECONDS = 1.0
@@ -246,9 +246,13 @@ class Guard:
             return None if is_own else PlainTextResponse("This form was sent from another site.", 403)
         if path == "/" and not access.password and _equal(request.query_params.get("token", ""), access.token):
             # Not a redirect: after a link on another site, such as a terminal in the browser, it would lack the cookie.
-            response = HTMLResponse(_OPEN, headers={"cache-control": "no-store"})
+            response = HTMLResponse(_OPEN.format(address="/"), headers={"cache-control": "no-store"})
             access.set_session(response)
             return response
+        if path == "/" and _is_link(request):
+            # The browser sends the cookie with the next request, which comes from this page.
+            address = "/?clip=" + quote(request.query_params["clip"], safe="")
+            return HTMLResponse(_OPEN.format(address=address), headers={"cache-control": "no-store"})
         if not access.has_session(request):
             if access.password and request.method == "GET" and path in {"/", "/progress"}:
                 return RedirectResponse("/login", 303)
@@ -268,3 +272,10 @@ def _missing(headers: Mapping[str, str], present: set[bytes]) -> list[tuple[byte
 
 def _equal(given: str, expected: str) -> bool:
     return bool(given) and hmac.compare_digest(given.encode(), expected.encode())
+
+
+def _is_link(request: Request) -> bool:
+    """Return whether somebody followed a link to a clip, such as those of the report; the answer holds no secret."""
+    fetch = tuple(request.headers.get(f"sec-fetch-{name}", "") for name in ("site", "mode", "dest"))
+    is_get = request.method == "GET" and list(request.query_params) == ["clip"]
+    return is_get and fetch == ("cross-site", "navigate", "document")

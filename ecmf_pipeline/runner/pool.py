@@ -83,6 +83,11 @@ class LocalProcesses:
         pool = WorkerPool(JobQueue(tasks), pickle.dumps((factory, spools)), self, self._clip_timeout)
         yield from pool.run(self._workers, self._openers)
 
+    @property
+    def log_hint(self) -> str:
+        """See `Host`."""
+        return "see its output above"
+
     def launch(self, role: Role, number: int) -> WorkerProcess[Any]:
         """See `Host`."""
         return WorkerProcess(role, number, self._threads, self._clip_timeout)
@@ -101,6 +106,10 @@ def check_opener_method(factory: StepFactory, openers: int) -> None:
 
 class Host(Protocol[ProcessT]):
     """The machine or the cluster that runs the processes of a pool."""
+
+    @property
+    def log_hint(self) -> str:
+        """The hint to the output of a process that has ended."""
 
     def launch(self, role: Role, number: int) -> ProcessT:
         """Start a process, also in place of one that has ended."""
@@ -351,7 +360,7 @@ class WorkerPool(Generic[ItemT]):
         if self._losses[place] >= _LOSSES_IN_A_ROW:
             raise EcmfError(
                 f"{process.role} {process.number} was lost {_LOSSES_IN_A_ROW} times in a row together with its machine",
-                "see the logs of the cluster; if memory is short, use fewer workers on each machine",
+                f"{self._host.log_hint}; if memory is short, use fewer workers on each machine",
             )
 
     def _count_death(self, process: PoolProcess[ItemT], status: int) -> None:
@@ -366,7 +375,7 @@ class WorkerPool(Generic[ItemT]):
         if deaths[place] >= limit:
             raise EcmfError(
                 f"{process.role} {process.number} exited {limit} times in a row {moment} ({_format_status(status)})",
-                "see its output above; if memory is short, use fewer workers",
+                f"{self._host.log_hint}; if memory is short, use fewer workers",
             )
 
 

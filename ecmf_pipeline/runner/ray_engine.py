@@ -282,13 +282,16 @@ class _RayHosts:
     """The actors of one run; a `Host`."""
 
     def __init__(self, plan: HostPlan, config: EngineConfig, gpus: float) -> None:
-        import ray
-
-        self._plan = ray.put(plan)
+        self._plan = plan
         self._config = config
         self._gpus = gpus
         self._actors: dict[tuple[Role, int], Any] = {}
         self._worker_seen = time.monotonic()
+
+    @property
+    def log_hint(self) -> str:
+        """See `Host`."""
+        return "see its output in the logs of Ray (`ray logs`)"
 
     def launch(self, role: Role, number: int) -> RayProcess[Any]:
         """Create an actor, or return the one that had the ended process; Ray restarts it if its node was lost."""

@@ -105,8 +105,6 @@ class ProcessHost:
         self._process = WorkerProcess(self._role, self._number, self._plan.threads, self._plan.clip_timeout)
         self._process.begin(work)
         event, _ = self._next_event(self._process)
-        if isinstance(event, ProcessFailed):
-            return _with_node(event)
         self._process.ready = not isinstance(event, Death)
         return event
 
@@ -157,6 +155,8 @@ class ProcessHost:
             for event, arrays in process.events():
                 if isinstance(event, Death):
                     self._process = None
+                if isinstance(event, ProcessFailed):
+                    event = _with_node(event)
                 return event, arrays if isinstance(arrays, SharedArrays) else None
 
 

@@ -22,7 +22,9 @@ IGNORED = {
     "data": [
         ".index-cache.json",
         ".last-scan.json",
+        ".resources.json",
         ".digests.json",
+        ".trial.json",
         ".languages.npz",
         ".translation-languages.npz",
         ".index.spool",

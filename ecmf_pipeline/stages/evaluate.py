@@ -9,6 +9,7 @@ from ecmf_pipeline.core.files import write_json, write_sealed_json
 from ecmf_pipeline.core.predictions import Basis
 from ecmf_pipeline.evaluation.controls import compare_controls, fusion_predictions, predict_out_of_fold, training_sets
 from ecmf_pipeline.evaluation.label_quality import LabelEvidence, compare_methods, measure_calibration, measure_sources
+from ecmf_pipeline.evaluation.plain import compare_plain
 from ecmf_pipeline.evaluation.scoring import Evaluator, evaluate
 from ecmf_pipeline.evaluation.summary import summary, summary_metrics, write_plots
 from ecmf_pipeline.evaluation.zero_shot import (
@@ -58,12 +59,16 @@ def run() -> None:
     rows = join_modalities(features)
     linear = {name: predict_out_of_fold(rows, one, folds, seed=seed) for name, one in sets.items()}
     results["controls"] = compare_controls(evaluator, linear)
+    training_folds = folds_of(corpus, training.folds, training.seed)
+    if params.evaluate.plain:
+        fusion = tables["fusion"].classes[evaluator.rows]
+        results["plain"] = compare_plain(evaluator, corpus, features, training_folds, fusion, seed=training.seed)
     if params.evaluate.fusion_controls:
         try:
             predictions = fusion_predictions(
                 features,
                 sets,
-                folds_of(corpus, training.folds, training.seed),
+                training_folds,
                 clips,
                 labels,
                 fusion=params.train.fusion,

@@ -140,7 +140,7 @@ def run() -> None:
 
 
 def _with_clips(
-    content: ReportInput, params: Params, stores: Mapping[Modality, FeatureStore], evaluated: PredictionTable
+    content: ReportInput, params: Params, stores: Mapping[str, FeatureStore], evaluated: PredictionTable
 ) -> ReportInput:
     """Add the map and the thumbnails of the clips that get a card."""
     chosen = choose_clips(content)

@@ -18,7 +18,7 @@ from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.core.paths import DATA
 from ecmf_pipeline.sharing.new_project import IGNORED, make_project
 
-NOT_STAGES = {"status", "init", "encoders", "doctor", "score", "forget"}
+NOT_STAGES = {"status", "init", "encoders", "doctor", "score", "forget", "compare", "plan", "slurm"}
 
 
 def ecmf_pipe(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -158,6 +158,7 @@ def test_git_ignores_all_outputs_that_dvc_tracks(repository, project):
                     tracked.add(path.replace("${key}", str(item)).replace("${item}", str(item)))
     untracked = {f"data/.index{name}" for name in ("-cache.json", ".spool", ".lock")}
     untracked |= {"data/.last-scan.json", "data/.last-segmentation.json", "data/.digests.json", "data/.segments.spool"}
+    untracked |= {"data/.resources.json", "data/.trial.json", "data/.shards", "data/features/.shards"}
     untracked |= {"data/.languages.npz", "data/.translation-languages.npz"}
     untracked |= {"data/.transcripts.spool", "data/.rewrite.spool", "data/.votes.spool", "data/transfer.json"}
     untracked |= {f"data/quarantine/vote-{name}.csv" for name in ("cues", "frames", "examples-*")}

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
+from ecmf_pipeline.core import arrays
 from ecmf_pipeline.core.arrays import (
     bootstrap_difference,
     bootstrap_f1,
+    bootstrap_samples,
     confusion,
     expected_calibration_error,
     scores,
@@ -89,3 +93,17 @@ def test_bootstrap_interval_equals_one_of_resampled_clips():
             weighted_f1(list(truth[rows]), list(first[rows])) - weighted_f1(list(truth[rows]), list(second[rows]))
         )
     assert (low, high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])), abs=0.03)
+
+
+def test_a_bootstrap_of_many_groups_holds_no_matrix_of_draws_and_groups(monkeypatch):
+    rng = np.random.default_rng(7)
+    truth, first, second = (rng.integers(0, 6, 40_000) for _ in range(3))
+    groups = np.arange(40_000) // 4
+    tracemalloc.start()
+    _, samples = bootstrap_samples(first, second, truth, rng=np.random.default_rng(1), groups=groups, draws=400)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 40e6  # the draws of all groups alone are 32 MB, and the kinds of clips in each group 17 MB
+    monkeypatch.setattr(arrays, "_DRAWN_NUMBERS", 1)
+    _, one_by_one = bootstrap_samples(first, second, truth, rng=np.random.default_rng(1), groups=groups, draws=20)
+    np.testing.assert_array_equal(one_by_one, samples[:20])

@@ -29,8 +29,9 @@ def test_the_longest_run_is_kept(tmp_path: Path) -> None:
 
 def test_other_commands_and_failed_stages_are_not_recorded(tmp_path: Path) -> None:
     path = tmp_path / "resources.json"
-    with recorded(["status"], path):
-        pass
+    for arguments in (["status"], [], ["predict", "--video", "a.mp4"], ["refine", "--dry-run"]):
+        with recorded(arguments, path):
+            pass
     with pytest.raises(ValueError, match="failed"), recorded(["index"], path):
         raise ValueError("failed")
     with recorded(["index"], tmp_path / "no project" / "resources.json"):

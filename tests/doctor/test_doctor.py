@@ -29,7 +29,7 @@ def checks_of(process: subprocess.CompletedProcess[str]) -> dict[str, dict[str, 
 
 
 def file_states(folder: Path) -> dict[Path, tuple[int, int] | None]:
-    excluded = {"models", ".digests.json"}  # digests of weights are cached by every command that reads them
+    excluded = {"models", ".digests.json", ".trial.json"}  # cached digests of weights, and the measurements
     paths = [path for path in folder.rglob("*") if not excluded & set(path.parts)]
     return {path: (path.stat().st_size, path.stat().st_mtime_ns) if path.is_file() else None for path in paths}
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from ecmf_pipeline.evaluation.ablation import Ablation, Study, ablate, noisy, shuffled, summary, write_ablation
 from ecmf_pipeline.evaluation.config import AblateConfig
+from ecmf_pipeline.evaluation.plain import BEST, LIGHTGBM, LOGISTIC, MEAN, SVM
 from ecmf_pipeline.evaluation.variants import PARTS, variants, weight_diagnostics
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 
@@ -16,7 +18,7 @@ CLIPS = 60
 NAMES = ("happy", "sad", "angry")
 FUSION = FusionConfig(hidden=16, heads=2)
 TRAINING = TrainingConfig(folds=3, seeds=1, epochs=8, patience=4, learning_rate=5e-3, protocol="mertools")
-CONFIG = AblateConfig(seeds=2, fusions=("mean_probs",), draws=200)
+CONFIG = AblateConfig(plain=False, seeds=2, fusions=("mean_probs",), draws=200)
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +66,18 @@ def test_all_comparisons_are_made(ablation: Ablation) -> None:
     assert all(predictions.shape == (2, 50) for predictions in ablation.predictions.values())
 
 
+def test_plain_models_are_compared_with_the_fusion(features: dict[str, np.ndarray], study: Study) -> None:
+    config = CONFIG.model_copy(update={"plain": True, "modalities": False, "fusions": (), "seeds": 1})
+    training = TRAINING.model_copy(update={"protocol": "nested", "epochs": 1})
+    ablation = ablate(
+        replace(study, config=config), list(variants(features, {}, FUSION, training, config)), lambda: None
+    )
+    rows = [row for row in ablation.results["variants"] if row["table"] == "plain"]
+    assert [row["name"] for row in rows] == [LOGISTIC, LIGHTGBM, SVM, MEAN, BEST]
+    assert max(row["weighted_f1"] for row in rows) > 0.7
+    assert ablation.predictions[BEST].shape == (1, 50)
+
+
 def test_informative_modalities_score_higher(ablation: Ablation) -> None:
     rows = {row["name"]: row for row in ablation.results["variants"]}
     assert ablation.results["reference"]["weighted_f1"] > 0.7
@@ -109,7 +123,7 @@ def test_written_files_hold_the_results(ablation: Ablation, tmp_path: Path) -> N
 
 
 def test_each_part_is_a_separate_variant(features: dict[str, np.ndarray]) -> None:
-    config = AblateConfig(parts=True, modalities=False, fusions=("ecmf", "concat"))
+    config = AblateConfig(plain=False, parts=True, modalities=False, fusions=("ecmf", "concat"))
     chosen = list(variants(features, {}, FUSION, TRAINING, config))
     assert [variant.name for variant in chosen] == ["fusion", "concat", *PARTS]
     changed = {v.name for v in chosen if (v.fusion, v.training) != (FUSION, TRAINING)}
@@ -119,7 +133,7 @@ def test_each_part_is_a_separate_variant(features: dict[str, np.ndarray]) -> Non
 @pytest.mark.parametrize("path", ["own_path", "token_path"])
 def test_parts_already_absent_are_not_removed(features: dict[str, np.ndarray], path: str) -> None:
     """Removing both logit paths is impossible, and a variant equal to the reference would be trained twice."""
-    config = AblateConfig(parts=True, modalities=False, fusions=())
+    config = AblateConfig(plain=False, parts=True, modalities=False, fusions=())
     fusion = FUSION.model_copy(update={path: False, "layers": 2})
     training = TRAINING.model_copy(update={"class_weights": "none"})
     names = {variant.name for variant in variants(features, {}, fusion, training, config)}
@@ -129,7 +143,7 @@ def test_parts_already_absent_are_not_removed(features: dict[str, np.ndarray], p
 
 def test_with_text_as_only_modality_no_variant_is_trained_twice(features: dict[str, np.ndarray]) -> None:
     halves = {"raw": features["text"][:, :4], "enriched": features["text"][:, 4:]}
-    config = AblateConfig(fusions=())
+    config = AblateConfig(plain=False, fusions=())
     chosen = list(variants({"text": features["text"]}, halves, FUSION, TRAINING, config))
     assert [variant.name for variant in chosen] == ["fusion", "raw text alone", "enriched text alone"]
 
@@ -148,7 +162,8 @@ def test_a_single_modality_model_is_compared_with_valid_variants(features: dict[
         "enriched text alone": "single:text",
     }
     ablation = ablate(study, chosen, lambda: None)
-    assert [row["name"] for row in ablation.results["variants"]] == [variant.name for variant in chosen[1:]]
+    trained = [row["name"] for row in ablation.results["variants"] if row["table"] != "plain"]
+    assert trained == [variant.name for variant in chosen[1:]]
 
 
 def test_frame_sequences_are_compared_with_pooled_features(study: Study) -> None:

@@ -36,7 +36,12 @@ def test_equal_versions_do_not_differ(tmp_path):
     assert comparison["params"] == []
     assert comparison["clips"]["changed"] == {"content": [], "transcript": [], "split": [], "group": []}
     assert comparison["labels"] == {"given": [], "gold": [], "refined": None}
-    assert comparison["changes"] == {"model": "given/fusion", "won": [], "lost": []}
+    assert comparison["changes"] == {
+        "model": "given/fusion",
+        "title": "fusion, given labels",
+        "won": [],
+        "lost": [],
+    }
     (scores,) = comparison["scores"]["models"]
     assert (scores["difference"], scores["low"], scores["high"]) == (0, 0, 0)
 
@@ -84,6 +89,7 @@ def test_clips_won_and_lost_have_the_predictions_of_both(tmp_path):
     common = {"first_probability": 0.75, "second_probability": 0.75}
     assert comparison["changes"] == {
         "model": "refined/fusion",
+        "title": "fusion, refined labels",
         "won": [{"clip_id": "clip0", "truth": "happy", "first": "sad", "second": "happy", **common}],
         "lost": [{"clip_id": "clip1", "truth": "sad", "first": "sad", "second": "happy", **common}],
     }

@@ -150,3 +150,15 @@ def test_verdicts_that_are_the_given_labels_are_not_a_source_too() -> None:
     assert GIVEN not in measure_sources(given, LABELS)["sources"]
     hidden = np.full(CLIPS, -1)
     np.testing.assert_allclose(given.posterior(given.votes, hidden), without.posterior(given.votes, hidden))
+
+
+@pytest.mark.usefixtures("few_baselines")
+def test_methods_are_compared_on_a_sample_of_a_large_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ecmf_pipeline.evaluation.label_quality.COMPARED", 60)
+    evidence = make_evidence(gold=200)
+    sample = evidence.sampled(60, np.random.default_rng(CONFIG.seed))
+    assert ((sample.gold >= 0).sum(), (sample.gold < 0).sum()) == (60, 40)
+    row_of = {row.tobytes(): number for number, row in enumerate(np.hstack(list(evidence.votes.values())))}
+    rows = [row_of[row.tobytes()] for row in np.hstack(list(sample.votes.values()))]
+    np.testing.assert_array_equal(evidence.given[rows], sample.given)
+    assert compare_methods(evidence, CONFIG)["clips"] == 60

@@ -24,7 +24,9 @@ def members_of(ensemble: Ensemble, *folds: int) -> Ensemble:
 
 
 def test_a_training_clip_is_predicted_only_by_models_not_trained_on_it(ensemble: Ensemble, corpus: Any) -> None:
-    ensemble = dataclasses.replace(ensemble, temperatures={})  # temperatures differ between folds
+    ensemble = dataclasses.replace(
+        ensemble, temperatures={}, missing_factors={}, uniform_shares={}
+    )  # temperatures differ between folds
     held_out = ensemble.held_out(corpus.clip_ids)
     prediction = ensemble.predict(corpus.features, held_out)
     for fold in range(3):
@@ -36,7 +38,9 @@ def test_a_training_clip_is_predicted_only_by_models_not_trained_on_it(ensemble:
 
 def test_other_clips_are_predicted_by_all_members(ensemble: Ensemble, corpus: Any) -> None:
     assert (ensemble.held_out(["new", "clip00"]) == [-1, ensemble.folds["clip00"]]).all()
-    ensemble = dataclasses.replace(ensemble, temperatures={})  # calibration follows averaging
+    ensemble = dataclasses.replace(
+        ensemble, temperatures={}, missing_factors={}, uniform_shares={}
+    )  # calibration follows averaging
     prediction = ensemble.predict(corpus.features)
     member_probs = [
         dataclasses.replace(ensemble, members=(member,)).predict(corpus.features).probs for member in ensemble.members

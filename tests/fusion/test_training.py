@@ -128,7 +128,8 @@ def test_labels_of_a_fold_affect_its_probabilities_only_through_the_temperature(
     assert plain.temperatures[0] != other.temperatures[0]
     np.testing.assert_array_equal(one.classes[folds == 0], two.classes[folds == 0])
     uncalibrated = [
-        replace(ensemble, temperatures={}).predict(corpus.features, folds).probs for ensemble in (plain, other)
+        replace(ensemble, temperatures={}, missing_factors={}, uniform_shares={}).predict(corpus.features, folds).probs
+        for ensemble in (plain, other)
     ]
     np.testing.assert_array_equal(uncalibrated[0][folds == 0], uncalibrated[1][folds == 0])
 

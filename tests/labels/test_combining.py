@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -242,3 +243,15 @@ def test_invalid_inputs_raise_value_error() -> None:
 def test_importing_the_settings_loads_no_scipy_or_sklearn() -> None:
     code = "import sys, ecmf_pipeline.labels.config; sys.exit('scipy' in sys.modules or 'sklearn' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_blocks_and_a_sample_of_clips_hardly_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    votes, truth = generate(replace(WORLDS_BY_NAME["plain"], clips=1500), 0)
+    gold = gold_sample(truth, 0.1, 0)
+    whole = combine_votes(votes, gold)
+    monkeypatch.setattr("ecmf_pipeline.labels.votes._BLOCK", 100)
+    assert_allclose(combine_votes(votes, gold).probs, whole.probs, atol=1e-6)
+    monkeypatch.setattr("ecmf_pipeline.labels.dawid_skene.FIT_SAMPLE", 700)
+    sampled = combine_votes(votes, gold)
+    assert (sampled.labels == whole.labels).mean() > 0.98
+    assert not np.array_equal(sampled.probs, whole.probs)

@@ -10,6 +10,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from ecmf_pipeline.core.clips import Clip, ClipId, Split
 from ecmf_pipeline.core.errors import InputError, MissingInput
+from ecmf_pipeline.labels import tables
 from ecmf_pipeline.labels.refine import Decision, LabelAction, Vote
 from ecmf_pipeline.labels.tables import (
     REFINED_COLUMNS,
@@ -248,3 +249,29 @@ def test_clips_to_label_open_as_text_and_their_verdicts_are_read_back(tmp_path: 
         writer.writerows([["clip_id", "label"], *([row["clip_id"], row["given_label"]] for row in rows)])
     answers, others = read_answers(verdicts, ("happy", "+sad"), names)
     assert ([(a.clip_id, a.label) for a in answers], others) == ([(row.clip_id, "+sad") for row in clips[::-1]], 0)
+
+
+def test_bytes_do_not_depend_on_the_blocks_of_rows(
+    tmp_path: Path, votes: dict[str, Any], decisions: list[Decision], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def written() -> list[bytes]:
+        write_votes(tmp_path / "votes.csv", CLIPS, votes, NAMES)
+        write_refined(tmp_path / "refined.csv", decisions, votes, POSTERIOR, NAMES)
+        return [(tmp_path / name).read_bytes() for name in ("votes.csv", "refined.csv")]
+
+    whole = written()
+    monkeypatch.setattr(tables, "_BLOCK", 3)
+    assert written() == whole
+
+
+def test_decisions_are_columns_with_the_votes_of_each_source(
+    tmp_path: Path, votes: dict[str, Any], decisions: list[Decision]
+) -> None:
+    path = tmp_path / "refined.csv"
+    write_refined(path, decisions, votes, POSTERIOR, NAMES)
+    read = read_decisions(path, votes=True)
+    assert read.sources == sorted(votes)
+    assert read.counts("decision") == {"keep": 1, "drop": 1, "pseudo": 1, "review": 1}
+    assert read.is_trained.tolist() == [bool(one.refined_label) for one in read]
+    assert [one.clip_id for one in read.where(read.is_trained)] == [one.clip_id for one in read if one.weight > 0]
+    assert read[0].votes == next(iter(read)).votes

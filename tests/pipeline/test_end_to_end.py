@@ -123,7 +123,11 @@ def test_ablate_compares_every_modality_and_model(sample_run):
 
 def test_predict_video_processes_a_new_clip(sample_run, make_clip, tmp_path):
     clip = make_clip(tmp_path / "new.mp4", photograph=data.astronaut()[:360], pictures=8, audio_seconds=1.0)
-    before = {path: path.read_bytes() for path in (sample_run / "data").rglob("*") if path.is_file()}
+    before = {
+        path: path.read_bytes()
+        for path in (sample_run / "data").rglob("*")
+        if path.is_file() and path.name != ".resources.json"
+    }
     shown = ecmf_pipe(sample_run, "predict", "--video", str(clip), "--text", "What a lovely day!", "--json")
     assert shown.returncode == 0, shown.stderr
     prediction = json.loads(shown.stdout)
@@ -139,7 +143,11 @@ def test_predict_video_processes_a_new_clip(sample_run, make_clip, tmp_path):
     missing_file = ecmf_pipe(sample_run, "predict", "--video", "nowhere.mp4")
     assert missing_file.returncode == 2
     assert "nowhere.mp4" in missing_file.stderr
-    assert {path: path.read_bytes() for path in (sample_run / "data").rglob("*") if path.is_file()} == before
+    assert {
+        path: path.read_bytes()
+        for path in (sample_run / "data").rglob("*")
+        if path.is_file() and path.name != ".resources.json"
+    } == before
 
 
 def test_a_saved_model_is_evaluated_on_another_corpus(sample_run, tmp_path):
@@ -161,13 +169,21 @@ def test_a_saved_model_is_evaluated_on_another_corpus(sample_run, tmp_path):
 
 
 def test_the_second_run_computes_nothing(sample_run):
-    before = {path: path.read_bytes() for path in (sample_run / "data").rglob("*") if path.is_file()}
+    before = {
+        path: path.read_bytes()
+        for path in (sample_run / "data").rglob("*")
+        if path.is_file() and path.name != ".resources.json"
+    }
     again = run(["dvc", "repro"], sample_run)
     assert again.returncode == 0, again.stderr
     assert "0 files read" in again.stdout
     ran = [line for line in again.stdout.splitlines() if line.startswith("Running stage")]
     assert ran == ["Running stage 'segment':", "Running stage 'index':", "Running stage 'settings':"]
-    assert {path: path.read_bytes() for path in (sample_run / "data").rglob("*") if path.is_file()} == before
+    assert {
+        path: path.read_bytes()
+        for path in (sample_run / "data").rglob("*")
+        if path.is_file() and path.name != ".resources.json"
+    } == before
 
 
 def test_dvc_shows_metrics_and_plots(sample_run):

@@ -78,3 +78,18 @@ def test_imported_features_show_their_own_name():
     assert notice.startswith("audio:")
     (row,) = rows(encoders=encoders)
     assert row[1:] == ["mine", unknown := "\N{EN DASH}", "none", unknown, "float32", unknown, "not recorded"]
+
+
+def test_licences_of_packaged_encoders_are_named_and_no_others():
+    encoders = {
+        "audio": {"encoder": {"type": "egemaps"}},
+        "text": {"encoder": {"type": "transformers_text"}},
+        "global": {"encoder": {"type": "transformers_vision"}},
+    }
+    report = ReportInput({}, encoders=encoders, provenance={"text": {"model": "minilm"}, "global": CLIP})
+    table = next(block for block in features_section(report).blocks if isinstance(block, Table))
+    place = table.columns.index("Licence")
+    found = [str(row[place]) for row in table.rows]
+    assert "not for products" in found[0]
+    assert "Apache-2.0" in found[1]
+    assert found[2] == "see its model card"

@@ -464,22 +464,30 @@ def test_a_confusion_leads_to_its_clips() -> None:
     )
     html = render(run, ReportConfig())
     assert '<a href="#k-1-2">1</a>' in html
-    behind = html.split('<details id="k-1-2">')[1].partition("</details>")[0]
+    behind = html.split('<div id="k-1-2">')[1].partition("</details>")[0]
     anchor = re.search(r'<a href="#(c\d+)"><bdi>clip004</bdi>', behind)
     assert anchor is not None
     assert f'<article class="card" id="{anchor[1]}"' in html
 
 
-def test_a_plain_method_that_does_as_well_gives_a_warning() -> None:
+def test_a_plain_model_that_does_as_well_gives_a_warning() -> None:
     metrics = ablation()
     row = {"table": "fusion", "name": "mean_probs", "without": "", "weighted_f1": 0.7}
     as_good = metrics | {"variants": [row | {"difference": 0.0, "low": -0.02, "high": 0.03}]}
     worse = metrics | {"variants": [row | {"difference": -0.1, "low": -0.2, "high": -0.05}]}
     run = make_report_input(LABELS)
-    assert "a plain method does as well" in section_text(
-        render(replace(run, ablate=as_good), ReportConfig()), "summary"
-    )
-    assert "plain method" not in section_text(render(replace(run, ablate=worse), ReportConfig()), "summary")
+    assert "a plain model does as well" in section_text(render(replace(run, ablate=as_good), ReportConfig()), "summary")
+    assert "Warning" not in section_text(render(replace(run, ablate=worse), ReportConfig()), "summary")
+
+
+def test_plain_models_of_evaluate_come_before_those_of_ablate() -> None:
+    models = {
+        "logistic regression": {"weighted_f1": 0.7, "fusion_over": {"difference": 0.05, "low": 0.01, "high": 0.1}},
+        "SVM": {"weighted_f1": 0.8, "fusion_over": {"difference": -0.05, "low": -0.1, "high": -0.01}},
+    }
+    run = replace(make_report_input(LABELS), evaluate=evaluation(LABELS) | {"plain": {"models": models}})
+    text = section_text(render(run, ReportConfig()), "summary")
+    assert "a plain model is better. The fusion is significantly worse than a plain model (SVM)" in text
 
 
 def test_unknown_speakers_are_named_beside_the_interval() -> None:

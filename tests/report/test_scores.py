@@ -8,8 +8,8 @@ import pytest
 
 from ecmf_pipeline.core.clips import ClipId, Split
 from ecmf_pipeline.labels.refine import Decision, LabelAction
-from ecmf_pipeline.report.inputs import Evaluation, read_evaluation
-from ecmf_pipeline.report.scores import fusion_conclusion, labels_conclusion, majority_f1, training_conclusion
+from ecmf_pipeline.report.conclusions import fusion_conclusion, labels_conclusion, majority_f1, training_conclusion
+from ecmf_pipeline.report.metrics import Evaluation, read_evaluation
 
 SINGLE = {"face": {"weighted_f1": 0.5}, "text": {"weighted_f1": 0.6}}
 FUSION = {"given": {"weighted_f1": 0.7}, "refined": {"weighted_f1": 0.7}}

@@ -144,6 +144,19 @@ def test_the_page_can_change_the_reviewer(client: TestClient, project: list[Clip
     assert send(client, "/api/reviewer", {"name": "  "}).status_code == 400
 
 
+def test_a_link_of_the_report_opens_its_clip(client: TestClient) -> None:
+    link = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+    opened = client.get("/", params={"clip": "clip07"}, headers=link)
+    assert 'content="0;url=/?clip=clip07"' in opened.text  # asks again, with the cookie
+    assert "state" not in opened.text
+    assert "<script" not in client.get("/", params={"clip": '"><script>'}, headers=link).text
+    assert client.get("/", headers=link).status_code == 403
+    assert client.get("/", params={"clip": "clip07"}, headers={**link, "sec-fetch-dest": "iframe"}).status_code == 403
+    page = client.get("/", params={"clip": "clip07"}).text
+    assert json.loads(page.split('id="state">')[1].split("</script>")[0])["clips"][0]["name"] == "clip07"
+    assert client.get("/", params={"clip": "no clip"}).status_code == 409
+
+
 def test_texts_are_escaped(client: TestClient) -> None:
     page = client.get("/").text
     assert "<b>" not in page

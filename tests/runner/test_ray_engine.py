@@ -15,13 +15,21 @@ from typing import Any
 
 import pytest
 
+from ecmf_pipeline.core.clips import Clip, ClipId, Modality
 from ecmf_pipeline.core.errors import EcmfError, InputError, MissingInput, ModelError
+from ecmf_pipeline.core.files import sha256_file
+from ecmf_pipeline.encoders.config import EgemapsConfig
+from ecmf_pipeline.extraction.config import ExtractConfig
+from ecmf_pipeline.extraction.run import extract, open_writers, plan_branch
+from ecmf_pipeline.faces.config import FaceConfig
+from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.runner.config import EngineConfig
 from ecmf_pipeline.runner.pool import JobQueue, WorkerPool
 from ecmf_pipeline.runner.ray_engine import RayEngine, Shares, choose_shares
 from ecmf_pipeline.runner.step import Phase, Task
 from ecmf_pipeline.runner.worker_process import Death, Job, PoolProcess, Ready, Role
-from tests.runner.doubling import BranchFiles, Factory, Number, RunHarness, numbers
+from ecmf_pipeline.settings.params import branch_settings
+from tests.runner.doubling import BranchFiles, Factory, Number, RunHarness, numbers, read_lines
 
 RAY = EngineConfig(kind="ray", cpus=0.5, opener_cpus=0.25, wait=60.0)
 
@@ -131,6 +139,8 @@ class ScriptedProcess(PoolProcess[Number]):
 
 class ScriptedHost:
     """Starts scripted processes."""
+
+    log_hint = ""
 
     def __init__(self, fatal: int) -> None:
         self.log: list[list[int]] = []
@@ -250,6 +260,54 @@ def test_openers_are_other_actors_than_workers(tmp_path, cluster):
 
 
 @pytest.mark.slow
+def test_features_have_the_same_bytes_as_with_the_local_engine(tmp_path, make_clip, cluster, monkeypatch):
+    """Openers read the clips; paths are relative to the project, as in a stage."""
+    for number in range(6):
+        make_clip(tmp_path / "corpus" / f"{number}.mp4", video=False, audio_seconds=0.3 + number / 10)
+    monkeypatch.chdir(tmp_path)
+    engine = RayEngine(
+        RAY.model_copy(update={"workers": 2, "openers": 1}), can_open=True, needs=[Path("corpus")], clip_timeout=60.0
+    )
+    stores = {name: extract_audio(Path(name), one) for name, one in {"local": None, "ray": engine}.items()}
+    assert stores["ray"] == stores["local"]
+    assert any(path.parts[0].startswith("part-") for path in stores["ray"])
+
+
+def extract_audio(folder: Path, engine: RayEngine | None) -> dict[Path, bytes]:
+    """Extract the clips in ``corpus`` and return the files of the features."""
+    encoder, media, faces = EgemapsConfig(), MediaConfig(), FaceConfig()
+    clips = []
+    for path in sorted(Path("corpus").iterdir()):
+        digest = sha256_file(path)
+        clips.append(Clip(ClipId(path.stem), path.name, digest, has_audio=True, file_digest=digest))
+    settings = branch_settings(Modality.AUDIO, encoder, media, faces)
+    root = folder / "audio.zarr"
+    with open_writers({Modality.AUDIO: settings}, lambda _: root) as writers:
+        branch = plan_branch(
+            Modality.AUDIO,
+            clips,
+            {},
+            encoder=encoder,
+            settings=settings,
+            root=root,
+            quarantine_path=folder / "audio.csv",
+        )
+        extract(
+            [branch],
+            clips,
+            {},
+            writers=writers,
+            corpus_root=Path("corpus"),
+            media=media,
+            faces=faces,
+            config=ExtractConfig(batch_size=2, workers=1, device="cpu"),
+            engine=engine,
+        )
+        features = root / branch.fingerprint
+        return {path.relative_to(features): path.read_bytes() for path in features.rglob("*") if path.is_file()}
+
+
+@pytest.mark.slow
 def test_a_node_without_the_corpus_is_named(tmp_path, cluster):
     harness = RunHarness(tmp_path / "harness")
     engine = RayEngine(RAY, needs=[tmp_path / "corpus"])
@@ -295,28 +353,41 @@ def test_closing_the_results_stops_the_processes(tmp_path, ray_engine):
 @pytest.mark.slow
 @pytest.mark.parametrize("openers", [0, 2])
 def test_a_killed_node_neither_loses_nor_doubles_rows(tmp_path, cluster, openers):
-    """The last tests of this cluster. Batches are in progress on both nodes when one of them is killed."""
-    items = [Number(value, open_fault="sleep 0.1", work_fault="sleep 0.1") for value in range(1, 41)]
-    plain = [Number(value) for value in range(1, 41)]
+    """All workers are computing a batch when the node of one of them is killed; the last tests of this cluster."""
     local, remote = RunHarness(tmp_path / "local"), RunHarness(tmp_path / "remote")
-    local.run(plain, workers=2, part_size=10)
-    node = cluster.add_node(num_cpus=1)
+    local.run(numbers(*range(1, 41)), workers=2, part_size=10)
+    cluster.add_node(num_cpus=1)
     workers = {"workers": 4, "openers": openers, "cpus": 0.25}
     engine = RayEngine(RAY.model_copy(update=workers), clip_timeout=30.0, can_open=True)
-    killed = threading.Event()
 
     def kill_node() -> None:
         while not (remote.folder / "worked").exists() or len(remote.worker_processes()) < 4:
             time.sleep(0.02)
+        worker = min(remote.worker_processes())
+        raylets = ancestors(worker)
+        (node,) = (one for one in cluster.worker_nodes if one.all_processes["raylet"][0].process.pid in raylets)
         cluster.remove_node(node, allow_graceful=False)
-        killed.set()
+        while Path(f"/proc/{worker}").exists():  # it ends when it notices the end of its node
+            time.sleep(0.02)
+        (remote.folder / "killed").touch()
 
     thread = threading.Thread(target=kill_node, daemon=True)
     thread.start()
+    items = [Number(value, work_fault="await killed") for value in range(1, 41)]
     report = remote.run(items, workers=1, part_size=10, engine=engine)
     thread.join(10)
-    assert killed.is_set()
-    assert len(remote.opened()) > len(items)  # batches in progress on the node were opened again
+    assert (remote.folder / "killed").exists()
+    n_computed = sum(int(line.split()[0]) for line in read_lines(remote.folder / "worked"))
+    assert n_computed > len(items)  # lost batches were computed again
     assert parts(remote) == parts(local)
     assert report.done == {"a": 40, "b": 35}
     assert remote.reasons("a") == {}
+
+
+def ancestors(process: int) -> set[int]:
+    """Return the ids of the ancestors of a process."""
+    found: set[int] = set()
+    while process > 1:
+        process = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+        found.add(process)
+    return found

@@ -86,6 +86,9 @@ def test_text_predictions_are_scored_against_gold_labels(project: Path) -> None:
     assert set(metrics["modalities"]) == {"text"}
     assert metrics["fusion_over_best_modality"] is None, "there is only one modality"
     assert metrics["no_modality"] == 0
+    plain = metrics["plain"]["models"]
+    assert set(plain) == {"logistic regression", "LightGBM", "SVM", "best plain model"}
+    assert all(0 <= scores["weighted_f1"] <= 1 for scores in plain.values())
 
 
 def test_submission_contains_every_utterance_of_the_test_part(project: Path) -> None:
@@ -106,7 +109,7 @@ def test_utterances_of_an_unmapped_emotion_are_unlabeled(project: Path) -> None:
 def test_ablation_and_report_contain_the_text_modality_only(project: Path) -> None:
     ablation = json.loads((project / "data/metrics/ablate.json").read_text())
     assert ablation["reference"]["modalities"] == ["text"]
-    assert {row["table"] for row in ablation["variants"]} == {"text", "fusion"}
+    assert {row["table"] for row in ablation["variants"]} == {"text", "fusion", "plain"}
     assert ablation["weights"]["warnings"] == [], "all weight on the only modality is not a collapse"
     results, *_ = (project / "data/report/index.html").read_text().split("Params of the run")
     assert "None" not in results

@@ -53,7 +53,7 @@ def test_the_report_shows_each_recording_in_strips_of_five_minutes():
     ]
     (section,) = timeline_section(ReportInput({"labels": ["sad", "happy"]}, clips=CLIPS, predictions=predictions))
     (figure,) = [block for block in section.blocks if isinstance(block, Figure)]
-    assert figure.drawing.count("<rect") == 2
+    assert figure.drawing.count("<rect") == 4  # for wide and for narrow screens
     assert 'class="bar vermillion"' in figure.drawing
     assert 'class="bar grey"' in figure.drawing  # its modalities were not usable
     assert ">5:00<" in figure.drawing

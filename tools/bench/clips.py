@@ -22,6 +22,7 @@ from ecmf_pipeline.extraction.config import ExtractConfig
 from ecmf_pipeline.extraction.run import extract, open_writers, plan_branch
 from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.media.config import MediaConfig
+from ecmf_pipeline.runner import Engine
 from ecmf_pipeline.settings.params import branch_settings
 from ecmf_pipeline.store import FeatureStore
 
@@ -119,10 +120,12 @@ def _scaled(picture: NDArray[np.uint8], height: int, width: int) -> NDArray[np.u
 
 
 def _clip(path: Path) -> Clip:
+    digest = sha256_file(path)
     return Clip(
         ClipId(path.stem),
         path=path.name,
-        digest=sha256_file(path),
+        digest=digest,
+        file_digest=digest,
         bytes=path.stat().st_size,
         duration=float(SECONDS),
         has_video=True,
@@ -139,6 +142,7 @@ def run_extraction(
     stores: Path,
     media: MediaConfig,
     config: ExtractConfig,
+    engine: Engine | None = None,
 ) -> None:
     """Extract features as `ecmf-pipe extract` does.
 
@@ -160,7 +164,17 @@ def run_extraction(
             )
             for modality, encoder in encoders.items()
         ]
-        extract(branches, clips, {}, writers=writers, corpus_root=corpus, media=media, faces=faces, config=config)
+        extract(
+            branches,
+            clips,
+            {},
+            writers=writers,
+            corpus_root=corpus,
+            media=media,
+            faces=faces,
+            config=config,
+            engine=engine,
+        )
     for modality in encoders:
         stored = len(FeatureStore.open(stores / f"{modality.value}.zarr"))
         if stored < len(clips):

@@ -425,6 +425,11 @@ FILES = (
             "modalities": ("mapping", "Scores of each modality alone."),
             "by_split": ("mapping", "Scores of the fusion model in each split."),
             "fusion_over_best_modality": ("mapping or null", "Paired difference to the best modality."),
+            "plain": (
+                "mapping",
+                "Plain models on the same features and folds (`models`): weighted F1, accuracy, and the paired "
+                "difference of the fusion to each. The best is chosen on inner folds. `why` if there are none.",
+            ),
             "refined_over_given": ("mapping", "Paired difference between training on refined and on given labels."),
             "labels": (
                 "mapping or null",

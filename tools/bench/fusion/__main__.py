@@ -1,4 +1,4 @@
-"""Benchmark the fusion model: ``python -m tools.bench.fusion [generated|ravdess|missing|parts|search ...]``."""
+"""Benchmark the fusion model: ``python -m tools.bench.fusion [NAME ...]``, with the names of `FIGURES` and `LONGER`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from tools.bench.fusion.generated_figures import generated_figures
 from tools.bench.fusion.missing import missing_figures
 from tools.bench.fusion.noise import noise_figures
 from tools.bench.fusion.parts import parts_figures
+from tools.bench.fusion.plain import plain_figures, small_figures
 from tools.bench.fusion.ravdess import ravdess_figures
 from tools.bench.fusion.searched import search_figures
 from tools.bench.fusion.stages import stages_figures, wide_figures
@@ -18,9 +19,10 @@ FIGURES = {
     "generated": generated_figures,
     "ravdess": ravdess_figures,
     "missing": missing_figures,
+    "plain": plain_figures,
     "noise": noise_figures,
 }
-LONGER = {"parts": parts_figures, "search": search_figures, "wide": wide_figures}
+LONGER = {"small": small_figures, "parts": parts_figures, "search": search_figures, "wide": wide_figures}
 """Run only if named: they train dozens of ensembles."""
 
 

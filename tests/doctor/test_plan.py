@@ -1,0 +1,170 @@
+"""Projections from the stored trial of `doctor`, and the jobs of a Slurm cluster."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ecmf_pipeline.cli.main import app
+from ecmf_pipeline.cli.usage import UsageError, as_input_error
+from ecmf_pipeline.core import paths
+from ecmf_pipeline.core.clips import Clip, ClipId, Corpus, Modality, write_corpus_tables
+from ecmf_pipeline.core.errors import EcmfError, InputError, MissingInput
+from ecmf_pipeline.core.files import write_sealed_json
+from ecmf_pipeline.doctor.projection import GPUS, Cost, Machine, find_gpu, project, read_trial, show_plan
+from ecmf_pipeline.doctor.slurm import Job, show_jobs
+from ecmf_pipeline.doctor.trial import TimedStep, opening_share
+from ecmf_pipeline.settings.params import load_params
+from tests.runner.doubling import DoublingStep, Number
+
+CLIPS = 50
+
+
+@pytest.fixture
+def project_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, models: Path) -> Path:
+    """A project of fifty clips whose trial took a second a clip for each modality, a quarter of it for decoding."""
+    monkeypatch.chdir(tmp_path)
+    paths.DATA.mkdir()
+    paths.MODELS.symlink_to(models.resolve())
+    Path("params.yaml").write_text(
+        "corpus: {kind: folder, root: corpus}\nextract: {encoders: {global: efficientnet_lite0, audio: egemaps}}\n"
+        "vote: {inputs: []}\n"
+    )
+    Path("corpus").mkdir()
+    clips = [
+        Clip(ClipId(f"clip{number:02d}"), f"{number}.mp4", f"{number:064d}", has_video=True, has_audio=True)
+        for number in range(CLIPS)
+    ]
+    write_corpus_tables(Corpus(clips, ["happy", "sad"], [], synthetic=False))
+    figures = {"seconds_a_clip": 1.0, "bytes_a_clip": 1000.0, "opening_share": 0.25, "files_of_part": 5}
+    device = {"device": "cpu", "gpu": "", "workers": 2, "cores": 2}
+    write_sealed_json(paths.TRIAL, {"device": device, "trial global": figures, "trial audio": figures})
+    return tmp_path
+
+
+def costs(machine: Machine, clips: int = 10_000_000) -> dict[str, Cost]:
+    return {cost.stage: cost for cost in project(load_params(), read_trial(), clips, machine)}
+
+
+@pytest.mark.usefixtures("project_folder")
+def test_storage_and_files_grow_with_clips_and_time_shrinks_with_machines():
+    one, eight = costs(Machine(cores=4)), costs(Machine(gpus=8, cores=4))
+    assert one["extract audio"].seconds == 10_000_000 / 4
+    assert eight["extract audio"].seconds == 10_000_000 / 32
+    assert one["extract audio"].bytes == eight["extract audio"].bytes == 1e10
+    assert one["extract audio"].files == 5 * -(-10_000_000 // 1024)
+    assert one["predict"] == Cost("predict"), "what was neither measured nor written is unknown"
+
+
+@pytest.mark.usefixtures("project_folder")
+def test_a_gpu_runs_only_networks_of_torch_and_decoding_limits_it():
+    on_gpu = costs(Machine("h100", cores=4))
+    assert (on_gpu["extract global"].seconds, on_gpu["extract global"].limit) == (10_000_000 * 0.25 / 4, "cores")
+    assert on_gpu["extract audio"].seconds == 10_000_000 / 4
+    many_cores = costs(Machine("t4", cores=10_000))
+    assert many_cores["extract global"].limit == "gpu"
+
+
+@pytest.mark.parametrize(
+    ("name", "gpu"), [("H100", "h100"), ("NVIDIA A100-SXM4-80GB", "a100"), ("RTX 4090", "rtx4090")]
+)
+def test_names_of_devices_are_known(name: str, gpu: str):
+    assert find_gpu(name) == gpu
+
+
+def test_an_unknown_gpu_is_wrong_input_that_lists_the_known_ones():
+    with pytest.raises(InputError) as caught:
+        find_gpu("voodoo2")
+    assert all(gpu in str(caught.value) for gpu in GPUS)
+
+
+def test_without_a_trial_the_command_that_measures_one_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text("corpus: {kind: folder, root: corpus}\n")
+    with pytest.raises(MissingInput) as caught:
+        show_plan(load_params(), 1000, Machine())
+    assert caught.value.command == "ecmf-pipe doctor"
+
+
+@pytest.mark.usefixtures("project_folder")
+def test_assumptions_and_costs_are_printed(capsys: pytest.CaptureFixture[str]):
+    app(["plan", "--clips", "10_000_000", "--gpu", "h100", "--price", "2.5"], standalone_mode=False)
+    output = capsys.readouterr().out
+    assert "10,000,000 clips on 1 x h100" in output
+    assert "ASSUMED, not measured" in output
+    hours = 10_000_000 / 16 / 3600
+    assert f"{2.5 * hours:,.2f}" in output
+
+
+@pytest.mark.usefixtures("project_folder")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["plan", "--clips", "-5"],
+        ["plan", "--clips", "0"],
+        ["plan", "--clips", "many"],
+        ["plan", "--price", "cheap"],
+        ["plan", "--price", "-1"],
+        ["plan", "--price", "nan"],
+        ["plan", "--gpu", "voodoo2"],
+        ["slurm", "--stage", "train"],
+        ["slurm", "--hours", "0"],
+        ["slurm", "--shards", "0"],
+        ["extract", "--shard", "9/8"],
+        ["transcribe", "--shard", "0/8"],
+        ["rewrite", "--shard", "eight"],
+        ["vote", "--shard", "1"],
+    ],
+)
+def test_wrong_options_exit_with_code_2(words: list[str]):
+    with pytest.raises((EcmfError, UsageError)) as caught:
+        app(words, standalone_mode=False)
+    error = caught.value
+    assert (error if isinstance(error, EcmfError) else as_input_error(error)).exit_code == 2
+
+
+@pytest.mark.usefixtures("project_folder")
+def test_the_number_of_jobs_follows_from_the_trial_and_the_time_limit(capsys: pytest.CaptureFixture[str]):
+    job = Job(hours=50 / 3600 / 0.8 / 4, machine=Machine(cores=1))  # a quarter of the fifty seconds of audio
+    show_jobs(load_params(), "extract", [Modality.AUDIO], job)
+    assert "#SBATCH --array=1-4\n" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("project_folder")
+def test_the_printed_script_submits_an_array_and_a_job_that_waits_for_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    show_jobs(load_params(), "extract", [Modality.AUDIO], Job(4, Machine("a100", cores=6), options=("--account=x",)), 3)
+    script = capsys.readouterr().out
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    # As sbatch: an array runs its script once for each number, and --parsable prints the id of the job.
+    (programs / "sbatch").write_text(
+        '#!/bin/bash\nscript=$(cat); echo "$@" >> sbatch.log; echo "$script" >> sbatch.log\n'
+        'last=$(echo "$script" | sed -n "s/^#SBATCH --array=1-//p")\n'
+        'for SLURM_ARRAY_TASK_ID in $(seq ${last:-1}); do export SLURM_ARRAY_TASK_ID; bash -c "$script" >&2; done\n'
+        '[ "$1" = --parsable ] && echo "17;cluster" || true\n'
+    )
+    (programs / "ecmf-pipe").write_text('#!/bin/bash\necho "$@" >> calls.log\n')
+    for program in programs.iterdir():
+        program.chmod(0o755)
+    environment = os.environ | {"PATH": f"{programs}:{os.environ['PATH']}"}
+    subprocess.run(["bash"], input=script, text=True, env=environment, check=True, cwd=tmp_path)
+    expected = [f"extract --modality audio --workers 1 --shard {number}/3" for number in (1, 2, 3)]
+    assert (tmp_path / "calls.log").read_text().splitlines() == [*expected, "extract --modality audio"]
+    submitted = (tmp_path / "sbatch.log").read_text()
+    assert "--dependency=afterany:17\n" in submitted
+    assert submitted.count("#SBATCH --account=x") == submitted.count("#SBATCH --gres=gpu:1") == 2
+
+
+def test_phases_of_a_trial_are_timed(tmp_path: Path):
+    log = tmp_path / "log"
+    log.write_text("open 5.0\nwork 9.0\nopen 1.0\nwork 3.0\nopen 1.0\nwork 3.0\n")
+    assert opening_share(log) == 0.25
+    assert opening_share(tmp_path / "none") == 0.0
+    step = TimedStep(DoublingStep(tmp_path, 0), tmp_path / "new")
+    step.open(Number(3))
+    assert (tmp_path / "new").read_text().startswith("open ")
