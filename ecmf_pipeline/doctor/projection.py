@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import Modality, read_manifest
+from ecmf_pipeline.core.clips import read_manifest
 from ecmf_pipeline.core.console import echo, format_bytes
 from ecmf_pipeline.core.errors import InputError, MissingInput
 from ecmf_pipeline.core.files import read_sealed_json
@@ -21,9 +22,11 @@ GPUS: Mapping[str, float] = {
     "l4": 121,
     "v100": 125,
     "a10": 125,
+    "a10g": 70,
     "a40": 150,
     "rtx4090": 165,
     "a100": 312,
+    "l40": 181,
     "l40s": 362,
     "h100": 989,
     "h200": 989,
@@ -35,6 +38,8 @@ CPU_CORE = 0.1
 GPU_SHARE = 0.25
 """Assumed share of its peak that a GPU reaches, relative to the share that the measured CPU core reaches."""
 DEFAULT_CORES = 16
+_SPACED = re.compile(r"([a-z])(\d)")
+"""Between letters and digits, names of devices may have a separator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,22 +98,36 @@ def find_gpu(name: str) -> str:
     Raises:
         InputError: If it is unknown.
     """
-    plain = name.lower().replace(" ", "").replace("-", "").replace("_", "")
-    matches = [gpu for gpu in GPUS if gpu in plain]
+    matches = [gpu for gpu in GPUS if re.search(_SPACED.sub(r"\1[ _-]*\2", gpu) + r"(?!\d)", name.lower())]
     if not matches:
         raise InputError(f"unknown GPU {name!r}", f"use one of {', '.join(GPUS)}")
     return max(matches, key=len)
 
 
-def speed_of_gpu(machine: Machine, measured_on: str) -> float:
-    """Return how many times as fast as in the trial a network runs, by published peaks.
+def speed_of_network(machine: Machine, measured_on: str) -> float:
+    """Return how many times as fast as in the trial a network runs on the GPU of a machine, or on one of its cores.
 
     Args:
-        machine: The machine; it has a GPU.
+        machine: The machine.
         measured_on: Name of the GPU of the trial; empty if it ran on one CPU core.
+
+    Raises:
+        InputError: If one of the GPUs is unknown.
     """
-    peak = GPUS[find_gpu(machine.gpu)]
-    return peak / GPUS[find_gpu(measured_on)] if measured_on else GPU_SHARE * peak / CPU_CORE
+    try:
+        measured = _speed(find_gpu(measured_on)) if measured_on else 1.0
+    except InputError as error:
+        raise InputError(
+            f"doctor measured on a GPU whose peak is not known: {measured_on}",
+            "measure on a CPU with extract.device: cpu, or on a GPU of the kind to project to",
+            command="ecmf-pipe doctor",
+        ) from error
+    return _speed(machine.gpu and find_gpu(machine.gpu)) / measured
+
+
+def _speed(gpu: str) -> float:
+    """Return the assumed speed of a GPU relative to that of a CPU core; without a GPU, of a core."""
+    return GPU_SHARE * GPUS[gpu] / CPU_CORE if gpu else 1.0
 
 
 def seconds_of_clip(
@@ -117,23 +136,33 @@ def seconds_of_clip(
     """Return the seconds between two clips of one machine, and whether its cores or its GPU limit them.
 
     Args:
-        figures: Figures of the trial of a modality.
+        figures: Figures of the trial of an encoder.
         machine: The machine.
-        on_gpu: Whether the network runs on the GPU.
-        measured_on: See `speed_of_gpu`.
+        on_gpu: Whether the encoder runs on a GPU if there is one.
+        measured_on: See `speed_of_network`.
     """
     seconds, share = figures["seconds_a_clip"], figures["opening_share"]
-    opening, network = seconds * share, seconds * (1 - share)
-    if not (machine.gpu and on_gpu):
+    if not on_gpu:
         return seconds / machine.cores, "cores"
-    by_cores, by_gpu = opening / machine.cores, network / speed_of_gpu(machine, measured_on)
-    return max(by_cores, by_gpu), "cores" if by_cores >= by_gpu else "gpu"
+    opening, network = seconds * share / machine.cores, seconds * (1 - share) / speed_of_network(machine, measured_on)
+    if not machine.gpu:
+        return opening + network / machine.cores, "cores"
+    return max(opening, network), "cores" if opening >= network else "gpu"
+
+
+def seconds_of_text(params: Params, trial: Mapping[str, Any], machine: Machine) -> float | None:
+    """Return the seconds between two texts that the LLM enriches on one machine; None if unknown."""
+    seconds, device = trial.get("llm", {}).get("seconds_a_text"), trial.get("device", {})
+    if seconds is None or params.llm.backend == "openai":
+        return cast("float | None", seconds)
+    measured_on = device.get("gpu", "")
+    cores = 1 if measured_on else device.get("cores", 1)  # the trial uses all of them
+    return float(seconds) * cores / speed_of_network(machine, measured_on) / (1 if machine.gpu else machine.cores)
 
 
 def project(params: Params, trial: Mapping[str, Any], clips: int, machine: Machine) -> Iterator[Cost]:
     """Yield the projection of each stage, in the order of the pipeline; see `assumptions`."""
     rows = len(read_manifest(paths.MANIFEST)) if paths.MANIFEST.is_file() else 0
-    device = trial.get("device", {})
 
     def scaled(*outputs: Path) -> float | None:
         size = sum(_size(path) for path in outputs)
@@ -142,30 +171,25 @@ def project(params: Params, trial: Mapping[str, Any], clips: int, machine: Machi
     yield Cost("index", bytes=scaled(paths.MANIFEST, paths.INDEX_CACHE), files=7)
     if params.needs_transcripts:
         yield Cost("transcribe", bytes=scaled(paths.TRANSCRIPTS.parent), files=_files(clips, 256))
-    llm = trial.get("llm", {})
     if params.needs_llm:
-        seconds = llm.get("seconds_a_text")
-        if seconds is not None and params.llm.backend != "openai":
-            cores = device.get("cores", 1)  # the trial uses all of them
-            faster = speed_of_gpu(machine, device.get("gpu", "")) if machine.gpu else float(machine.cores)
-            seconds = seconds * (1 if device.get("gpu") else cores) / faster
+        seconds = seconds_of_text(params, trial, machine)
         total = None if seconds is None else seconds * clips / machine.gpus
         yield Cost("rewrite", total, scaled(paths.REWRITE), _files(clips, 1024), "llm")
-    for modality in params.extract.encoders:
-        yield _extraction(params, modality, trial, clips, machine, device.get("gpu", ""))
+    for features in params.tokens:
+        yield _extraction(params, features, trial, clips, machine)
     yield Cost("predict", bytes=scaled(paths.DATA / "predictions"))
     yield Cost("vote", bytes=scaled(paths.VOTES.parent))
     yield Cost("refine", bytes=scaled(paths.REFINED.parent))
 
 
-def _extraction(
-    params: Params, modality: Modality, trial: Mapping[str, Any], clips: int, machine: Machine, measured_on: str
-) -> Cost:
-    name, figures = f"extract {modality.value}", trial.get(f"trial {modality.value}", {})
+def _extraction(params: Params, features: str, trial: Mapping[str, Any], clips: int, machine: Machine) -> Cost:
+    """Return the projection of one encoder, by the name of its features (`Params.tokens`)."""
+    name, figures = f"extract {features}", trial.get(f"trial {features}", {})
     if not figures.get("seconds_a_clip"):
         return Cost(name)
-    on_gpu = params.encoder_of(modality).uses_torch
-    seconds, limit = seconds_of_clip(figures, machine, on_gpu=on_gpu, measured_on=measured_on if on_gpu else "")
+    on_gpu = params.encoder_of(*params.tokens[features]).uses_torch
+    measured_on = trial.get("device", {}).get("gpu", "")
+    seconds, limit = seconds_of_clip(figures, machine, on_gpu=on_gpu, measured_on=measured_on)
     size = figures["bytes_a_clip"]
     files = math.ceil(clips / params.extract.part_size) * (figures["files_of_part"] or 1)
     return Cost(name, seconds * clips / machine.gpus, None if size is None else size * clips, files, limit)
@@ -177,12 +201,14 @@ def assumptions(trial: Mapping[str, Any], machine: Machine) -> Iterator[str]:
     where = measured_on or "one core of this machine's CPU"
     yield f"seconds and bytes of a clip: the trial of `ecmf-pipe doctor` on a few clips of this corpus, on {where}"
     yield "all clips have all inputs, and are as long as those of the trial"
-    if machine.gpu:
-        gpu = find_gpu(machine.gpu)
-        speed = speed_of_gpu(machine, measured_on)
-        peaks = f"{GPUS[gpu]:g} TFLOP/s (published peak, dense 16 bit) / {CPU_CORE:g} TFLOP/s of a core"
-        basis = "the ratio of published peaks" if measured_on else f"{GPU_SHARE:g} x {peaks}"
-        yield f"ASSUMED, not measured: networks of torch run {speed:,.4g} times as fast on {gpu}: {basis}"
+    gpu = machine.gpu and find_gpu(machine.gpu)
+    if gpu or measured_on:
+        speed = speed_of_network(machine, measured_on)
+        peaks = f"{GPUS[gpu or find_gpu(measured_on)]:g} TFLOP/s (published peak, dense 16 bit)"
+        ratio = f"{GPU_SHARE:g} x {peaks} / {CPU_CORE:g} TFLOP/s of a core"
+        basis = "the ratio of published peaks" if gpu and measured_on else ratio if gpu else f"1 / ({ratio})"
+        yield f"ASSUMED, not measured: networks of torch run {speed:,.4g} times as fast on {gpu or 'a core'}: {basis}"
+    if gpu:
         yield f"{machine.cores} CPU cores beside each GPU decode, as fast as those of the trial, at the same time"
     else:
         yield f"{machine.cores} CPU cores of the speed of the trial"
@@ -208,7 +234,7 @@ def show_plan(params: Params, clips: int | None, machine: Machine) -> None:
     count = len(read_manifest(paths.MANIFEST)) if clips is None else clips
     hardware = f"{machine.gpus} x {find_gpu(machine.gpu)}" if machine.gpu else f"{machine.gpus} x CPU"
     echo(f"plan: {count:,} clips on {hardware} with {machine.cores} cores each")
-    line = "{:<16}{:>12}{:>12}{:>11}{:>11}  {}"
+    line = "{:<26}{:>12}{:>12}{:>11}{:>11}  {}"
     echo(line.format("stage", "time", "cost", "storage", "files", "limited by"))
     costs = list(project(params, trial, count, machine))
     known = [cost.seconds for cost in costs if cost.seconds is not None]

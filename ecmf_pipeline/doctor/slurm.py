@@ -15,10 +15,10 @@ from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.core.errors import InputError, MissingInput
 from ecmf_pipeline.core.files import fingerprint
 from ecmf_pipeline.doctor.checks import duration
-from ecmf_pipeline.doctor.projection import Machine, read_trial, seconds_of_clip, speed_of_gpu
+from ecmf_pipeline.doctor.projection import Machine, read_trial, seconds_of_clip, seconds_of_text
 from ecmf_pipeline.extraction.run import BranchInputs, clip_limits, coverage
 from ecmf_pipeline.settings.params import Params
-from ecmf_pipeline.stages.shared.inputs import read_manifest_with_transcripts
+from ecmf_pipeline.stages.shared.inputs import read_manifest_with_transcripts, read_needed_texts
 
 STAGES = ("extract", "transcribe", "rewrite", "vote")
 _USED_SHARE = 0.8
@@ -66,6 +66,8 @@ def show_jobs(params: Params, stage: str, modalities: Sequence[Modality], job: J
     about = ", ".join(f"{name} {count:,}" for name, count in missing.items()) or "unknown"
     lines = [f"# {stage}: missing clips: {about}"]
     if shards is None:
+        if not missing:
+            raise MissingInput("the time of this stage is not measured", "give the number of jobs with --shards")
         seconds = _seconds(params, missing, job, read_trial())
         shards = max(1, math.ceil(seconds / (job.hours * 3600 * _USED_SHARE)))
         shards = min(shards, max(1, *missing.values()))
@@ -78,55 +80,55 @@ def show_jobs(params: Params, stage: str, modalities: Sequence[Modality], job: J
 
 
 def _missing(params: Params, stage: str, used: Sequence[Modality]) -> dict[str, int]:
-    """Return the number of missing clips or texts, by modality or stage; empty for a stage that counts none."""
-    if stage == "transcribe":
+    """Return the number of missing clips or texts, by features (`Params.tokens`) or stage; empty if it is unknown."""
+    answers_are_reused = (
+        tuple(params.vote.inputs) == ("text",)
+        and params.llm.votes.examples == "packaged"
+        and params.rewrite.how == "scored"
+    )
+    if stage == "transcribe" or (stage == "vote" and not answers_are_reused):
         return {}
-    texts = read_texts(paths.REWRITES) if paths.REWRITES.is_file() else {}
     if stage != "extract":
+        texts = read_texts(paths.REWRITES) if paths.REWRITES.is_file() else {}
         clips = read_manifest_with_transcripts(params)
         enriched = {text.original for text in texts.values() if text.enriched}
         return {stage: len(set(filter(str.strip, clips.column("transcript").tolist())) - enriched)}
     clips = read_manifest(paths.MANIFEST)
-    settings = {modality: params.settings_of(modality) for modality in used}
+    texts = read_needed_texts(params, clips) if Modality.TEXT in used else {}
+    tokens = {name: token for name, token in params.tokens.items() if token.modality in used}
+    settings = {name: params.token_settings(token) for name, token in tokens.items()}
     return {
-        modality.value: coverage(
-            modality,
+        name: coverage(
+            tokens[name].modality,
             clips,
             texts,
-            root=paths.features(modality),
-            quarantine_path=paths.quarantine("extract", modality),
+            root=paths.features(tokens[name].modality),
+            quarantine_path=paths.quarantine("extract", tokens[name].modality),
             fingerprint=fingerprint(one),
             branch_inputs=BranchInputs.of_settings(one),
             limits=clip_limits(params.extract, params.media),
         ).missing
-        for modality, one in settings.items()
+        for name, one in settings.items()
     }
 
 
 def _seconds(params: Params, missing: Mapping[str, int], job: Job, trial: Mapping[str, Any]) -> float:
     """Return the seconds that one job would take for all missing clips."""
-    device = trial.get("device", {})
     total = 0.0
     for name, count in missing.items():
         if name in {"rewrite", "vote"}:
-            seconds = trial.get("llm", {}).get("seconds_a_text")
-            if seconds is not None and job.machine.gpu and params.llm.backend != "openai":
-                seconds *= (1 if device.get("gpu") else device.get("cores", 1)) / speed_of_gpu(
-                    job.machine, device.get("gpu", "")
-                )
+            seconds = seconds_of_text(params, trial, job.machine)
         else:
-            figures, on_gpu = trial.get(f"trial {name}", {}), params.encoder_of(Modality(name)).uses_torch
+            figures, on_gpu = trial.get(f"trial {name}", {}), params.encoder_of(*params.tokens[name]).uses_torch
             seconds = None
             if figures.get("seconds_a_clip"):
-                measured_on = device.get("gpu", "") if on_gpu else ""
+                measured_on = trial.get("device", {}).get("gpu", "")
                 seconds, _ = seconds_of_clip(figures, job.machine, on_gpu=on_gpu, measured_on=measured_on)
         if seconds is None and count:
             raise MissingInput(
                 f"the trial of doctor has no time of {name}", "give --shards, or measure it", command="ecmf-pipe doctor"
             )
         total += (seconds or 0.0) * count
-    if not missing:
-        raise MissingInput("the time of this stage is not measured", "give the number of jobs with --shards")
     return total
 
 

@@ -14,7 +14,16 @@ from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, ClipId, Corpus, Modality, write_corpus_tables
 from ecmf_pipeline.core.errors import EcmfError, InputError, MissingInput
 from ecmf_pipeline.core.files import write_sealed_json
-from ecmf_pipeline.doctor.projection import GPUS, Cost, Machine, find_gpu, project, read_trial, show_plan
+from ecmf_pipeline.doctor.projection import (
+    GPUS,
+    Cost,
+    Machine,
+    find_gpu,
+    project,
+    read_trial,
+    seconds_of_text,
+    show_plan,
+)
 from ecmf_pipeline.doctor.slurm import Job, show_jobs
 from ecmf_pipeline.doctor.trial import TimedStep, opening_share
 from ecmf_pipeline.settings.params import load_params
@@ -68,16 +77,84 @@ def test_a_gpu_runs_only_networks_of_torch_and_decoding_limits_it():
     assert many_cores["extract global"].limit == "gpu"
 
 
+def store_trial(gpu: str, *names: str) -> None:
+    """Store a trial as `doctor` would on a GPU."""
+    figures = {"seconds_a_clip": 1.0, "bytes_a_clip": 1000.0, "opening_share": 0.25, "files_of_part": 5}
+    device = {"device": "cuda", "gpu": gpu, "workers": 1, "cores": 2}
+    llm = {"seconds_a_text": 1.0}
+    write_sealed_json(paths.TRIAL, {"device": device, "llm": llm} | {f"trial {name}": figures for name in names})
+
+
+@pytest.mark.usefixtures("project_folder")
+def test_a_trial_on_a_gpu_is_projected_to_slower_cores():
+    store_trial("NVIDIA H100 80GB HBM3", "global", "audio")
+    on_cores, on_gpu = costs(Machine(cores=4), 1), costs(Machine("h100", cores=4), 1)
+    slower = 0.25 * 989 / 0.1
+    assert on_cores["extract global"].seconds == pytest.approx((0.25 + 0.75 * slower) / 4)
+    assert on_cores["extract audio"].seconds == 1 / 4, "no network of torch: the cores computed it in the trial too"
+    assert on_gpu["extract global"].seconds == 0.75
+    assert seconds_of_text(load_params(), read_trial(), Machine("h100")) == 1
+    assert seconds_of_text(load_params(), read_trial(), Machine(cores=4)) == pytest.approx(slower / 4)
+
+
+@pytest.mark.usefixtures("project_folder")
+def test_an_unknown_gpu_of_the_trial_is_not_taken_for_a_wrong_option():
+    store_trial("Voodoo 2", "global", "audio")
+    with pytest.raises(InputError, match="doctor measured on"):
+        costs(Machine("h100"))
+
+
+@pytest.mark.usefixtures("project_folder")
+def test_each_of_several_encoders_is_projected_and_counted(capsys: pytest.CaptureFixture[str]):
+    text = Path("params.yaml").read_text()
+    Path("params.yaml").write_text(text.replace("audio: egemaps", "face: [efficientnet_lite0, mini_xception]"))
+    names = ["face.efficientnet_lite0", "face.mini_xception"]
+    store_trial("", *names)
+    projected = costs(Machine(cores=1), 1)
+    assert [projected[f"extract {name}"].seconds for name in names] == [1, 1]
+    show_jobs(load_params(), "extract", [Modality.FACE], Job(hours=25 / 3600 / 0.8, machine=Machine(cores=1)))
+    assert "#SBATCH --array=1-4\n" in capsys.readouterr().out, "a hundred features of a second, 25 s a job"
+
+
+@pytest.mark.usefixtures("project_folder")
+@pytest.mark.parametrize("stage", ["transcribe", "vote"])
+def test_the_number_of_jobs_of_an_unmeasured_stage_is_given(stage: str, capsys: pytest.CaptureFixture[str]):
+    paths.TRIAL.unlink()
+    with pytest.raises(MissingInput, match="not measured") as caught:
+        show_jobs(load_params(), stage, [], Job(4, Machine()))
+    assert not caught.value.command, "doctor does not measure it"
+    show_jobs(load_params(), stage, [], Job(4, Machine()), 7)
+    assert f"ecmf-pipe {stage} --workers" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("project_folder")
+def test_no_jobs_are_printed_that_would_fail_for_want_of_texts():
+    text = Path("params.yaml").read_text()
+    Path("params.yaml").write_text(text.replace("audio: egemaps", "text: minilm"))
+    with pytest.raises(MissingInput) as caught:
+        show_jobs(load_params(), "extract", [], Job(4, Machine()), 3)
+    assert caught.value.command == "ecmf-pipe rewrite"
+
+
 @pytest.mark.parametrize(
-    ("name", "gpu"), [("H100", "h100"), ("NVIDIA A100-SXM4-80GB", "a100"), ("RTX 4090", "rtx4090")]
+    ("name", "gpu"),
+    [
+        ("H100", "h100"),
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA A100-SXM4-80GB", "a100"),
+        ("RTX 4090", "rtx4090"),
+        ("NVIDIA L40", "l40"),
+        ("NVIDIA L4", "l4"),
+    ],
 )
 def test_names_of_devices_are_known(name: str, gpu: str):
     assert find_gpu(name) == gpu
 
 
-def test_an_unknown_gpu_is_wrong_input_that_lists_the_known_ones():
+@pytest.mark.parametrize("name", ["voodoo2", "NVIDIA RTX A4000", "NVIDIA T400", "NVIDIA RTX A1000"])
+def test_an_unknown_gpu_is_wrong_input_that_lists_the_known_ones(name: str):
     with pytest.raises(InputError) as caught:
-        find_gpu("voodoo2")
+        find_gpu(name)
     assert all(gpu in str(caught.value) for gpu in GPUS)
 
 
