@@ -531,6 +531,9 @@ def test_plain_models_of_evaluate_come_before_those_of_ablate() -> None:
     run = replace(make_report_input(LABELS), evaluate=evaluation(LABELS) | {"plain": {"models": models}})
     text = section_text(render(run, ReportConfig()), "summary")
     assert "a plain model is better. The fusion is significantly worse than a plain model (SVM)" in text
+    best = {"best plain model": models["SVM"]}
+    run = replace(run, evaluate=evaluation(LABELS) | {"plain": {"models": best}})
+    assert "significantly worse than the best plain model:" in section_text(render(run, ReportConfig()), "summary")
 
 
 def test_unknown_speakers_are_named_beside_the_interval() -> None:
