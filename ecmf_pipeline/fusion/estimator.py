@@ -225,7 +225,7 @@ def _column_numbers(chosen: Any, numbers: Mapping[Any, int], width: int) -> NDAr
     if not all(isinstance(bound, int | np.integer) and abs(bound) <= width for bound in bounds):
         return np.zeros(0, np.int64)
     entries = range(width)[chosen] if is_slice else np.array(chosen, object).reshape(-1)
-    wanted = [numbers.get(one, one) for one in entries]
+    wanted: list[Any] = [numbers.get(one, one) for one in entries]
     if not all(
         isinstance(one, int | np.integer) and not isinstance(one, bool) and -width <= one < width for one in wanted
     ):
