@@ -221,11 +221,11 @@ def _column_numbers(chosen: Any, numbers: Mapping[Any, int], width: int) -> NDAr
     NumPy alone would shorten a slice that is too long, and take True and 1.5 for 1.
     """
     is_slice = isinstance(chosen, slice)
-    bounds = [chosen.start or 0, chosen.stop or 0] if is_slice else []
-    if not all(isinstance(bound, int | np.integer) and abs(bound) <= width for bound in bounds):
+    bounds: list[Any] = [chosen.start or 0, chosen.stop or 0] if is_slice else []
+    if not all(isinstance(bound, int | np.integer) and -width <= bound <= width for bound in bounds):
         return np.zeros(0, np.int64)
     entries = range(width)[chosen] if is_slice else np.array(chosen, object).reshape(-1)
-    wanted: list[Any] = [numbers.get(one, one) for one in entries]
+    wanted = [numbers.get(one, one) for one in entries]
     if not all(
         isinstance(one, int | np.integer) and not isinstance(one, bool) and -width <= one < width for one in wanted
     ):
