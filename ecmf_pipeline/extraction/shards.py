@@ -11,7 +11,7 @@ from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.console import echo, format_count
 from ecmf_pipeline.core.shards import Shard, starting
 from ecmf_pipeline.extraction.run import Writers, open_writers
-from ecmf_pipeline.runner.quarantine import Quarantine
+from ecmf_pipeline.runner.quarantine import merge_quarantine
 from ecmf_pipeline.store.shards import (
     merge_shards,
     recover_shards,
@@ -65,10 +65,7 @@ def merge_all_shards(writers: Writers, quarantine_path: StoreRoot) -> None:
             continue
         with starting(shards_folder(writer.root)):
             added, roots = merge_shards(writer)
-            table = Quarantine(quarantine_path(modality), stage="extract", modality=modality.value)
-            for root in roots:
-                table.merge(shard_table(root))
-            table.write()
+            merge_quarantine(quarantine_path(modality), map(shard_table, roots))
             for root in roots:
                 remove_shard(root, writer.fingerprint)
         if roots:

@@ -23,7 +23,7 @@ from ecmf_pipeline.core.files import exclusive_lock
 from ecmf_pipeline.core.shards import SHARDS, Shard, remove_if_empty, shard_folders, starting
 from ecmf_pipeline.llm.answers import AnswerCache, AnswerFiles, AnswerWriter, RowT, part_files
 from ecmf_pipeline.llm.server_run import DRAFTS_FILE
-from ecmf_pipeline.runner.quarantine import Quarantine
+from ecmf_pipeline.runner.quarantine import merge_quarantine
 from ecmf_pipeline.runner.step import leftover_batches
 
 
@@ -97,7 +97,6 @@ def _merge(writer: AnswerWriter[RowT], files: AnswerFiles, base: Path) -> None:
         with exclusive_lock(shard.spool_folder / "lock", f"the answers in {shard.cache}"):
             pass  # no shard is running, and none can start
     added = 0
-    table = Quarantine(files.quarantine, stage=files.stage)
     for shard in shards:
         answers = cache.in_folder(shard.cache)
         with AnswerWriter(answers, shard.spool_folder):  # adds its finished batches
@@ -108,8 +107,7 @@ def _merge(writer: AnswerWriter[RowT], files: AnswerFiles, base: Path) -> None:
             writer.spool.folder.mkdir(parents=True, exist_ok=True)
             with (writer.spool.folder / DRAFTS_FILE).open("ab") as file:
                 file.write(drafts.read_bytes())
-        table.merge(shard.quarantine)
-    table.write()
+    merge_quarantine(files.quarantine, [shard.quarantine for shard in shards])
     for shard in shards:
         shard.quarantine.unlink(missing_ok=True)
         for folder in (shard.cache, shard.spool_folder):

@@ -13,7 +13,7 @@ import shlex
 import sys
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import astuple, dataclass, fields, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -129,7 +129,9 @@ class Quarantine:
         self.fingerprint = fingerprint
         self._section = section or stage
         self._limits = limits or {}
-        stored = read_quarantine(path)
+        stored = sorted(
+            read_quarantine(path), key=lambda entry: entry.time
+        )  # of two entries of a clip, the later counts
         self._others = [entry for entry in stored if entry.fingerprint in others]
         self._entries = {entry.clip_id: entry for entry in stored if entry.fingerprint not in others}
         self._written = dict(self._entries) if path.is_file() else None
@@ -183,13 +185,6 @@ class Quarantine:
             clip_id: entry for clip_id, entry in self._entries.items() if self._is_current(entry, current.get(clip_id))
         }
 
-    def merge(self, path: Path) -> None:
-        """Add the entries of another table of the stage, of a shard; of two entries of a clip, the later counts."""
-        for entry in read_quarantine(path):
-            present = self._entries.get(entry.clip_id)
-            if present is None or present.time <= entry.time:
-                self._entries[entry.clip_id] = entry
-
     def clear(self) -> None:
         """Remove all entries, to retry their clips."""
         self._entries = {}
@@ -238,13 +233,31 @@ class Quarantine:
             return
         if self._entries == self._written:
             return
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(column.name for column in fields(QuarantineEntry))
-        writer.writerows(astuple(entry) for entry in sorted([*self._others, *self], key=lambda entry: entry.clip_id))
-        write_atomic(self.path, text.getvalue(), only_if_changed=True)
+        _write_table(self.path, [*self._others, *self])
         self._written = dict(self._entries)
         self._written_at = time.monotonic()
+
+
+def merge_quarantine(path: Path, tables: Iterable[Path]) -> None:
+    """Add the entries of the tables of shards to the table of a stage.
+
+    Of two entries of a clip and the same settings, the later counts. Encoders of one modality have different settings.
+    """
+    entries: dict[tuple[str, str], QuarantineEntry] = {}
+    for table in (path, *tables):
+        for entry in read_quarantine(table):
+            key = (entry.clip_id, entry.fingerprint)
+            if key not in entries or entries[key].time <= entry.time:
+                entries[key] = entry
+    _write_table(path, entries.values())
+
+
+def _write_table(path: Path, entries: Iterable[QuarantineEntry]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(column.name for column in fields(QuarantineEntry))
+    writer.writerows(astuple(entry) for entry in sorted(entries, key=lambda entry: (entry.clip_id, entry.fingerprint)))
+    write_atomic(path, text.getvalue(), only_if_changed=True)
 
 
 def read_quarantine(path: Path) -> list[QuarantineEntry]:
@@ -258,7 +271,8 @@ def read_quarantine(path: Path) -> list[QuarantineEntry]:
     table = open_table(
         path, command=f"rm {shlex.quote(str(path))}", hint="remove it, and run the stage again: it retries the clips"
     )
-    return table.parse(_parse_entry, [field.name for field in fields(QuarantineEntry)])
+    # A clip has an entry for each encoder of a modality that cannot use it.
+    return table.parse(_parse_entry, [field.name for field in fields(QuarantineEntry)], key=0)
 
 
 def _parse_entry(cells: list[str]) -> QuarantineEntry:

@@ -17,7 +17,7 @@ from ecmf_pipeline.core.shards import SHARDS, Shard
 from ecmf_pipeline.extraction.config import ExtractConfig
 from ecmf_pipeline.extraction.run import extract, open_writers, plan_branch
 from ecmf_pipeline.extraction.shards import merge_all_shards, open_shard_writers, shard_tables
-from ecmf_pipeline.runner.quarantine import read_quarantine
+from ecmf_pipeline.runner.quarantine import Quarantine, merge_quarantine, read_quarantine
 from ecmf_pipeline.settings.params import branch_settings
 from ecmf_pipeline.store import FeatureRow, FeatureStore, StoreWriter, create_settings_group
 from ecmf_pipeline.store.format import lock_path, read_parts
@@ -140,6 +140,20 @@ def test_a_bad_clip_of_a_shard_reaches_the_table_of_the_stage_and_is_not_tried_a
     assert reasons(project, Modality.FACE) == {"tree": "NoFaceFound"}
     assert (branch.reused, len(branch.todo), report.quarantined["face"]) == (2, 0, 1)
     assert not shard_roots(project.root(Modality.FACE))
+
+
+def test_entries_of_two_encoders_on_one_clip_are_both_merged(tmp_path):
+    tables = [tmp_path / name for name in ("1.csv", "2.csv")]
+    for path, names in zip(tables, (("first", "second"), ("first",)), strict=True):
+        for name in names:
+            own = Quarantine(
+                path, stage="extract", modality="face", fingerprint=name, others={"first", "second"} - {name}
+            )
+            own.add("clip", "NoFaceFound", path.name, "digest")
+            own.write()
+    merge_quarantine(tmp_path / "face.csv", tables)
+    merged = read_quarantine(tmp_path / "face.csv")
+    assert [(entry.fingerprint, entry.message) for entry in merged] == [("first", "2.csv"), ("second", "1.csv")]
 
 
 def test_an_entry_of_a_clip_that_another_shard_computed_is_dropped(many):
