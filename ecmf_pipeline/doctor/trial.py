@@ -170,7 +170,7 @@ def try_extraction(
     root = folder / f"{features}.zarr"
     log = folder / f"{features}.seconds"
     engine = TimedEngine(LocalProcesses(1, params.extract.clip_timeout), log)
-    with open_writers({modality: settings}, lambda _: root) as writers:
+    with open_writers({features: settings}, lambda _: root) as writers:
         branch = plan_branch(
             modality,
             clips,
@@ -179,6 +179,7 @@ def try_extraction(
             settings=settings,
             root=root,
             quarantine_path=folder / f"{features}.csv",
+            name=features,
         )
         with suppress(TryAgain):  # the quarantine table lists transient failures too
             extract(

@@ -205,10 +205,14 @@ def _plain_predictions(study: Study, reference: Variant) -> dict[str, NDArray[np
     """Return the predictions of the plain models, (S, j), equal for all seeds; none if there are too few clips."""
     is_evaluated = study.truth != NO_PREDICTION
     names = np.array([*study.label_names, NO_PREDICTION])
-    folds = np.where(is_evaluated, study.folds, -1)
     try:
         predicted = plain_predictions(
-            reference.features, study.labels, study.groups, folds, seed=reference.training.seed
+            reference.features,
+            study.labels,
+            study.groups,
+            study.folds,
+            seed=reference.training.seed,
+            queried=is_evaluated,
         )
     except TooFewClips:
         return {}

@@ -49,15 +49,18 @@ def plain_predictions(
     folds: Ints,
     *,
     seed: int,
+    queried: Bools | None = None,
 ) -> dict[str, Ints]:
-    """Predict each clip with plain models that were trained without its fold.
+    """Predict clips with plain models that were trained without their fold.
 
     Args:
         features: Features by modality, (n, D), or (n, T, D) at frame level, of which the mean is used; NaN if missing.
         labels: Class indices, (n,); -1 for clips that are not trained on.
         groups: Speaker or dialogue of each clip, (n,), "" if unknown; inner folds do not split them.
-        folds: Fold of each clip, (n,); -1 for clips that are not predicted.
+        folds: Fold of each clip, (n,); clips of fold -1 are trained on for all folds and not predicted.
         seed: Seed of the inner folds and of LightGBM.
+        queried: Whether a clip is predicted, (n,); None: all clips with a fold. The others of its fold are not trained
+            on either: they may be of its group.
 
     Returns:
         Predicted classes by model, (n,), -1 without a prediction; `BEST` is the best model of the inner folds.
@@ -68,6 +71,7 @@ def plain_predictions(
     tables = {name: _mean_frames(values) for name, values in features.items()}
     present = np.stack([np.isfinite(table).all(axis=1) for table in tables.values()], axis=1)  # (n, M)
     trainable, usable = (labels >= 0) & present.any(axis=1), (folds >= 0) & present.any(axis=1)
+    usable &= True if queried is None else queried
     predicted: dict[str, Ints] = {}
     for fold in np.unique(folds[usable]).tolist():
         training, queries = np.flatnonzero(trainable & (folds != fold)), np.flatnonzero(usable & (folds == fold))
@@ -115,8 +119,9 @@ def compare_plain(
             {name: values[rows] for name, values in features.items()},
             given[rows],
             [groups[row] for row in rows.tolist()],
-            np.where(is_evaluated, folds, -1)[rows],
+            folds[rows],
             seed=seed,
+            queried=is_evaluated[rows],
         )
     except TooFewClips as error:
         return {"models": {}, "why": error.message}

@@ -23,7 +23,7 @@ from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.runner import Engine, Run, RunConfig, RunReport
 from ecmf_pipeline.runner.machine import default_openers, has_bf16_instructions, visible_gpus
-from ecmf_pipeline.runner.quarantine import Limits, Quarantine, read_quarantine
+from ecmf_pipeline.runner.quarantine import Limits, Quarantine, read_quarantine, share_files
 from ecmf_pipeline.store import (
     FeatureStore,
     StoreWriter,
@@ -68,11 +68,12 @@ DEFAULT_BRANCH_INPUTS = BranchInputs()
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """The plan of one modality.
+    """The plan of one encoder of a modality.
 
     Attributes:
+        name: Name of the features, unique among the branches of a run, and key of the writers and counts.
         modality: The modality.
-        encoder: Parameters of its encoder.
+        encoder: Parameters of the encoder.
         settings: All settings that change the features.
         quarantine: Table of its bad clips.
         digests: Digest of the input of each clip that has one.
@@ -82,6 +83,7 @@ class Branch:
         in_use: Fingerprints of all encoders of the modality in use, in order; empty if there is only this one.
     """
 
+    name: str
     modality: Modality
     encoder: BaseEncoderConfig
     settings: dict[str, Any]
@@ -176,6 +178,7 @@ def plan_branch(
     settings: dict[str, Any],
     root: Path,
     quarantine_path: Path,
+    name: str = "",
     limits: Limits | None = None,
     retry_quarantined: bool = False,
     earlier_tables: Sequence[Path] = (),
@@ -191,6 +194,7 @@ def plan_branch(
         settings: All settings that change the features.
         root: Folder of the store.
         quarantine_path: Quarantine table of the modality.
+        name: See `Branch.name`; empty: that of the modality.
         limits: The result of `clip_limits`.
         retry_quarantined: Whether to retry quarantined clips even if nothing changed.
         earlier_tables: Further quarantine tables whose clips are not computed; they are only read.
@@ -231,9 +235,9 @@ def plan_branch(
         for clip_id, digest in missing.items()
         if not any(table.holds(clip_id, digest) for table in (quarantine, *earlier))
     )
-    return Branch(
-        modality, encoder, settings, quarantine, digests, todo, len(computed), len(clips) - len(digests), tuple(in_use)
-    )
+    absent = len(clips) - len(digests)
+    name = name or modality.value
+    return Branch(name, modality, encoder, settings, quarantine, digests, todo, len(computed), absent, tuple(in_use))
 
 
 def computed_clips(root: Path, store: FeatureStore | None, key: str, digests: Mapping[str, str]) -> set[str]:
@@ -305,29 +309,33 @@ def coverage(
     return Coverage(len(done), len(digests) - len(done) - len(bad), len(clips) - len(digests), len(bad))
 
 
-Writers = Mapping[Modality, StoreWriter]
+Writers = Mapping[str, StoreWriter]
 
 
 @contextmanager
-def open_writers(
-    settings: Mapping[Modality, Mapping[str, Any]], store_root: Callable[[Modality], Path]
-) -> Iterator[Writers]:
-    """Lock the stores of some modalities for writing, and recover the batches of killed runs.
+def open_writers(settings: Mapping[str, Mapping[str, Any]], store_root: Callable[[str], Path]) -> Iterator[Writers]:
+    """Lock the stores of some branches for writing, and recover the batches of killed runs.
+
+    Branches of one modality write to one store, each under its own fingerprint.
 
     Enter this context before planning: an earlier plan would not see the recovered rows and would recompute them.
 
     Args:
-        settings: All settings that change the features, by modality.
-        store_root: Returns the store of a modality.
+        settings: All settings that change the features, by name of the branch.
+        store_root: Returns the store of a branch.
 
     Raises:
         StoreBusy: If another run writes to one of the stores.
     """
+    writers: dict[str, StoreWriter] = {}
+    first: dict[Path, StoreWriter] = {}
     with ExitStack() as exits:
-        yield {
-            modality: exits.enter_context(StoreWriter(store_root(modality), fingerprint(modality_settings)))
-            for modality, modality_settings in settings.items()
-        }
+        for name, branch_settings in settings.items():
+            root = store_root(name)
+            writer = StoreWriter(root, fingerprint(branch_settings), beside=first.get(root))
+            writers[name] = exits.enter_context(writer)
+            first.setdefault(root, writer)
+        yield writers
 
 
 def extract(
@@ -346,7 +354,8 @@ def extract(
     """Compute the missing features of the branches, and make their fingerprints the current ones of the stores.
 
     Args:
-        branches: Results of `plan_branch`, made while the stores were locked.
+        branches: Results of `plan_branch`, made while the stores were locked; their fingerprints differ within a
+            modality.
         clips: The manifest.
         texts: Transcripts by clip id.
         writers: The writers yielded by `open_writers`.
@@ -363,7 +372,8 @@ def extract(
         TryAgain: If clips failed for transient reasons; completed work is kept.
         Interrupted: On Ctrl-C or SIGTERM; completed work is kept.
     """
-    report = RunReport(reused={branch.modality.value: branch.reused for branch in branches})
+    report = RunReport(reused={branch.name: branch.reused for branch in branches})
+    share_files([branch.quarantine for branch in branches])
     incomplete, failures = _finish_complete_branches(branches, writers, report, config)
     if incomplete:
         # Imported only if features are missing: it imports the decoders and the encoder registry.
@@ -373,7 +383,7 @@ def extract(
         config = _choose_processes(config, incomplete)
         _warn_of_slow_types(config.device, incomplete)
         encoders = {
-            branch.modality: BranchEncoder(branch.encoder, branch.settings, writers[branch.modality].root)
+            branch.name: BranchEncoder(branch.modality, branch.encoder, branch.settings, writers[branch.name].root)
             for branch in incomplete
         }
         todo = frozenset[str]().union(*(branch.todo for branch in incomplete if branch.modality is not Modality.TEXT))
@@ -381,13 +391,14 @@ def extract(
             path for clip in clips if clip.clip_id in todo for path in (clip.path, clip.face_path, clip.audio_path)
         ]
         states = known_states(index_cache, corpus_root, names) if index_cache and names else {}
+        text_branches = {branch.name for branch in incomplete if branch.modality is Modality.TEXT}
         items = []
         for clip in clips:
             missing = {
-                branch.modality: branch.digests[clip.clip_id] for branch in incomplete if clip.clip_id in branch.todo
+                branch.name: branch.digests[clip.clip_id] for branch in incomplete if clip.clip_id in branch.todo
             }
             if missing:
-                text = texts[clip.clip_id] if Modality.TEXT in missing else None
+                text = texts[clip.clip_id] if missing.keys() & text_branches else None
                 files = (states.get(path) for path in (clip.path, clip.face_path, clip.audio_path))
                 items.append(ClipToExtract(clip, missing, text, *files))
         run: Run[ClipToExtract] = Run(
@@ -399,8 +410,8 @@ def extract(
                 config.device,
                 uses_openers=bool(config.openers) or engine is not None,  # an engine may have its own openers
             ),
-            {branch.modality.value: writers[branch.modality] for branch in incomplete},
-            {branch.modality.value: branch.quarantine for branch in incomplete},
+            {branch.name: writers[branch.name] for branch in incomplete},
+            {branch.name: branch.quarantine for branch in incomplete},
             RunConfig(
                 batch_size=config.batch_size,
                 part_size=config.part_size,
@@ -412,9 +423,9 @@ def extract(
             report,
             engine,
         )
-        run(items, f"extract {'+'.join(branch.modality.value for branch in incomplete)}")
+        run(items, f"extract {'+'.join(branch.name for branch in incomplete)}")
     for branch in incomplete:
-        make_current(writers[branch.modality].root, branch.fingerprint, branch.in_use)
+        make_current(writers[branch.name].root, branch.fingerprint, branch.in_use)
     if failures:
         raise failures[0]
     if report.transient:
@@ -444,13 +455,13 @@ def _finish_complete_branches(
     """
     incomplete, failures = [], []
     for branch in branches:
-        root = writers[branch.modality].root
+        root = writers[branch.name].root
         if not branch.todo:
             if not has_fingerprint(root, branch.fingerprint):
                 # No clip has this input. Later stages need an empty store, not a missing one.
                 create_settings_group(root, branch.settings, dim=None, dtype="float32")
             make_current(root, branch.fingerprint, branch.in_use)
-            report.count(branch.modality.value, branch.quarantine)
+            report.count(branch.name, branch.quarantine)
         branch.quarantine.write()  # without entries that are outdated
         try:
             branch.quarantine.check_share(len(branch.digests), config.max_quarantined)

@@ -7,11 +7,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.console import echo, format_count
 from ecmf_pipeline.core.shards import Shard, starting
 from ecmf_pipeline.extraction.run import Writers, open_writers
-from ecmf_pipeline.runner.quarantine import merge_quarantine
+from ecmf_pipeline.runner.quarantine import merge_tables
 from ecmf_pipeline.store.shards import (
     merge_shards,
     recover_shards,
@@ -22,17 +21,16 @@ from ecmf_pipeline.store.shards import (
     shards_folder,
 )
 
-Settings = Mapping[Modality, Mapping[str, Any]]
-StoreRoot = Callable[[Modality], Path]
-
 
 @contextmanager
-def open_shard_writers(settings: Settings, store_root: StoreRoot, shard: Shard) -> Iterator[Writers]:
+def open_shard_writers(
+    settings: Mapping[str, Mapping[str, Any]], store_root: Callable[[str], Path], shard: Shard
+) -> Iterator[Writers]:
     """Lock the stores of one shard for writing, and recover the finished batches of all shards that were killed.
 
     Args:
-        settings: All settings that change the features, by modality.
-        store_root: Returns the store of a modality, into which shards are merged.
+        settings: All settings that change the features, by name of the branch.
+        store_root: Returns the store of a branch, into which shards are merged.
         shard: The shard.
 
     Raises:
@@ -40,38 +38,41 @@ def open_shard_writers(settings: Settings, store_root: StoreRoot, shard: Shard) 
     """
     with ExitStack() as exits:
         with ExitStack() as start:
-            for base in {shards_folder(store_root(modality)) for modality in settings}:
+            for base in {shards_folder(store_root(name)) for name in settings}:
                 start.enter_context(starting(base))
-            writers = exits.enter_context(
-                open_writers(settings, lambda modality: shard_root(store_root(modality), shard))
-            )
-            for modality, writer in writers.items():
-                recover_shards(store_root(modality), writer.fingerprint)
+            writers = exits.enter_context(open_writers(settings, lambda name: shard_root(store_root(name), shard)))
+            for name, writer in writers.items():
+                recover_shards(store_root(name), writer.fingerprint)
         yield writers
 
 
-def merge_all_shards(writers: Writers, quarantine_path: StoreRoot) -> None:
+def merge_all_shards(writers: Writers, quarantine_path: Callable[[str], Path]) -> None:
     """Move the features and the quarantine tables of all shards to those of the stage.
 
     Args:
         writers: The open writers of the stores.
-        quarantine_path: Returns the quarantine table of a modality.
+        quarantine_path: Returns the quarantine table of a branch; those of one store have the same.
 
     Raises:
         StoreBusy: If a shard is running.
     """
-    for modality, writer in writers.items():
-        if not shard_roots(writer.root):
+    by_root: dict[Path, list[str]] = {}
+    for name, writer in writers.items():
+        by_root.setdefault(writer.root, []).append(name)
+    for store, names in by_root.items():
+        if not shard_roots(store):
             continue
-        with starting(shards_folder(writer.root)):
-            added, roots = merge_shards(writer)
-            merge_quarantine(quarantine_path(modality), map(shard_table, roots))
-            for root in roots:
-                remove_shard(root, writer.fingerprint)
-        if roots:
-            echo(
-                f"extract {modality.value}: {format_count(added, 'clip')} of {format_count(len(roots), 'shard')} merged"
-            )
+        with starting(shards_folder(store)):
+            added = {}
+            for name in names:
+                added[name], roots = merge_shards(writers[name])
+            merge_tables(quarantine_path(names[0]), map(shard_table, roots))
+            # All branches of a store have their rows in the same shards, and their entries in the same tables.
+            for name in names:
+                for root in roots:
+                    remove_shard(root, writers[name].fingerprint)
+        for name in names if roots else ():
+            echo(f"extract {name}: {format_count(added[name], 'clip')} of {format_count(len(roots), 'shard')} merged")
 
 
 def shard_tables(root: Path, quarantine_path: Path, shard: Shard) -> tuple[Path, list[Path]]:

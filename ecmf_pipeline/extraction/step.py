@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline import __version__
 from ecmf_pipeline.core.clips import Clip, ClipText, Modality
+from ecmf_pipeline.core.config import Frames
 from ecmf_pipeline.core.errors import (
     ChangedSinceIndex,
     ClipError,
@@ -61,15 +63,15 @@ class ClipToExtract:
 
     Attributes:
         clip: The clip.
-        digests: Digest of the input, for each modality whose features are missing.
-        text: The transcripts; None if the text features are not missing.
+        digests: Digest of the input, for each branch whose features are missing.
+        text: The transcripts; None if no text features are missing.
         media_state: State of the media file with the digest of the manifest; None if unknown.
         face_state: The same of the file of face crops.
         sound_state: The same of the sound file beside the media file.
     """
 
     clip: Clip
-    digests: Mapping[Modality, str]
+    digests: Mapping[str, str]
     text: ClipText | None = None
     media_state: FileState | None = None
     face_state: FileState | None = None
@@ -78,19 +80,16 @@ class ClipToExtract:
     @property
     def targets(self) -> Sequence[Target]:
         """The features to compute."""
-        return [Target(self.clip.clip_id, modality.value, digest) for modality, digest in self.digests.items()]
+        return [Target(self.clip.clip_id, branch, digest) for branch, digest in self.digests.items()]
 
     def alone(self) -> Sequence[ClipToExtract]:
         """Return one item for each branch: if a branch fails, others that share its decode may still succeed."""
-        return [
-            replace(self, digests={modality: digest}, text=self.text if modality is Modality.TEXT else None)
-            for modality, digest in self.digests.items()
-        ]
+        return [replace(self, digests={branch: digest}) for branch, digest in self.digests.items()]
 
 
 @dataclass(slots=True)
 class OpenedView:
-    """The prepared input of one modality of a clip.
+    """The input of a clip, prepared for the encoder of one branch.
 
     Attributes:
         prepared: Input of the network.
@@ -102,12 +101,14 @@ class OpenedView:
     side: dict[str, NDArray[Any]] = field(default_factory=dict)
 
 
-OpenedClip = dict[Modality, OpenedView | ClipError]
+OpenedClip = dict[str, OpenedView | ClipError]
 """The prepared views of a clip, or the error of each branch that failed."""
 
 
 class ExtractOpener(Opener[ClipToExtract, OpenedClip]):
     """An opener that decodes clips and prepares their views.
+
+    A view (sampled frames, a face track, sound, texts) is made once and prepared for each encoder that reads it.
 
     Args:
         plan: The branches, and how clips are read.
@@ -115,17 +116,20 @@ class ExtractOpener(Opener[ClipToExtract, OpenedClip]):
             builds and closes them.
     """
 
-    def __init__(self, plan: ExtractStepFactory, preparers: Mapping[Modality, Preparer[View]] | None = None) -> None:
+    def __init__(self, plan: ExtractStepFactory, preparers: Mapping[str, Preparer[View]] | None = None) -> None:
         self._corpus_root, self._faces = plan.corpus_root, plan.faces
         self._reader = ClipReader(plan.media)
-        self._frames = {m: configured_frames(branch.encoder, plan.media.frames) for m, branch in plan.branches.items()}
+        self._modalities = {name: branch.modality for name, branch in plan.branches.items()}
+        self._frames = {
+            name: configured_frames(branch.encoder, plan.media.frames) for name, branch in plan.branches.items()
+        }
         self._exits = ExitStack()
         if preparers is None:
-            preparers = {modality: build_preparer(branch.encoder) for modality, branch in plan.branches.items()}
+            preparers = {name: build_preparer(branch.encoder) for name, branch in plan.branches.items()}
             for preparer in preparers.values():
                 self._exits.callback(preparer.close)
         self._preparers = preparers
-        detects_faces = Modality.FACE in preparers and plan.faces.source != "openface"
+        detects_faces = Modality.FACE in self._modalities.values() and plan.faces.source != "openface"
         self._finder = self._exits.enter_context(FaceFinder(plan.faces)) if detects_faces else None
 
     def close(self) -> None:
@@ -135,28 +139,35 @@ class ExtractOpener(Opener[ClipToExtract, OpenedClip]):
     def open(self, item: ClipToExtract) -> OpenedClip:
         """Decode a clip once for all branches that miss it; an error affects only its branch."""
         opened: OpenedClip = {}
+        missing: dict[Modality, list[str]] = {}
+        for name in item.digests:
+            missing.setdefault(self._modalities[name], []).append(name)
         with as_out_of_memory():
-            if Modality.TEXT in item.digests:
-                self._prepare(Modality.TEXT, lambda: (item.text, {}), opened)
-            handled = {Modality.TEXT}
-            if self._faces.source == "openface" and Modality.FACE in item.digests:
-                handled.add(Modality.FACE)
-                self._prepare(Modality.FACE, partial(self._face_crops, item), opened)
+            self._prepare(missing.pop(Modality.TEXT, ()), lambda: (item.text, {}), opened)
+            if self._faces.source == "openface":
+                for frames, names in self._by_frames(missing.pop(Modality.FACE, ())).items():
+                    self._prepare(names, partial(self._face_crops, item, frames), opened)
             clip = item.clip
-            if clip.audio_path and Modality.AUDIO in item.digests:
-                handled.add(Modality.AUDIO)
+            if clip.audio_path and (names := missing.pop(Modality.AUDIO, [])):
                 sound = (clip.audio_path, clip.audio_digest, item.sound_state, clip.audio_bytes)
-                self._open_media(*sound, span_of(clip), {Modality.AUDIO}, opened)
-            if media := item.digests.keys() - handled:
+                self._open_media(*sound, span_of(clip), {Modality.AUDIO: names}, opened)
+            if missing:
                 self._open_media(
-                    clip.path, clip.file_digest, item.media_state, clip.bytes, span_of(clip), media, opened
+                    clip.path, clip.file_digest, item.media_state, clip.bytes, span_of(clip), missing, opened
                 )
         return opened
 
-    def _face_crops(self, item: ClipToExtract) -> tuple[FaceTrack, _SideArrays]:
+    def _by_frames(self, names: Iterable[str]) -> dict[Frames, list[str]]:
+        """Group branches by the frames that they read."""
+        groups: dict[Frames, list[str]] = {}
+        for name in names:
+            groups.setdefault(self._frames[name], []).append(name)
+        return groups
+
+    def _face_crops(self, item: ClipToExtract, frames: Frames) -> tuple[FaceTrack, _SideArrays]:
         clip, path = item.clip, self._corpus_root / item.clip.face_path
         with indexed_content(path, clip.face_digest, item.face_state, clip.face_bytes):
-            track = read_openface(path, count=self._frames[Modality.FACE], size=self._faces.crop_size)
+            track = read_openface(path, count=frames, size=self._faces.crop_size)
         return track, track.side_arrays(None)
 
     def _open_media(
@@ -166,7 +177,7 @@ class ExtractOpener(Opener[ClipToExtract, OpenedClip]):
         state: FileState | None,
         size: int,
         span: Span,
-        modalities: set[Modality],
+        missing: Mapping[Modality, Sequence[str]],
         opened: OpenedClip,
     ) -> None:
         """Open a span of a file for some branches, unless its content is no longer that of the manifest."""
@@ -174,25 +185,36 @@ class ExtractOpener(Opener[ClipToExtract, OpenedClip]):
         try:
             # Features of another content would be stored under the digest of the indexed one.
             with indexed_content(file, digest, state, size):
-                self._read_media(file, span, modalities, opened)
+                self._read_media(file, span, missing, opened)
         except (ChangedSinceIndex, FileUnreachable) as error:
-            opened.update(dict.fromkeys(modalities, error))
+            opened.update(dict.fromkeys(chain.from_iterable(missing.values()), error))
 
-    def _read_media(self, path: Path, span: Span, modalities: set[Modality], opened: OpenedClip) -> None:
-        if Modality.AUDIO in modalities:
-            self._prepare(Modality.AUDIO, lambda: (self._reader.sound(path, span), {}), opened)
-        visual = [modality for modality in (Modality.GLOBAL, Modality.FACE) if modality in modalities]
-        if not visual:
-            return
-        counts = list(dict.fromkeys(self._frames[modality] for modality in visual))
+    def _read_media(
+        self, path: Path, span: Span, missing: Mapping[Modality, Sequence[str]], opened: OpenedClip
+    ) -> None:
+        self._prepare(missing.get(Modality.AUDIO, ()), lambda: (self._reader.sound(path, span), {}), opened)
+        if groups := self._by_frames([*missing.get(Modality.GLOBAL, ()), *missing.get(Modality.FACE, ())]):
+            self._read_pictures(path, span, groups, opened)
+
+    def _read_pictures(
+        self, path: Path, span: Span, groups: Mapping[Frames, Sequence[str]], opened: OpenedClip
+    ) -> None:
+        """Decode the pictures for all branches once; ``groups`` are the names of branches by the frames they read."""
         try:
-            sampled = dict(zip(counts, self._reader.samplings(path, span, counts), strict=True))
+            samplings = self._reader.samplings(path, span, list(groups))
         except ClipError as error:
-            opened.update(dict.fromkeys(visual, error))
+            if len(groups) == 1:
+                opened.update(dict.fromkeys(chain.from_iterable(groups.values()), error))
+                return
+            # Fewer pictures may fit into memory or include no damaged one: each branch has the result it has alone.
+            for frames, names in groups.items():
+                self._read_pictures(path, span, {frames: names}, opened)
             return
-        for modality in visual:
-            make_view = self._track_face if modality is Modality.FACE else _whole_frames
-            self._prepare(modality, partial(make_view, sampled[self._frames[modality]]), opened)
+        for names, sampling in zip(groups.values(), samplings, strict=True):
+            faces = [name for name in names if self._modalities[name] is Modality.FACE]
+            others = [name for name in names if name not in faces]
+            self._prepare(others, partial(_whole_frames, sampling), opened)
+            self._prepare(faces, partial(self._track_face, sampling), opened)
 
     def _track_face(self, sampling: Sampling) -> tuple[FaceTrack, _SideArrays]:
         if self._finder is None:
@@ -201,13 +223,21 @@ class ExtractOpener(Opener[ClipToExtract, OpenedClip]):
         return track, track.side_arrays(sampling.times)
 
     def _prepare(
-        self, modality: Modality, read_view: Callable[[], tuple[View, _SideArrays]], opened: OpenedClip
+        self, names: Sequence[str], read_view: Callable[[], tuple[View, _SideArrays]], opened: OpenedClip
     ) -> None:
+        """Read a view once and prepare it for each of some branches; an error of the view affects all of them."""
+        if not names:
+            return
         try:
             view, side = read_view()
-            opened[modality] = OpenedView(self._preparers[modality].prepare(view), side)
         except ClipError as error:
-            opened[modality] = error
+            opened.update(dict.fromkeys(names, error))
+            return
+        for name in names:
+            try:
+                opened[name] = OpenedView(self._preparers[name].prepare(view), side)
+            except ClipError as error:
+                opened[name] = error
 
 
 def _whole_frames(sampling: Sampling) -> tuple[NDArray[np.uint8], _SideArrays]:
@@ -216,14 +246,16 @@ def _whole_frames(sampling: Sampling) -> tuple[NDArray[np.uint8], _SideArrays]:
 
 @dataclass(frozen=True, slots=True)
 class BranchEncoder:
-    """The encoder of a modality, and the store of its features.
+    """The encoder of a branch, and the store of its features.
 
     Attributes:
+        modality: The modality that it encodes; several branches may have the same.
         encoder: Parameters of the encoder.
         settings: All settings that change the features.
         root: Folder of the store.
     """
 
+    modality: Modality
     encoder: BaseEncoderConfig
     settings: Mapping[str, Any]
     root: Path
@@ -234,7 +266,7 @@ class ExtractStepFactory:
     """Factory of the step of each worker.
 
     Attributes:
-        branches: The branches to extract.
+        branches: The branches to extract, by name.
         corpus_root: Folder that clip paths are relative to.
         media: How clips are sampled.
         faces: How faces are found.
@@ -242,7 +274,7 @@ class ExtractStepFactory:
         uses_openers: Whether openers open the clips.
     """
 
-    branches: Mapping[Modality, BranchEncoder]
+    branches: Mapping[str, BranchEncoder]
     corpus_root: Path
     media: MediaConfig
     faces: FaceConfig
@@ -266,12 +298,12 @@ class ExtractStep(Step[ClipToExtract, OpenedClip, FeatureRow]):
     def __init__(self, plan: ExtractStepFactory) -> None:
         self._plan = plan
         self._exits = ExitStack()
-        self._encoders: dict[Modality, Encoder[Any]] = {}
-        self._versions: dict[Modality, dict[str, str]] = {}
-        for modality, branch in plan.branches.items():
-            encoder = self._encoders[modality] = build_encoder(branch.encoder, plan.device)
+        self._encoders: dict[str, Encoder[Any]] = {}
+        self._versions: dict[str, dict[str, str]] = {}
+        for name, branch in plan.branches.items():
+            encoder = self._encoders[name] = build_encoder(branch.encoder, plan.device)
             self._exits.callback(encoder.close)
-            versions = self._versions[modality] = library_versions(modality, branch.encoder, plan.media)
+            versions = self._versions[name] = library_versions(branch.modality, branch.encoder, plan.media)
             create_settings_group(
                 branch.root,
                 branch.settings,
@@ -293,7 +325,7 @@ class ExtractStep(Step[ClipToExtract, OpenedClip, FeatureRow]):
         return self._opener.open(item)
 
     def _new_opener(self) -> ExtractOpener:
-        preparers = {modality: encoder.preparer for modality, encoder in self._encoders.items()}
+        preparers = {name: encoder.preparer for name, encoder in self._encoders.items()}
         opener = ExtractOpener(self._plan, preparers)
         self._exits.callback(opener.close)
         return opener
@@ -301,31 +333,29 @@ class ExtractStep(Step[ClipToExtract, OpenedClip, FeatureRow]):
     def work(self, batch: Sequence[tuple[ClipToExtract, OpenedClip]]) -> list[Outcome[FeatureRow]]:
         """Encode the views of several clips, branch by branch."""
         outcomes: list[Outcome[FeatureRow]] = []
-        for modality, encoder in self._encoders.items():
-            views = [(item, opened[modality]) for item, opened in batch if modality in opened]
+        for name, encoder in self._encoders.items():
+            views = [(item, opened[name]) for item, opened in batch if name in opened]
             good = [(item, view) for item, view in views if isinstance(view, OpenedView)]
             with as_out_of_memory():
                 encodings = encoder.encode_prepared([view.prepared for _, view in good]) if good else []
             results = {
-                item.clip.clip_id: self._make_row(modality, item, view, encoding)
+                item.clip.clip_id: self._make_row(name, item, view, encoding)
                 for (item, view), encoding in zip(good, encodings, strict=True)
             }
             for item, view in views:
-                target = Target(item.clip.clip_id, modality.value, item.digests[modality])
+                target = Target(item.clip.clip_id, name, item.digests[name])
                 outcomes.append(Outcome(target, view if isinstance(view, ClipError) else results[item.clip.clip_id]))
         return outcomes
 
-    def _make_row(
-        self, modality: Modality, item: ClipToExtract, view: OpenedView, encoding: Encoding
-    ) -> FeatureRow | ClipError:
-        dtype = self._encoders[modality].dtype
+    def _make_row(self, name: str, item: ClipToExtract, view: OpenedView, encoding: Encoding) -> FeatureRow | ClipError:
+        dtype = self._encoders[name].dtype
         if len(encoding.values) == 0:
-            return NothingToEncode(f"the {modality.value} encoder returned no features for this clip")
+            return NothingToEncode(f"the {name} encoder returned no features for this clip")
         if not can_hold(encoding.values, dtype):
             return FeaturesNotFinite(f"the features contain NaN or exceed the range of {dtype}")
-        side = {name: array[encoding.kept] for name, array in view.side.items()}
+        side = {key: array[encoding.kept] for key, array in view.side.items()}
         values = encoding.values.astype(dtype)
-        return FeatureRow(item.clip.clip_id, item.digests[modality], values, side, self._versions[modality])
+        return FeatureRow(item.clip.clip_id, item.digests[name], values, side, self._versions[name])
 
 
 def library_versions(modality: Modality, encoder: BaseEncoderConfig, media: MediaConfig) -> dict[str, str]:

@@ -137,7 +137,8 @@ def combine_votes(
         votes get the class shares.
 
     Raises:
-        InputError: If a label is unknown, a column of a DataFrame is missing, or a source votes twice on a clip.
+        InputError: If a table lacks a column, a clip or a source, a label is unknown, a source votes twice on a clip,
+            or gold labels of a table are not given by clip.
         ValueError: If shapes differ, a row is neither a distribution nor all NaN, a gold label is out of range, or
             there is no source.
     """

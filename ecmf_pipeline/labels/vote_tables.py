@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -46,16 +46,23 @@ def read_vote_table(table: pd.DataFrame, label_names: Sequence[str] | None, gold
         gold: Known labels by clip, whose labels also count.
 
     Raises:
-        InputError: If a column is missing, there is no label, a label is unknown, or a source votes twice on a clip.
+        InputError: If votes are not a table, a column is missing, there is no label, a label is unknown, a vote has no
+            clip or source, or a source votes twice on a clip.
     """
     import pandas as pd
 
+    if not isinstance(table, pd.DataFrame):
+        raise InputError(
+            f"votes are of the type {type(table).__name__}", f"pass arrays by source, or a table of {_FORMS}"
+        )
     if "clip_id" in table.columns:
         table = table.set_index("clip_id")
     wide = "source" not in table.columns
     long = table.melt(var_name="source", value_name="label", ignore_index=False) if wide else table
     clips, clip_ids = pd.factorize(long.index)
     sources, source_names = pd.factorize(long["source"])
+    if min(clips.min(initial=0), sources.min(initial=0)) < 0:
+        raise InputError("a vote has no clip_id or no source", "drop these rows, or fill them in")
     if len(np.unique(clips * len(source_names) + sources)) < len(long):
         raise InputError("a source votes twice on one clip", f"votes are {_FORMS}")
     p_labels = [str(name).removeprefix(PREFIX) for name in long.columns if str(name).startswith(PREFIX)]
@@ -63,8 +70,9 @@ def read_vote_table(table: pd.DataFrame, label_names: Sequence[str] | None, gold
         raise InputError("the votes have neither a column label nor columns p_<label>", f"votes are {_FORMS}")
     labels = [_text(label) for label in long["label"]] if "label" in long.columns else [""] * len(long)
     if label_names is None:
-        gold_labels = map(_text, () if gold is None else dict(gold).values())
+        gold_labels = map(_text, _known(gold).values())
         label_names = p_labels or sorted({*labels, *gold_labels} - {""})
+    label_names = tuple(map(str, label_names))
     if not label_names:
         raise InputError("the votes hold no label", f"votes are {_FORMS}")
     classes = _indices(labels, label_names)
@@ -84,7 +92,7 @@ def read_vote_table(table: pd.DataFrame, label_names: Sequence[str] | None, gold
     stacked = np.full((len(source_names), len(clip_ids), len(label_names)), np.nan)
     stacked[sources, clips] = probs
     votes = dict(zip(map(str, source_names), stacked, strict=True))
-    return VoteTable(votes, tuple(label_names), tuple(clip_ids))
+    return VoteTable(votes, label_names, tuple(clip_ids))
 
 
 def read_gold(gold: Any, clip_ids: Sequence[Hashable], label_names: Sequence[str]) -> Ints:
@@ -96,9 +104,9 @@ def read_gold(gold: Any, clip_ids: Sequence[Hashable], label_names: Sequence[str
         label_names: The labels.
 
     Raises:
-        InputError: If a label is unknown, or no clip of ``gold`` has a vote.
+        InputError: If a label is unknown, a clip occurs twice, or no clip of ``gold`` has a vote.
     """
-    known: Mapping[Hashable, Any] = dict(gold)
+    known = _known(gold)
     if known and known.keys().isdisjoint(clip_ids):
         raise InputError(
             f"no clip of gold has a vote: its first is {next(iter(known))!r}, that of the votes {list(clip_ids)[:1]}",
@@ -108,8 +116,20 @@ def read_gold(gold: Any, clip_ids: Sequence[Hashable], label_names: Sequence[str
     return _indices(list(map(_text, labels)), label_names)
 
 
+def _known(gold: Any) -> dict[Hashable, Any]:
+    """Return the label of each clip of a Series, a mapping or None."""
+    is_by_clip = gold is None or hasattr(gold, "keys")
+    if not is_by_clip or not getattr(getattr(gold, "index", None), "is_unique", True):
+        problem = "has a clip twice" if is_by_clip else f"is of the type {type(gold).__name__}"
+        raise InputError(f"gold {problem}", "pass gold as a Series or dict from clip_id to label, each clip once")
+    return {} if gold is None else dict(gold)
+
+
 def _text(label: Any) -> str:
-    return "" if is_missing(label) else str(label)
+    """Return a label as text, "" if it is missing; pandas makes 1.0 of 1 in a column with missing labels."""
+    if is_missing(label):
+        return ""
+    return str(int(label)) if isinstance(label, float) and label.is_integer() else str(label)
 
 
 def _indices(labels: Sequence[str], names: Sequence[str]) -> Ints:

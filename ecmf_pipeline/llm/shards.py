@@ -23,7 +23,7 @@ from ecmf_pipeline.core.files import exclusive_lock
 from ecmf_pipeline.core.shards import SHARDS, Shard, remove_if_empty, shard_folders, starting
 from ecmf_pipeline.llm.answers import AnswerCache, AnswerFiles, AnswerWriter, RowT, part_files
 from ecmf_pipeline.llm.server_run import DRAFTS_FILE
-from ecmf_pipeline.runner.quarantine import merge_quarantine
+from ecmf_pipeline.runner.quarantine import merge_tables
 from ecmf_pipeline.runner.step import leftover_batches
 
 
@@ -107,7 +107,7 @@ def _merge(writer: AnswerWriter[RowT], files: AnswerFiles, base: Path) -> None:
             writer.spool.folder.mkdir(parents=True, exist_ok=True)
             with (writer.spool.folder / DRAFTS_FILE).open("ab") as file:
                 file.write(drafts.read_bytes())
-    merge_quarantine(files.quarantine, [shard.quarantine for shard in shards])
+    merge_tables(files.quarantine, [shard.quarantine for shard in shards])
     for shard in shards:
         shard.quarantine.unlink(missing_ok=True)
         for folder in (shard.cache, shard.spool_folder):

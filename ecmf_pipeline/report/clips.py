@@ -47,7 +47,7 @@ def clips_section(report: ReportInput, evaluation: Evaluation, cards: Cards, pic
     if report.clip_map is not None:
         drawing = draw_map(report.clip_map, cards, report.labels)
         text = (
-            f"{report.clip_map.method}. Near points are similar clips. A dark edge marks a wrong "
+            f"{report.clip_map.method}. Near points are similar clips. An outline marks a wrong "
             "prediction. Click a point for the card of the clip; the table below has the same clips for the keyboard."
         )
         blocks += [Heading("Map"), Figure(drawing, text)]

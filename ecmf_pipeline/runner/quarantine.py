@@ -13,11 +13,12 @@ import shlex
 import sys
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields, replace
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import distributions
+from itertools import chain
 from pathlib import Path
 
 import ecmf_pipeline
@@ -109,7 +110,8 @@ class Quarantine:
         fingerprint: Fingerprint of the current settings.
         section: Section of params.yaml whose ``max_quarantined`` applies; empty: the section of the stage.
         limits: The present limits of clips.
-        others: Fingerprints of other encoders of the modality; their entries are kept in the same table.
+        others: Fingerprints of other encoders of the modality; their entries are kept in the same table. If a run adds
+            entries of them too, pass their tables to `share_files`.
     """
 
     def __init__(
@@ -129,11 +131,12 @@ class Quarantine:
         self.fingerprint = fingerprint
         self._section = section or stage
         self._limits = limits or {}
-        stored = sorted(
-            read_quarantine(path), key=lambda entry: entry.time
-        )  # of two entries of a clip, the later counts
+        stored = read_quarantine(path)
         self._others = [entry for entry in stored if entry.fingerprint in others]
-        self._entries = {entry.clip_id: entry for entry in stored if entry.fingerprint not in others}
+        own = [entry for entry in stored if entry.fingerprint not in others]
+        own.sort(key=lambda entry: entry.fingerprint == fingerprint)  # of two entries of a clip, the current one counts
+        self._entries = {entry.clip_id: entry for entry in own}
+        self._sharing: Sequence[Quarantine] = [self]
         self._written = dict(self._entries) if path.is_file() else None
         self._written_at = time.monotonic()
 
@@ -233,30 +236,42 @@ class Quarantine:
             return
         if self._entries == self._written:
             return
-        _write_table(self.path, [*self._others, *self])
-        self._written = dict(self._entries)
-        self._written_at = time.monotonic()
+        _write_entries(self.path, [*self._others, *chain.from_iterable(self._sharing)])
+        for table in self._sharing:
+            table._written = dict(table._entries)
+            table._written_at = time.monotonic()
 
 
-def merge_quarantine(path: Path, tables: Iterable[Path]) -> None:
-    """Add the entries of the tables of shards to the table of a stage.
+def share_files(tables: Sequence[Quarantine]) -> None:
+    """Let tables of the same file, which have different fingerprints, write their entries together."""
+    by_path: dict[Path, list[Quarantine]] = {}
+    for table in tables:
+        by_path.setdefault(table.path, []).append(table)
+    for sharing in by_path.values():
+        present = {table.fingerprint for table in sharing}
+        for table in sharing:
+            table._sharing = sharing
+            table._others = [entry for entry in table._others if entry.fingerprint not in present]
 
-    Of two entries of a clip and the same settings, the later counts. Encoders of one modality have different settings.
+
+def merge_tables(path: Path, others: Iterable[Path]) -> None:
+    """Add the entries of other tables of a stage, of its shards, to the table ``path``.
+
+    Of two entries of a clip and the same settings, the later counts.
     """
-    entries: dict[tuple[str, str], QuarantineEntry] = {}
-    for table in (path, *tables):
-        for entry in read_quarantine(table):
-            key = (entry.clip_id, entry.fingerprint)
-            if key not in entries or entries[key].time <= entry.time:
-                entries[key] = entry
-    _write_table(path, entries.values())
+    merged: dict[tuple[str, str], QuarantineEntry] = {}
+    for entry in chain.from_iterable(map(read_quarantine, [path, *others])):
+        present = merged.get(key := (entry.clip_id, entry.fingerprint))
+        if present is None or present.time <= entry.time:
+            merged[key] = entry
+    _write_entries(path, merged.values())
 
 
-def _write_table(path: Path, entries: Iterable[QuarantineEntry]) -> None:
+def _write_entries(path: Path, entries: Iterable[QuarantineEntry]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(column.name for column in fields(QuarantineEntry))
-    writer.writerows(astuple(entry) for entry in sorted(entries, key=lambda entry: (entry.clip_id, entry.fingerprint)))
+    writer.writerows(sorted(map(astuple, entries)))
     write_atomic(path, text.getvalue(), only_if_changed=True)
 
 
@@ -271,8 +286,16 @@ def read_quarantine(path: Path) -> list[QuarantineEntry]:
     table = open_table(
         path, command=f"rm {shlex.quote(str(path))}", hint="remove it, and run the stage again: it retries the clips"
     )
-    # A clip has an entry for each encoder of a modality that cannot use it.
-    return table.parse(_parse_entry, [field.name for field in fields(QuarantineEntry)], key=0)
+    seen: set[tuple[str, str]] = set()
+
+    def parse_new(cells: list[str]) -> QuarantineEntry:
+        entry = _parse_entry(cells)
+        if (key := (entry.clip_id, entry.fingerprint)) in seen:
+            raise ValueError(f"{entry.clip_id!r} occurs twice with the same settings")
+        seen.add(key)
+        return entry
+
+    return table.parse(parse_new, [field.name for field in fields(QuarantineEntry)], key=0)
 
 
 def _parse_entry(cells: list[str]) -> QuarantineEntry:

@@ -166,7 +166,7 @@ class SpoolWriter(ABC, Generic[Row]):
 
     Args:
         spool: The spool of this run.
-        lock: The lock file.
+        lock: The lock file; None if the caller holds the lock.
         what: Name of the folder's content, for messages.
 
     Attributes:
@@ -176,7 +176,7 @@ class SpoolWriter(ABC, Generic[Row]):
         StoreBusy: On entry, if another run writes to the same folder.
     """
 
-    def __init__(self, spool: Spool[Row], *, lock: Path, what: str) -> None:
+    def __init__(self, spool: Spool[Row], *, lock: Path | None, what: str) -> None:
         self.spool = spool
         self.adopted = 0
         self._lock = lock
@@ -185,7 +185,8 @@ class SpoolWriter(ABC, Generic[Row]):
 
     def __enter__(self) -> Self:
         with ExitStack() as exits:
-            exits.enter_context(exclusive_lock(self._lock, self._content))
+            if self._lock is not None:
+                exits.enter_context(exclusive_lock(self._lock, self._content))
             self._refresh()
             self._clear_unfinished()
             self.adopted = self._adopt(leftover_batches(self.spool.folder))

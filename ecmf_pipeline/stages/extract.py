@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import Clip, ClipText, Modality, read_manifest
+from ecmf_pipeline.core.clips import Modality, read_manifest
 from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.core.files import fingerprint
 from ecmf_pipeline.core.shards import Shard
 from ecmf_pipeline.extraction.run import Branch, clip_limits, extract, open_writers, plan_branch
 from ecmf_pipeline.extraction.shards import merge_all_shards, open_shard_writers, shard_tables
-from ecmf_pipeline.runner import Engine, RunReport
+from ecmf_pipeline.runner import RunReport
 from ecmf_pipeline.runner.config import EngineKind
 from ecmf_pipeline.runner.quarantine import Quarantine
-from ecmf_pipeline.settings.params import Params, load_params
+from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.sharing.hints import warn_of_shared_outputs
 from ecmf_pipeline.stages.shared.engines import choose_engine
 from ecmf_pipeline.stages.shared.inputs import read_needed_texts
@@ -48,9 +47,8 @@ def run(
         if not (table := paths.quarantine("extract", modality)).is_file():
             Quarantine(table, stage=f"extract {modality.value}").write()
         echo(f"extract {modality.value}: not in extract.encoders, nothing to do")
-    uses_torch = any(
-        params.encoder_of(*token).uses_torch for modality in used for token in params.tokens_of(modality).values()
-    )
+    named = {name: token for modality in used for name, token in params.tokens_of(modality).items()}
+    uses_torch = any(params.encoder_of(*token).uses_torch for token in named.values())
     runner = choose_engine(
         params.engine,
         engine,
@@ -63,67 +61,40 @@ def run(
     warn_of_shared_outputs([paths.features(modality) for modality in used])
     clips = read_manifest(paths.MANIFEST)
     texts = read_needed_texts(params, clips) if Modality.TEXT in used else {}
-    settings = {
-        modality: {token.encoder: params.token_settings(token) for token in params.tokens_of(modality).values()}
-        for modality in used
-    }
+    settings = {name: params.token_settings(token) for name, token in named.items()}
+    # Encoders of a modality that differ only in their name have the same features.
+    distinct = {(token.modality, fingerprint(settings[name])): name for name, token in reversed(named.items())}
+    tokens = {name: token for name, token in named.items() if name in distinct.values()}
+    settings = {name: settings[name] for name in tokens}
+    roots = {name: paths.features(token.modality) for name, token in tokens.items()}
+    tables = {name: (paths.quarantine("extract", token.modality), list[Path]()) for name, token in tokens.items()}
     if shard is not None:
         clips = shard.clips_of(clips)
-    # Each pass decodes a clip once for one encoder of each modality.
-    for number in range(max((len(encoders) for encoders in settings.values()), default=0)):
-        chosen = {modality: list(encoders)[number] for modality, encoders in settings.items() if number < len(encoders)}
-        _extract_pass(
-            params,
-            clips,
-            texts,
-            chosen,
-            settings,
-            workers=workers,
-            engine=runner,
-            retry_quarantined=retry_quarantined,
-            shard=shard,
-        )
-
-
-def _extract_pass(
-    params: Params,
-    clips: Sequence[Clip],
-    texts: Mapping[str, ClipText],
-    chosen: Mapping[Modality, str],
-    settings: Mapping[Modality, Mapping[str, dict[str, Any]]],
-    *,
-    workers: int | None,
-    engine: Engine | None,
-    retry_quarantined: bool,
-    shard: Shard | None,
-) -> None:
-    """Extract the features of one encoder of each modality in ``chosen``."""
-    stored = {modality: settings[modality][name] for modality, name in chosen.items()}
-    tables = {modality: (paths.quarantine("extract", modality), list[Path]()) for modality in chosen}
     with (
-        open_writers(stored, paths.features) if shard is None else open_shard_writers(stored, paths.features, shard)
+        open_writers(settings, roots.__getitem__)
+        if shard is None
+        else open_shard_writers(settings, roots.__getitem__, shard)
     ) as writers:
         if shard is None:
-            merge_all_shards(writers, lambda modality: paths.quarantine("extract", modality))
+            merge_all_shards(writers, lambda name: tables[name][0])
         else:
-            tables = {
-                modality: shard_tables(paths.features(modality), tables[modality][0], shard) for modality in chosen
-            }
+            tables = {name: shard_tables(root, tables[name][0], shard) for name, root in roots.items()}
         branches = [
             plan_branch(
-                modality,
+                token.modality,
                 clips,
                 texts,
-                encoder=params.encoder_of(modality, name),
-                settings=settings[modality][name],
-                root=paths.features(modality),
-                quarantine_path=tables[modality][0],
+                encoder=params.encoder_of(*token),
+                settings=settings[name],
+                root=roots[name],
+                quarantine_path=tables[name][0],
+                name=name,
                 limits=clip_limits(params.extract, params.media),
                 retry_quarantined=retry_quarantined,
-                earlier_tables=tables[modality][1],
-                in_use=[fingerprint(one) for one in settings[modality].values()],
+                earlier_tables=tables[name][1],
+                in_use=[fingerprint(settings[other]) for other, root in roots.items() if root == roots[name]],
             )
-            for modality, name in chosen.items()
+            for name, token in tokens.items()
         ]
         report = extract(
             branches,
@@ -135,19 +106,19 @@ def _extract_pass(
             faces=params.faces,
             index_cache=paths.INDEX_CACHE,
             config=params.extract if workers is None else params.extract.model_copy(update={"workers": workers}),
-            engine=engine,
+            engine=runner,
         )
         for branch in branches:
-            of_encoder = f" ({chosen[branch.modality]})" if len(settings[branch.modality]) > 1 else ""
+            of_encoder = f" ({tokens[branch.name].encoder})" if branch.name != branch.modality else ""
             of_shard = f" shard {shard}" if shard else ""
-            echo(_summary(branch, report, writers[branch.modality].adopted, of_encoder + of_shard))
+            echo(_summary(branch, report, writers[branch.name].adopted, of_encoder + of_shard))
 
 
 def _summary(branch: Branch, report: RunReport, adopted: int, part: str) -> str:
-    name = branch.modality.value
+    name = branch.name
     reasons = ", ".join(f"{reason} {count}" for reason, count in report.reasons[name].most_common())
     return (
-        f"extract {name}{part}: {report.done[name]} done, {branch.reused} reused"
+        f"extract {branch.modality.value}{part}: {report.done[name]} done, {branch.reused} reused"
         + (f" ({adopted} of them from a killed run)" if adopted else "")
         + f", {branch.absent} absent, "
         f"{report.quarantined[name]} quarantined" + (f" ({reasons})" if reasons else "")

@@ -40,16 +40,19 @@ class StoreWriter(PartWriter[FeatureRow]):
     Args:
         root: The ``*.zarr`` folder of the modality.
         fingerprint: Fingerprint of the settings that computed the features.
+        beside: An open writer of another fingerprint of the same store. Its lock, which must be held until this writer
+            is closed, serves both.
 
     Raises:
         StoreBusy: On entering, if another run is writing to the store.
         StoreError: On entering, if the store is damaged or has another format.
     """
 
-    def __init__(self, root: StrPath, fingerprint: str) -> None:
+    def __init__(self, root: StrPath, fingerprint: str, *, beside: StoreWriter | None = None) -> None:
         root = Path(root)
-        folder, lock = spool_of(spool_folder(root, fingerprint), lock_path(root))
-        super().__init__(Spool(folder, pack_rows), lock=lock, what=str(root))
+        folder, self._lock_file = spool_of(spool_folder(root, fingerprint), lock_path(root))
+        is_locked = beside is not None and beside._lock_file == self._lock_file
+        super().__init__(Spool(folder, pack_rows), lock=None if is_locked else self._lock_file, what=str(root))
         self.root = root
         self.fingerprint = fingerprint
         self.folder = root / fingerprint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,6 +67,30 @@ def test_unlabelled_clips_are_predicted_and_folds_of_minus_one_are_not() -> None
     predicted = plain_predictions(features, given, [f"s{row % 5}" for row in range(80)], custom, seed=7)[BEST]
     assert (predicted[:72] >= 0).all()
     assert (predicted[72:] == -1).all()
+
+
+def test_clips_that_are_not_evaluated_are_held_out_with_their_fold() -> None:
+    features, labels, folds = make_clips()
+    names = [f"label{label}" for label in range(4)]
+    is_gold = np.arange(80) % 3 == 0
+
+    def compare(given: np.ndarray) -> dict[str, Any]:
+        clips = [
+            Clip(
+                clip_id=ClipId(f"c{row}"),
+                path=f"c{row}.mp4",
+                split=Split.TRAIN,
+                given_label=names[given[row]],
+                gold_label=names[label] if is_gold[row] and folds[row] == 0 else "",
+            )
+            for row, label in enumerate(labels.tolist())
+        ]
+        evaluator = Evaluator(clips, names, EvaluateConfig(draws=100))
+        corpus = Corpus(clips, names, candidates=[], synthetic=False)
+        return compare_plain(evaluator, corpus, features, folds, evaluator.truths, seed=7)
+
+    # Wrong labels of the other clips of the evaluated fold change nothing: no model is trained on them.
+    assert compare(labels) == compare(np.where((folds == 0) & ~is_gold, 3 - labels, labels))
 
 
 def test_frames_are_averaged() -> None:

@@ -102,7 +102,7 @@ def test_branches_that_read_different_frames_share_one_decode(project, decodes, 
 
     monkeypatch.setattr(clip_reader, "read_samplings", record_samplings)
     branches = {
-        modality: BranchEncoder(MeanConfig(frames=frames), {}, project.root(modality))
+        modality: BranchEncoder(modality, MeanConfig(frames=frames), {}, project.root(modality))
         for modality, frames in ((Modality.GLOBAL, 3), (Modality.FACE, "all"))
     }
     opener = ExtractOpener(ExtractStepFactory(branches, project.folder, MEDIA, project.faces, "cpu"))

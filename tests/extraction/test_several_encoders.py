@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,13 @@ def ecmf_pipe(folder: Path, *args: str) -> str:
     result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=os.environ)
     assert result.returncode == 0, result.stderr
     return result.stdout
+
+
+def parts(root: Path) -> dict[str, bytes]:
+    """Return the files of all parts of a store."""
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes() for path in root.glob("*/part-*/**/*") if path.is_file()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -61,3 +69,11 @@ def test_each_encoder_has_features_of_its_own_and_a_second_does_not_recompute_th
     rows = [line.split() for line in ecmf_pipe(project, "status").splitlines() if line.startswith("extract face")]
     assert [row[1] for row in rows] == ["face.efficientnet_lite0", "face.mini_xception"]
     assert all(row[2:] == ["2", "0", "0", "0"] for row in rows)
+    alone = parts(root)
+    shutil.rmtree(root)
+    shutil.rmtree(project / ".ecmf", ignore_errors=True)
+    twin = both.replace("mini_xception]", "mini_xception, twin]") + "encoders: {twin: {type: efficientnet_lite0}}\n"
+    params.write_text(twin)  # another name for the first encoder
+    output = ecmf_pipe(project, "extract")
+    assert output.count("extract face (") == output.count(": 2 done") == 2
+    assert parts(root) == alone

@@ -17,7 +17,7 @@ from ecmf_pipeline.core.shards import SHARDS, Shard
 from ecmf_pipeline.extraction.config import ExtractConfig
 from ecmf_pipeline.extraction.run import extract, open_writers, plan_branch
 from ecmf_pipeline.extraction.shards import merge_all_shards, open_shard_writers, shard_tables
-from ecmf_pipeline.runner.quarantine import Quarantine, merge_quarantine, read_quarantine
+from ecmf_pipeline.runner.quarantine import Quarantine, merge_tables, read_quarantine
 from ecmf_pipeline.settings.params import branch_settings
 from ecmf_pipeline.store import FeatureRow, FeatureStore, StoreWriter, create_settings_group
 from ecmf_pipeline.store.format import lock_path, read_parts, spool_folder
@@ -162,9 +162,10 @@ def test_entries_of_two_encoders_on_one_clip_are_both_merged(tmp_path):
             )
             own.add("clip", "NoFaceFound", path.name, "digest")
             own.write()
-    merge_quarantine(tmp_path / "face.csv", tables)
+    merge_tables(tmp_path / "face.csv", tables)
     merged = read_quarantine(tmp_path / "face.csv")
-    assert [(entry.fingerprint, entry.message) for entry in merged] == [("first", "2.csv"), ("second", "1.csv")]
+    assert {entry.fingerprint: entry.message for entry in merged} == {"first": "2.csv", "second": "1.csv"}
+    assert len(merged) == 2
 
 
 def test_an_entry_of_a_clip_that_another_shard_computed_is_dropped(many):

@@ -44,7 +44,7 @@ def digests(clip: Clip) -> dict[Modality, str]:
 
 
 def opened(clip: Clip, root: Path) -> dict[Modality, object]:
-    branches = {modality: BranchEncoder(MeanConfig(), {}, root) for modality in USED}
+    branches = {modality: BranchEncoder(modality, MeanConfig(), {}, root) for modality in USED}
     plan = ExtractStepFactory(branches, root, MEDIA, FaceConfig(), "cpu")
     opener = ExtractOpener(plan, dict.fromkeys(USED, IdentityPreparer()))
     return dict(opener.open(ClipToExtract(clip, digests(clip))))

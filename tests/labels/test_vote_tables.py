@@ -121,6 +121,27 @@ def test_probabilities_are_read_from_p_columns() -> None:
         combine_votes(table, label_names=["x", "y", "z"])
 
 
+def test_numbers_are_labels_with_and_without_missing_ones() -> None:
+    table = pd.DataFrame({"a": [0, 1, 1, 0], "b": [0.0, 1.0, np.nan, 0.0]}, ["c0", "c1", "c2", "c3"])
+    combined = combine_votes(table, {"c2": 1})
+    assert combined.label_names == ("0", "1")
+    assert combined.labels.tolist() == [0, 1, 1, 0]
+    assert same(combine_votes(table, {"c2": 1}, label_names=np.array([0, 1])), combined)
+
+
+def test_votes_and_gold_labels_without_a_clip_are_reported(wide: pd.DataFrame, clip_ids: list[str]) -> None:
+    long = long_form(wide).reset_index()
+    for column in ("clip_id", "source"):
+        nameless = long.assign(**{column: [*long[column][:-1], None]})
+        with pytest.raises(InputError, match="no clip_id or no source"):
+            combine_votes(nameless)
+    for gold in (["calm"] * 60, np.full(60, "calm"), pd.Series("calm", [clip_ids[0]] * 2)):
+        with pytest.raises(InputError, match="gold"):
+            combine_votes(wide, gold)
+    with pytest.raises(InputError, match="list"):
+        combine_votes(list(wide))  # type: ignore[arg-type]
+
+
 def test_wrong_tables_are_reported(wide: pd.DataFrame) -> None:
     long = long_form(wide)
     with pytest.raises(InputError, match="twice"):

@@ -77,7 +77,7 @@ def open_report(chromium: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
 
 
 def shown_clips(page: Any) -> list[str]:
-    return [str(text) for text in page.locator("#decisions tbody tr:not([hidden]) th").all_inner_texts()]
+    return [str(text) for text in page.locator("#decisions tbody tr:not([hidden]) th").all_text_contents()]
 
 
 def test_the_table_is_filtered_and_searched(open_report: Callable[..., Any]) -> None:
@@ -102,8 +102,9 @@ def test_the_table_is_sorted_by_mouse_and_keyboard(open_report: Callable[..., An
     page.keyboard.press("Enter")
     page.keyboard.press("Enter")
     assert page.locator("#decisions th[aria-sort]").get_attribute("aria-sort") == "descending"
-    column = page.locator("#decisions thead th").all_inner_texts().index("Probability ↓".removesuffix(" ↓"))
-    values = [float(text) for text in page.locator(f"#decisions tbody tr > :nth-child({column + 1})").all_inner_texts()]
+    column = page.locator("#decisions thead th").all_text_contents().index("Probability") + 1
+    cells = page.locator(f"#decisions tbody tr > :nth-child({column})").all_text_contents()
+    values = [float(text) for text in cells]
     assert values == sorted(values, reverse=True)
 
 

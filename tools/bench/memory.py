@@ -77,7 +77,7 @@ def _measure(reader: str, openings: int) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         clips = [_write(folder / f"{number}.mp4", *size, seconds=1 + number / 4) for number, size in enumerate(_SIZES)]
-        branches = {modality: BranchEncoder(encoder, {}, folder) for modality, encoder in encoders.items()}
+        branches = {modality: BranchEncoder(modality, encoder, {}, folder) for modality, encoder in encoders.items()}
         opener = ExtractOpener(ExtractStepFactory(branches, folder, media, FaceConfig(), "cpu"))
         items = [ClipToExtract(clip, dict.fromkeys(encoders, clip.digest)) for clip in clips]
         for number in range(openings):

@@ -368,13 +368,7 @@ def _predicted(
         if not isinstance(params.encoder_of(*params.tokens[name]), ImportedConfig)
     }
     missing = {name: "its features are imported" for name in ensemble.modalities if name not in tokens}
-    by_modality: dict[Modality, list[str]] = {}
-    for name, token in tokens.items():
-        by_modality.setdefault(token.modality, []).append(name)
-    n_done = 0
-    for number in range(max(map(len, by_modality.values()), default=0)):  # one encoder of each modality at a time
-        chosen = {modality: names[number] for modality, names in by_modality.items() if number < len(names)}
-        n_done += _extracted(params, chosen, settings, clips, texts, root, folder)
+    n_done = _extracted(params, {name: settings[name] for name in tokens}, clips, texts, root, folder) if tokens else 0
     features: Mapping[str, NDArray[np.float32]] = {}
     if n_done:
         stored = open_features(
@@ -400,27 +394,26 @@ def _predicted(
 
 def _extracted(
     params: Params,
-    chosen: Mapping[Modality, str],
     settings: Mapping[str, dict[str, Any]],
     clips: Sequence[Clip],
     texts: Mapping[str, ClipText],
     root: Path,
     folder: Path,
 ) -> int:
-    """Extract the named features of each modality into stores of their names, and return how many were computed."""
-    chosen_settings = {modality: settings[name] for modality, name in chosen.items()}
-    with open_writers(chosen_settings, lambda modality: folder / f"{chosen[modality]}.zarr") as writers:
+    """Extract the named features into stores of their names, and return how many were computed."""
+    with open_writers(settings, lambda name: folder / f"{name}.zarr") as writers:
         branches = [
             plan_branch(
-                modality,
+                params.tokens[name].modality,
                 clips,
                 texts,
                 encoder=params.encoder_of(*params.tokens[name]),
                 settings=settings[name],
                 root=folder / f"{name}.zarr",
                 quarantine_path=folder / f"{name}.csv",
+                name=name,
             )
-            for modality, name in chosen.items()
+            for name in settings
         ]
         report = extract(
             branches,
