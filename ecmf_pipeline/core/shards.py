@@ -11,7 +11,7 @@ import hashlib
 import re
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,7 +119,7 @@ def starting(base: Path) -> Iterator[None]:
             try:
                 exits.enter_context(exclusive_lock(base / _START_LOCK, f"the shards in {base}"))
                 break
-            except StoreBusy:
+            except (StoreBusy, FileNotFoundError):  # a merge removes the folder if it is empty
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(_POLL)
@@ -130,4 +130,5 @@ def remove_if_empty(base: Path) -> None:
     """Remove the folder of all shards if none is left."""
     if base.is_dir() and {path.name for path in base.iterdir()} <= {_START_LOCK}:
         (base / _START_LOCK).unlink(missing_ok=True)
-        base.rmdir()
+        with suppress(OSError):  # a shard has started
+            base.rmdir()

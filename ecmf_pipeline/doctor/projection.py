@@ -266,4 +266,5 @@ def _files(clips: int, part_size: int) -> int:
 def _size(path: Path) -> int:
     if path.is_file():
         return path.stat().st_size
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) if path.is_dir() else 0
+    files = (file for file in path.rglob("*") if file.is_file() and file.name != ".gitignore")  # of DVC
+    return sum(file.stat().st_size for file in files)

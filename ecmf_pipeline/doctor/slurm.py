@@ -11,7 +11,7 @@ from typing import Any
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Modality, read_manifest, read_texts
-from ecmf_pipeline.core.console import echo
+from ecmf_pipeline.core.console import echo, format_count
 from ecmf_pipeline.core.errors import InputError, MissingInput
 from ecmf_pipeline.core.files import fingerprint
 from ecmf_pipeline.doctor.checks import duration
@@ -71,7 +71,8 @@ def show_jobs(params: Params, stage: str, modalities: Sequence[Modality], job: J
         seconds = _seconds(params, missing, job, read_trial())
         shards = max(1, math.ceil(seconds / (job.hours * 3600 * _USED_SHARE)))
         shards = min(shards, max(1, *missing.values()))
-        lines.append(f"# about {duration(seconds)} of one job by the trial of `ecmf-pipe doctor`: {shards} shards")
+        jobs = format_count(shards, "shard")
+        lines.append(f"# about {duration(seconds)} of one job by the trial of `ecmf-pipe doctor`: {jobs}")
     words = ["ecmf-pipe", stage]
     if stage == "extract" and modalities:
         words += [word for modality in used for word in ("--modality", modality.value)]

@@ -113,7 +113,8 @@ def _merge(writer: AnswerWriter[RowT], files: AnswerFiles, base: Path) -> None:
         for folder in (shard.cache, shard.spool_folder):
             shutil.rmtree(folder / cache.fingerprint, ignore_errors=True)
         folder = shard.cache.parent
-        if not any(part_files(path) for path in folder.glob("*/*")) and not any(folder.glob("*.csv")):
+        has_parts = any(part_files(path) for path in folder.glob("*/*"))
+        if not has_parts and not any(folder.glob("*.csv")) and not any(shard.spool_folder.glob("*/*")):
             shutil.rmtree(folder, ignore_errors=True)
     remove_if_empty(base)
     with suppress(OSError):  # shards of other stages

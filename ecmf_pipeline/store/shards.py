@@ -113,7 +113,8 @@ def remove_shard(root: Path, fingerprint: str) -> None:
     """
     shard_table(root).unlink(missing_ok=True)
     shutil.rmtree(root / fingerprint, ignore_errors=True)
-    if not any(path.is_dir() for path in root.glob("*")):
+    unfinished = spool_folder(root, fingerprint).parent.glob("*/*.batch")  # of other settings
+    if not any(path.is_dir() for path in root.glob("*")) and not any(unfinished):
         shutil.rmtree(root, ignore_errors=True)
         lock_path(root).unlink(missing_ok=True)
     with suppress(OSError):  # other modalities

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
 from ecmf_pipeline.core.clips import Clip, ClipId, Clips
 from ecmf_pipeline.core.errors import InputError
-from ecmf_pipeline.core.shards import Shard
+from ecmf_pipeline.core.shards import SHARDS, Shard, remove_if_empty, starting
 
 
 @pytest.mark.parametrize("text", ["", "3", "a/b", "1/8/2", "-1/8", "1.0/2", "0/8", "9/8", "1/0", "1/9999999"])
@@ -33,3 +36,31 @@ def test_neighbouring_parts_of_a_recording_share_a_shard():
     parts = [Clip(ClipId(f"part{start}"), "film.mkv", start=start, end=start + 3.0) for start in range(0, 600, 3)]
     assert [len(Shard(number, 5).clips_of(Clips.of(parts))) for number in range(1, 6)].count(200) == 1
     assert sum(all(map(Shard(number, 5).has_clip, parts)) for number in range(1, 6)) == 1
+
+
+def test_a_shard_may_start_while_a_merge_removes_the_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    base = tmp_path / SHARDS
+    with starting(base):
+        pass
+    (lock,) = base.iterdir()
+    unlink = Path.unlink
+
+    def unlink_and_start(path: Path, *, missing_ok: bool = False) -> None:
+        unlink(path, missing_ok=missing_ok)
+        lock.touch()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", unlink_and_start)
+        remove_if_empty(base)
+    assert lock.is_file()
+    opened = os.open
+    removed = iter([True])
+
+    def open_removed(path: Path, *arguments: int) -> int:
+        if next(removed, False):
+            raise FileNotFoundError(path)
+        return opened(path, *arguments)
+
+    monkeypatch.setattr(os, "open", open_removed)
+    with starting(base):
+        assert lock.is_file()

@@ -6,15 +6,21 @@ import os
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ecmf_pipeline.cli.main import app
 from ecmf_pipeline.cli.usage import UsageError, as_input_error
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import Clip, ClipId, Corpus, Modality, write_corpus_tables
+from ecmf_pipeline.core.clips import Clip, ClipId, Corpus, Modality, read_manifest, write_corpus_tables
 from ecmf_pipeline.core.errors import EcmfError, InputError, MissingInput
+<<<<<<< HEAD
 from ecmf_pipeline.core.files import write_sealed_json
 from ecmf_pipeline.doctor import projection
+=======
+from ecmf_pipeline.core.files import fingerprint, write_sealed_json
+from ecmf_pipeline.core.shards import Shard
+>>>>>>> b20
 from ecmf_pipeline.doctor.projection import (
     GPUS,
     Cost,
@@ -28,6 +34,9 @@ from ecmf_pipeline.doctor.projection import (
 from ecmf_pipeline.doctor.slurm import Job, show_jobs
 from ecmf_pipeline.doctor.trial import TimedStep, opening_share
 from ecmf_pipeline.settings.params import load_params
+from ecmf_pipeline.stages.shared.status import stage_rows
+from ecmf_pipeline.store import FeatureRow, StoreWriter, create_settings_group
+from ecmf_pipeline.store.shards import shard_root
 from tests.runner.doubling import DoublingStep, Number
 
 CLIPS = 50
@@ -61,6 +70,8 @@ def costs(machine: Machine, clips: int = 10_000_000) -> dict[str, Cost]:
 
 @pytest.mark.usefixtures("project_folder")
 def test_storage_and_files_grow_with_clips_and_time_shrinks_with_machines():
+    (paths.DATA / "predictions").mkdir()
+    (paths.DATA / "predictions" / ".gitignore").write_text("/given\n")  # of a new project
     one, eight = costs(Machine(cores=4)), costs(Machine(gpus=8, cores=4))
     assert one["extract audio"].seconds == 10_000_000 / 4
     assert eight["extract audio"].seconds == 10_000_000 / 32
@@ -248,6 +259,21 @@ def test_the_printed_script_submits_an_array_and_a_job_that_waits_for_it(
     submitted = (tmp_path / "sbatch.log").read_text()
     assert "--dependency=afterany:17\n" in submitted
     assert submitted.count("#SBATCH --account=x") == submitted.count("#SBATCH --gres=gpu:1") == 2
+
+
+@pytest.mark.usefixtures("project_folder")
+def test_status_counts_the_features_of_shards_that_are_not_merged():
+    params = load_params()
+    settings = params.settings_of(Modality.GLOBAL)
+    root = shard_root(paths.features(Modality.GLOBAL), Shard(1, 9))
+    create_settings_group(root, settings, dim=4, dtype="float32")
+    with StoreWriter(root, fingerprint(settings)) as writer:
+        writer.append(
+            FeatureRow(clip.clip_id, clip.digest, np.ones((1, 4), np.float32))
+            for clip in read_manifest(paths.MANIFEST)[:3]
+        )
+    rows = {name: row for name, *row in stage_rows(params)}
+    assert rows["extract global"][:2] == [3, CLIPS - 3]
 
 
 def test_phases_of_a_trial_are_timed(tmp_path: Path):

@@ -17,10 +17,10 @@ from ecmf_pipeline.core.shards import SHARDS, Shard
 from ecmf_pipeline.extraction.config import ExtractConfig
 from ecmf_pipeline.extraction.run import extract, open_writers, plan_branch
 from ecmf_pipeline.extraction.shards import merge_all_shards, open_shard_writers, shard_tables
-from ecmf_pipeline.runner.quarantine import read_quarantine
+from ecmf_pipeline.runner.quarantine import Quarantine, merge_tables, read_quarantine
 from ecmf_pipeline.settings.params import branch_settings
 from ecmf_pipeline.store import FeatureRow, FeatureStore, StoreWriter, create_settings_group
-from ecmf_pipeline.store.format import lock_path, read_parts
+from ecmf_pipeline.store.format import lock_path, read_parts, spool_folder
 from ecmf_pipeline.store.shards import shard_root, shard_roots
 from ecmf_pipeline.store.verify import verify_store
 from tests.extraction.brightness import MEDIA, MeanConfig, Project, reasons
@@ -140,6 +140,32 @@ def test_a_bad_clip_of_a_shard_reaches_the_table_of_the_stage_and_is_not_tried_a
     assert reasons(project, Modality.FACE) == {"tree": "NoFaceFound"}
     assert (branch.reused, len(branch.todo), report.quarantined["face"]) == (2, 0, 1)
     assert not shard_roots(project.root(Modality.FACE))
+
+
+def test_a_merge_keeps_the_batches_of_another_encoder(many):
+    run(many, Shard(1, 2))
+    root = shard_root(many.root(GLOBAL), Shard(1, 2))
+    batch = spool_folder(root, "other") / "000000-0000.batch"  # a killed shard leaves it
+    batch.parent.mkdir(parents=True)
+    batch.touch()
+    run(many)
+    assert batch.is_file()
+    assert shard_roots(many.root(GLOBAL)) == [root], "the next merge does not find it"
+
+
+def test_entries_of_two_encoders_on_one_clip_are_both_merged(tmp_path):
+    tables = [tmp_path / name for name in ("1.csv", "2.csv")]
+    for path, names in zip(tables, (("first", "second"), ("first",)), strict=True):
+        for name in names:
+            own = Quarantine(
+                path, stage="extract", modality="face", fingerprint=name, others={"first", "second"} - {name}
+            )
+            own.add("clip", "NoFaceFound", path.name, "digest")
+            own.write()
+    merge_tables(tmp_path / "face.csv", tables)
+    merged = read_quarantine(tmp_path / "face.csv")
+    assert {entry.fingerprint: entry.message for entry in merged} == {"first": "2.csv", "second": "1.csv"}
+    assert len(merged) == 2
 
 
 def test_an_entry_of_a_clip_that_another_shard_computed_is_dropped(many):

@@ -67,6 +67,16 @@ def test_batches_and_drafts_of_a_killed_shard_are_kept(tmp_path: Path) -> None:
     assert Drafts(tmp_path / ".rewrite.spool" / "f" / DRAFTS_FILE).get("1" * 64, 0) == Draft(1)
 
 
+def test_a_merge_keeps_the_batches_of_other_questions(tmp_path: Path) -> None:
+    score_shard(tmp_path, "1/2")
+    files = files_of_shard(answer_files(tmp_path), Shard(1, 2))
+    batch = files.spool_folder / "other" / "run.0.batch"  # about cues, of a shard that was killed
+    batch.parent.mkdir()
+    batch.write_bytes(pack_rows([TextScores.of("0" * 64, np.array([0.25, 0.5]))]))
+    assert score(tmp_path, TEXTS).cached
+    assert batch.is_file()
+
+
 def test_a_shard_that_runs_is_not_merged(tmp_path: Path) -> None:
     score_shard(tmp_path, "1/2")
     files = files_of_shard(answer_files(tmp_path), Shard(1, 2))

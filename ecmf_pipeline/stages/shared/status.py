@@ -7,11 +7,12 @@ from pathlib import Path
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, ClipText, Modality, read_manifest, read_texts
-from ecmf_pipeline.core.errors import MissingInput, StaleStore
+from ecmf_pipeline.core.errors import EcmfError, MissingInput, StaleStore
+from ecmf_pipeline.core.files import fingerprint
 from ecmf_pipeline.core.weights import embedded_model
 from ecmf_pipeline.extraction.run import BranchInputs, clip_limits, coverage
 from ecmf_pipeline.runner.quarantine import read_quarantine
-from ecmf_pipeline.settings.params import Params
+from ecmf_pipeline.settings.params import Params, Token
 from ecmf_pipeline.stages.shared.inputs import open_modality_store
 from ecmf_pipeline.transcription.table import read_transcripts, with_transcripts
 
@@ -85,7 +86,10 @@ def _fingerprint_in_use(params: Params, modality: Modality, encoder: str) -> str
     try:
         return open_modality_store(params, modality, encoder).fingerprint
     except (MissingInput, StaleStore):
-        return "none"
+        try:
+            return fingerprint(params.token_settings(Token(modality, encoder)))  # shards may have features
+        except EcmfError:  # no weights
+            return "none"
 
 
 def _count_pending(clips: Sequence[Clip], texts: Mapping[str, ClipText], columns: Sequence[str]) -> int:
