@@ -14,13 +14,9 @@ from ecmf_pipeline.cli.usage import UsageError, as_input_error
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, ClipId, Corpus, Modality, read_manifest, write_corpus_tables
 from ecmf_pipeline.core.errors import EcmfError, InputError, MissingInput
-<<<<<<< HEAD
-from ecmf_pipeline.core.files import write_sealed_json
-from ecmf_pipeline.doctor import projection
-=======
 from ecmf_pipeline.core.files import fingerprint, write_sealed_json
 from ecmf_pipeline.core.shards import Shard
->>>>>>> b20
+from ecmf_pipeline.doctor import projection
 from ecmf_pipeline.doctor.projection import (
     GPUS,
     Cost,
