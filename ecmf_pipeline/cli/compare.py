@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ecmf_pipeline.core.console import echo, format_count
+from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.core.files import write_atomic
 from ecmf_pipeline.evaluation.comparison import COMPARED_FILES, compare_runs, read_run
 from ecmf_pipeline.sharing.revisions import open_version
@@ -22,24 +23,26 @@ def show_comparison(first: str, second: str, *, html: Path | None, as_json: bool
     """Print what differs between two versions, each a folder, a git revision or a DVC experiment.
 
     Raises:
-        InputError: If a version does not exist, a file of it cannot be read, or they share no clip.
+        InputError: If a version does not exist, a file of it cannot be read, they share no clip, or the page cannot be
+            written.
     """
     with open_version(first, COMPARED_FILES) as version:
         before = read_run(version)
     with open_version(second, COMPARED_FILES) as version:
         after = read_run(version)
     comparison = compare_runs(before, after)
-    if as_json:
-        echo(json.dumps(comparison, ensure_ascii=False))
-    else:
-        for line in comparison_lines(comparison):
-            echo(line)
     if html:
         from ecmf_pipeline.report.comparison import render_comparison
 
-        write_atomic(html, render_comparison(comparison).encode())
-        if not as_json:
-            echo(f"  page: {html}")
+        try:
+            write_atomic(html, render_comparison(comparison).encode())
+        except OSError as error:
+            raise InputError(f"{html} cannot be written: {error.strerror}", "give another file to --html") from error
+    if as_json:
+        echo(json.dumps(comparison, ensure_ascii=False))
+        return
+    for line in [*comparison_lines(comparison), *([f"  page: {html}"] if html else [])]:
+        echo(line)
 
 
 def comparison_lines(comparison: Mapping[str, Any]) -> list[str]:

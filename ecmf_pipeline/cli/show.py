@@ -18,15 +18,14 @@ from ecmf_pipeline.settings.params import Params, load_params, preset_params
 from ecmf_pipeline.settings.presets import preset_names
 from ecmf_pipeline.stages.shared.status import stage_rows
 
-_STATUS_ROW = "{:<18}{:>9}{:>9}{:>9}{:>13}"
-
 
 def show_status() -> None:
     """Print one line for each stage, and the number of quarantined clips by reason."""
     params = load_params()
-    echo(_STATUS_ROW.format("stage", "done", "missing", "absent", "quarantined"))
-    for row in stage_rows(params):
-        echo(_STATUS_ROW.format(*row))
+    rows = [("stage", "done", "missing", "absent", "quarantined"), *stage_rows(params)]
+    width = max(18, *(len(row[0]) for row in rows))  # names of encoders may be long
+    for row in rows:
+        echo("{:<{width}}{:>9}{:>9}{:>9}{:>13}".format(*row, width=width))
     entries = read_all(paths.QUARANTINE, params.extract.encoders)
     counts = Counter((entry.stage, entry.modality, entry.reason) for entry in entries)
     for (stage, modality, reason), count in sorted(counts.items()):

@@ -29,9 +29,17 @@ _CONSTRUCTION_ERRORS = (
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """A safe loader that rejects duplicate keys, as DVC does, and stops at the maximum number of keys and values."""
+    """A safe loader that reads as DVC does, and stops at the maximum number of keys and values.
+
+    It rejects duplicate keys, and only ``true`` and ``false`` are booleans (YAML 1.2): ``off``, ``yes`` and ``no``
+    (also the code of a language) are words.
+    """
 
     _count = 0
+    yaml_implicit_resolvers = {  # noqa: RUF012  # its stub declares no class variable
+        first: [one for one in resolvers if first in "tTfF" or one[0] != "tag:yaml.org,2002:bool"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         self._count += 1

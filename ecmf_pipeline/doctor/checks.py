@@ -48,7 +48,7 @@ class Check:
     def line(self) -> str:
         """Format the result for the terminal, with the hint and the command on separate lines."""
         first, *further = format_message(self.message, self.hint, self.command).splitlines()
-        return f"{self.state.value:<9}{self.name:<17}{first}" + "".join(f"\n{'':<26}{line}" for line in further)
+        return f"{self.state.value:<9}{self.name:<16} {first}" + "".join(f"\n{'':<26}{line}" for line in further)
 
 
 def exit_code(checks: Iterable[Check]) -> int:

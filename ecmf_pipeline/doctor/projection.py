@@ -234,9 +234,10 @@ def show_plan(params: Params, clips: int | None, machine: Machine) -> None:
     count = len(read_manifest(paths.MANIFEST)) if clips is None else clips
     hardware = f"{machine.gpus} x {find_gpu(machine.gpu)}" if machine.gpu else f"{machine.gpus} x CPU"
     echo(f"plan: {count:,} clips on {hardware} with {machine.cores} cores each")
-    line = "{:<26}{:>12}{:>12}{:>11}{:>11}  {}"
-    echo(line.format("stage", "time", "cost", "storage", "files", "limited by"))
     costs = list(project(params, trial, count, machine))
+    width = max(16, *(len(cost.stage) for cost in costs))  # names of encoders may be long
+    line = f"{{:<{width}}}{{:>12}}{{:>12}}{{:>11}}{{:>11}}  {{}}"
+    echo(line.format("stage", "time", "cost", "storage", "files", "limited by"))
     known = [cost.seconds for cost in costs if cost.seconds is not None]
     total = Cost("total", sum(known), sum(cost.bytes or 0 for cost in costs), sum(cost.files or 0 for cost in costs))
     for cost in (*costs, total):

@@ -20,7 +20,10 @@ from numpy.typing import ArrayLike, NDArray
 from ecmf_pipeline.fusion.prediction import ALL_MEMBERS, Ensemble, Prediction
 
 MIN_CLIPS = 20
-"""Minimum number of clips to fit temperatures; with fewer, probabilities are not calibrated."""
+"""Minimum number of predictions to fit temperatures; with fewer, probabilities are not calibrated.
+
+A clip counts once, and once more for each modality that is hidden from it.
+"""
 
 TEMPERATURE_BOUNDS = (0.2, 5.0)
 """Bounds of a temperature, and of the factor of a missing modality."""
@@ -168,7 +171,7 @@ def fit_temperatures(
 
     Returns:
         The temperature, then the factors, then the uniform share, (2 + M,); 1.0 and 0.0 for fewer than `MIN_CLIPS`
-        clips.
+        rows.
     """
     from scipy.optimize import minimize
 

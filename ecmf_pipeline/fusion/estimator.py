@@ -128,7 +128,9 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         labels = column_or_1d(y)
         self.classes_, classes = np.unique(labels, return_inverse=True)
         weights = np.ones(len(labels)) if sample_weight is None else np.asarray(sample_weight, np.float64)
-        if weights.shape == labels.shape and len(labels):
+        if weights.shape != labels.shape:
+            raise ValueError(f"sample_weight must be {labels.shape}, not {weights.shape}")
+        if (weights >= 0).all():
             if not weights.any():
                 raise ValueError("Sample weights must contain at least one non-zero number.")
             if (n_classes := len(np.unique(classes[weights > 0]))) < 2:
@@ -193,7 +195,7 @@ def _positions(X: Any, columns: Columns | None) -> dict[str, slice | NDArray[np.
     """Return the columns of each modality as slices or positions; X is a checked array or a DataFrame.
 
     Raises:
-        ValueError: If columns do not exist, or a modality has none.
+        ValueError: If columns do not exist, a modality has none, or has one twice.
     """
     if columns is None:
         if not _has_levels(X):
@@ -206,19 +208,30 @@ def _positions(X: Any, columns: Columns | None) -> dict[str, slice | NDArray[np.
     numbers = {name: number for number, name in enumerate(names)}
     found: dict[str, slice | NDArray[np.int64]] = {}
     for modality, chosen in columns.items():
-        wanted: list[Any] = [] if isinstance(chosen, slice) else list(chosen)
-        if unknown := [one for one in wanted if isinstance(one, str) and one not in numbers]:
-            raise ValueError(f"X has no column {unknown[0]!r} of modality {modality!r}")
-        width = np.shape(X)[1]
-        positions = (
-            np.arange(width)[chosen]
-            if isinstance(chosen, slice)
-            else np.array([numbers[one] if isinstance(one, str) else int(one) for one in wanted], np.int64)
-        )
-        if not len(positions) or positions.min() < -width or positions.max() >= width:
-            raise ValueError(f"columns of modality {modality!r} are {chosen}, but X has {width} columns")
-        found[modality] = chosen if isinstance(chosen, slice) else positions
+        positions = _column_numbers(chosen, numbers, np.shape(X)[1])
+        if not len(positions):
+            raise ValueError(f"columns of modality {modality!r} are not different columns of X: {chosen}")
+        found[str(modality)] = chosen if isinstance(chosen, slice) else positions
     return found
+
+
+def _column_numbers(chosen: Any, numbers: Mapping[Any, int], width: int) -> NDArray[np.int64]:
+    """Return the positions of chosen columns, (k,); none if one does not exist, or occurs twice.
+
+    NumPy alone would shorten a slice that is too long, and take True and 1.5 for 1.
+    """
+    is_slice = isinstance(chosen, slice)
+    bounds: list[Any] = [chosen.start or 0, chosen.stop or 0] if is_slice else []
+    if not all(isinstance(bound, int | np.integer) and -width <= bound <= width for bound in bounds):
+        return np.zeros(0, np.int64)
+    entries = range(width)[chosen] if is_slice else np.array(chosen, object).reshape(-1)
+    wanted = [numbers.get(one, one) for one in entries]
+    if not all(
+        isinstance(one, int | np.integer) and not isinstance(one, bool) and -width <= one < width for one in wanted
+    ):
+        return np.zeros(0, np.int64)
+    positions = np.array(wanted, np.int64) % width
+    return positions if len(np.unique(positions)) == len(positions) else positions[:0]
 
 
 def _seed(random_state: int | np.random.RandomState | None) -> int:

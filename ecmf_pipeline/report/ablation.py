@@ -47,6 +47,8 @@ HEADINGS = {
 """Heading of each comparison of `ablate`; a comparison without an entry is shown under its own name."""
 PLAIN = {"mean_probs": "mean of probabilities"}
 """Fusion models that are plain, and their names in sentences."""
+_BEST = "best plain model"
+"""Name that `evaluate` gives to the model that inner folds choose; importing it would load scikit-learn."""
 ANCHOR, TITLE = "ablation", "Ablation study"
 
 
@@ -197,7 +199,10 @@ def plain_conclusion(evaluation: Evaluation, ablation: Ablation | None) -> Concl
         return None
     best = min(known, key=lambda name: known[name])
     conclusion = compare(
-        differences[best], first="The fusion", second=f"a plain model ({best})", caveat=caveat(judged_by, basis)
+        differences[best],
+        first="The fusion",
+        second=f"the {best}" if best == _BEST else f"a plain model ({best})",
+        caveat=caveat(judged_by, basis),
     )
     if conclusion.state not in {"same", "worse"}:
         return conclusion

@@ -100,11 +100,13 @@ def bars(
         bars_height = sum(len(group) * (BAR + BAR_GAP) + GROUP_GAP - BAR_GAP for _, group in groups)
         bottom = top + height_of_names + bars_height - GROUP_GAP + 5
         parts = _grid(left, scale, top - 4, bottom, maximum) if maximum else []
+        drawn: list[tuple[float, float]] = []
         y = top
         for name, group in groups:
             height = len(group) * (BAR + BAR_GAP) - BAR_GAP
             parts.append(layout.name(name, y, height))
             y += layout.name_line
+            drawn.append((y, y + height))
             for bar in group:
                 length = max(bar.value or 0.0, 0.0) * scale
                 parts.append(_rectangle(left, y, length, BAR, bar.colour))
@@ -118,7 +120,8 @@ def bars(
             parts.append(_line(left, top - 4, left, bottom, "axis"))
         if mark:
             x = left + mark.value * scale
-            parts.append(_line(x, top - 6, x, bottom, "mark"))
+            spans = [(start - 3, end + 3) for start, end in drawn] if layout.name_line else [(top - 6, bottom)]
+            parts += [_line(x, start, x, end, "mark") for start, end in spans]
             is_central = left + 120 < x < layout.width - 120
             parts.append(_text(x, 9, mark.text, "value middle" if is_central else "value"))
         return bottom + (22 if maximum else 4), parts

@@ -89,8 +89,8 @@ def _label_issues(report: ReportInput, cards: Cards) -> list[Block]:
     rows: list[list[str | Cell]] = [
         [
             cards.link(one.clip_id),
-            f"{shorten(one.given, 40)} {one.given_probability:.2f}",
-            f"{shorten(one.likely, 40)} {one.likely_probability:.2f}",
+            Markup("{} {:.2f}").format(corpus_text(one.given, 40), one.given_probability),
+            Markup("{} {:.2f}").format(corpus_text(one.likely, 40), one.likely_probability),
             DECISIONS[LabelAction(decisions[one.clip_id])][1] if one.clip_id in decisions else UNKNOWN,
         ]
         for one in issues[:_MOST_ROWS]
@@ -194,12 +194,14 @@ def confusion_section(evaluation: Evaluation, cards: Cards) -> Section:
 
 
 def _behind(anchor: str, true: str, predicted: str, number: int, clips: Sequence[str], cards: Cards) -> Collapsible:
-    relation = "predicted right" if true == predicted else f"predicted as {shorten(predicted, 40)}"
+    relation = Markup("predicted right")
+    if true != predicted:
+        relation = Markup("predicted as {}").format(corpus_text(predicted, 40))
     shown = clips[:_CELL_CLIPS]
     links = Markup(", ").join(cards.link(clip_id) for clip_id in shown)
     rest = f" and {count(number - len(shown))} more" if number > len(shown) else ""
     text = Markup("{}{}.").format(links, rest)
-    summary = f"{count(number, 'clip')}: {shorten(true, 40)} {relation}"
+    summary = Markup("{}: {} {}").format(count(number, "clip"), corpus_text(true, 40), relation)
     return Collapsible(summary, [Paragraph(text)], anchor=anchor)
 
 
@@ -214,8 +216,14 @@ def _most_frequent_error(confusion: Confusion, truth: str) -> str:
         return f"All predictions equal the {truth}."
     wrong, total = sum(row[0] for row in errors), sum(map(sum, confusion.counts))
     number, true, predicted, n_true = max(errors, key=lambda row: row[0])
-    return (
-        f"{count(wrong)} of {count(total, 'prediction')} differ from the {truth}. The most frequent error is "
-        f"{shorten(true, 40)} predicted as {shorten(predicted, 40)}: {count(number)} of {count(n_true)} "
-        f"({percent(number / n_true)})."
+    sentence = "{} of {} differ from the {}. The most frequent error is {} predicted as {}: {} of {} ({})."
+    return Markup(sentence).format(
+        count(wrong),
+        count(total, "prediction"),
+        truth,
+        corpus_text(true, 40),
+        corpus_text(predicted, 40),
+        count(number),
+        count(n_true),
+        percent(number / n_true),
     )

@@ -37,8 +37,8 @@ def labels_conclusion(evaluation: Evaluation, decisions: Sequence[Decision]) -> 
         )
     before = f"{percent(labels.given.accuracy, 1)} of {count(labels.given.clips, 'given label')} are right"
     changes = labels.fixed - labels.broken
-    sentence = f"Of the training labels, {before}. {_change_summary(labels)}"
-    if not labels.fixed and not labels.broken:
+    sentence = f"Of the training labels, {before}. {_change_summary(labels, changed)}"
+    if not changed and not changes:
         return Conclusion("same", "no label changed", sentence)
     points = f"{changes:+d} right".replace("-", "\N{MINUS SIGN}")
     state: State = "better" if changes > 0 else "worse" if changes < 0 else "same"
@@ -138,7 +138,7 @@ def _missing_comparison(evaluation: Evaluation) -> str:
     return "the evaluation contains no difference"
 
 
-def _change_summary(labels: LabelScores) -> str:
+def _change_summary(labels: LabelScores, changed: int) -> str:
     """Describe changed labels, dropped labels and pseudo-labels, each apart."""
     fixed, broken = count(labels.fixed, "wrong label"), count(labels.broken, "right one")
     if labels.fixed or labels.broken:
@@ -146,6 +146,8 @@ def _change_summary(labels: LabelScores) -> str:
             f"Refinement corrected {fixed}{_human_share(labels.fixed_by_verdicts, labels.fixed)} and broke {broken}"
             f"{_human_share(labels.broken_by_verdicts, labels.broken)}."
         )
+    elif changed:
+        sentence = f"Refinement replaced {count(changed)}, but no wrong label by a right one."
     else:
         sentence = "Refinement replaced none of them."
     if labels.dropped_wrong or labels.dropped_right:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from markupsafe import Markup
+
 from ecmf_pipeline.core.clips import MAX_CLIP_ID_BYTES, Clip, Split, WordsFrom
 from ecmf_pipeline.core.predictions import Basis
 from ecmf_pipeline.report.blocks import (
@@ -97,9 +99,9 @@ def _label_distribution(report: ReportInput) -> list[Block]:
     groups = [(label, [_label_bar(name, tally, label) for name, tally in shown.items()]) for label in labels]
     sentence = _most_and_least_frequent(*next(iter(shown.items())), labels)
     if absent := [f"no {name}" for name, tally in counts.items() if not tally]:
-        sentence += f" There are {join_items(absent)}."
+        sentence += Markup(" There are {}.").format(join_items(absent))
     legend = {f"{name} ({count(tally.total())})": LABEL_SETS[name] for name, tally in shown.items()}
-    drawing = bars(groups, alt=f"Label distribution. {sentence}", legend=legend)
+    drawing = bars(groups, alt=f"Label distribution. {sentence.striptags()}", legend=legend)
     rows = [[corpus_text(label), *(count(tally[label]) for tally in shown.values())] for label in labels]
     numbers = Table("Clips by label", ["Label", *(f"#{name}" for name in shown)], rows)
     caption = "Label distribution: share of each label within its set."
@@ -126,12 +128,14 @@ def _label_bar(name: str, tally: Counter[str], label: str) -> Bar:
     return Bar(share, f"{count(tally[label])} ({percent(share)})", LABEL_SETS[name])
 
 
-def _most_and_least_frequent(name: str, tally: Counter[str], labels: Sequence[str]) -> str:
+def _most_and_least_frequent(name: str, tally: Counter[str], labels: Sequence[str]) -> Markup:
     ranked = sorted(labels, key=lambda label: -tally[label])
     most, least = (
-        f"{shorten(label, 40)} ({percent(tally[label] / tally.total())})" for label in (ranked[0], ranked[-1])
+        Markup("{} ({})").format(corpus_text(label, 40), percent(tally[label] / tally.total()))
+        for label in (ranked[0], ranked[-1])
     )
-    return f"Of the {count(tally.total())} {name}, the most frequent is {most} and the least frequent {least}."
+    sentence = Markup("Of the {} {}, the most frequent is {} and the least frequent {}.")
+    return sentence.format(count(tally.total()), name, most, least)
 
 
 def _findings(report: ReportInput, config: ReportConfig) -> list[Block]:

@@ -58,7 +58,10 @@ def tiles(report: ReportInput, evaluation: Evaluation, ablation: Ablation | None
     best = evaluation.fusion_over_best_modality
     comparison = "no comparison"
     if best and best.best:
-        comparison = f"against {best.best}, {f'95% interval {bounds(best)}' if bounds(best) else 'no interval'}"
+        interval = f"95% interval {bounds(best)}" if bounds(best) else "no interval"
+        comparison = f"against {best.best}, {interval}"
+        if best.model and best.model != evaluation.model:  # the difference is not that of the headline
+            comparison = f"trained on {best.model} labels, {comparison}"
     shown = [
         Tile("Weighted F1 of the fusion", value, _interval(report, evaluation)),
         Tile("Judged by", *_judges(evaluation)),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
+from markupsafe import Markup
+
 from ecmf_pipeline.labels.refine import LabelAction
 from ecmf_pipeline.report.blocks import (
     Block,
@@ -86,7 +88,8 @@ def _decisions(report: ReportInput) -> list[Block]:
     )
     sentence = (
         f"Of {count(had_label, 'given label')}, {count(tally[LabelAction.KEEP])} were kept, "
-        f"{count(tally[LabelAction.RELABEL])} replaced, {count(tally[LabelAction.DROP])} dropped"
+        f"{count(tally[LabelAction.DOWN_WEIGHT])} kept with a lower weight, {count(tally[LabelAction.RELABEL])} "
+        f"replaced, {count(tally[LabelAction.DROP])} dropped"
         + (f", {count(n_for_review)} kept with a low weight and listed for review." if n_for_review else ".")
     )
     meanings = "; ".join(f"{description}: {meaning}" for _, description, meaning in DECISIONS.values())
@@ -120,12 +123,14 @@ def _matrix(report: ReportInput) -> list[Block]:
     changed_given = {pair: number for pair, number in changes.items() if pair[0] != ABSENT and pair[1] not in outcomes}
     if changed_given:
         start, end = max(changed_given, key=lambda pair: (changed_given[pair], pair))
-        sentence = (
-            f"{count(sum(changed_given.values()), 'given label')} changed. The most frequent change is "
-            f"{shorten(start, 40)} to {shorten(end, 40)} ({count(changed_given[start, end], 'clip')})."
+        sentence = Markup("{} changed. The most frequent change is {} to {} ({}).").format(
+            count(sum(changed_given.values()), "given label"),
+            corpus_text(start, 40),
+            corpus_text(end, 40),
+            count(changed_given[start, end], "clip"),
         )
     else:
-        sentence = "No given label was replaced by another."
+        sentence = Markup("No given label was replaced by another.")
     if dropped := sum(number for (_, end), number in changes.items() if end == "dropped"):
         sentence += f" {count(dropped, 'given label')} dropped."
     caption = "Label changes: given label (rows) and label after refinement (columns). Changes are tinted."

@@ -68,6 +68,7 @@ def _copy_revision(name: str, files: Sequence[Path], folder: Path) -> str:
     from dvc.exceptions import DvcException, NotDvcRepoError
     from dvc.repo import Repo
     from dvc.scm import NoSCMError, RevError, resolve_rev
+    from scmrepo.exceptions import SCMError
 
     try:
         with Repo() as repository:
@@ -83,7 +84,7 @@ def _copy_revision(name: str, files: Sequence[Path], folder: Path) -> str:
             "repository",
             "give the folder of a project, or change to the project that has the revision",
         ) from error
-    except RevError as error:
+    except (RevError, SCMError) as error:  # SCMError: a repository without a commit
         raise InputError(
             f"{name!r} is no folder with {paths.PARAMS}, and no known git revision or DVC experiment",
             "list the revisions by git log --oneline, and the experiments by",

@@ -341,9 +341,10 @@ class FeatureStore:
         for name, value, allowed in (("pool", pool, get_args(PoolOrFrames)), ("missing", missing, ("nan", "drop"))):
             if value not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
+        entries = self._table.entries(self.clip_ids if clip_ids is None else clip_ids, digests)
         requested = np.array(self.clip_ids if clip_ids is None else list(clip_ids), dtype=object)
         if missing == "drop":
-            requested = requested[self._table.entries(requested.tolist(), digests) >= 0]
+            requested = requested[entries >= 0]
         columns = list(self.column_names)
         if pool != "frames":
             if pool == "mean_std":
@@ -416,10 +417,21 @@ def _select(root: Path, current: Sequence[str], encoder: str | None) -> str:
     """Return the fingerprint of the only encoder in use, or of the one with the given name."""
     if encoder is None and len(current) == 1:
         return current[0]
-    names = [encoder_name(settings_attributes(root / fingerprint)["settings"]) for fingerprint in current]
+    settings = [settings_attributes(root / fingerprint)["settings"] for fingerprint in current]
+    names = list(map(encoder_name, settings))
     if names.count(encoder or "") == 1:
         return current[names.index(encoder or "")]
-    described = ", ".join(f"{name!r} ({fingerprint})" for name, fingerprint in zip(names, current, strict=True))
+    # Encoders may share a name, for example with weights in folders: the settings that differ tell them apart.
+    encoders = [one["encoder"] if isinstance(one.get("encoder"), Mapping) else {} for one in settings]
+    differing = sorted(
+        key
+        for key, value in encoders[0].items()
+        if not isinstance(value, Mapping) and any(other.get(key) != value for other in encoders)
+    )
+    described = ", ".join(
+        " ".join([repr(name), *(f"{key}={one.get(key)}" for key in differing if names.count(name) > 1), f"({number})"])
+        for name, one, number in zip(names, encoders, current, strict=True)
+    )
     raise InputError(
         f"{root} has features of {described}" + (f", not of {encoder!r}" if encoder else ""),
         "pass the name of one of them as encoder, or its fingerprint",
@@ -537,7 +549,13 @@ class EntryTable:
         return next((older for older in reversed(self.older.get(clip_id, ())) if self.digests[older] == digest), -1)
 
     def entries(self, clip_ids: Sequence[str], digests: Mapping[str, str] | None) -> Ints:
-        """Return the entry of each clip, (n,): that of the required digest, or the newest; -1 if there is none."""
+        """Return the entry of each clip, (n,): that of the required digest, or the newest; -1 if there is none.
+
+        Raises:
+            TypeError: If ``clip_ids`` is one string, whose letters would be clips without features.
+        """
+        if isinstance(clip_ids, str):
+            raise TypeError(f"clip_ids must be a list of clips, not the string {clip_ids!r}")
         if digests is None:
             return np.fromiter(map(self.newest.get, clip_ids, repeat(-1)), np.int64, len(clip_ids))
         # A clip without an input has no digest; no entry has the digest "".

@@ -69,3 +69,10 @@ def test_corpora_that_share_no_clip_exit_2(versions, monkeypatch, capsys):
     write_version(versions / "one", others, predicted={})
     assert run(monkeypatch, "../one") == 2
     assert "share no clip" in capsys.readouterr().err.splitlines()[0]
+
+
+def test_a_page_that_cannot_be_written_exits_2_with_one_error(versions, monkeypatch, capsys):
+    assert run(monkeypatch, "../one", "--html", str(versions)) == 2
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err.count("error: ")) == ("", 1)
+    assert not list(versions.parent.glob(f".{versions.name}.*"))  # nothing is left of it

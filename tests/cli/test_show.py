@@ -43,3 +43,19 @@ def test_clips_without_a_text_that_the_encoder_reads_count_as_absent(
     rows = {line[:18].strip(): line[18:].split() for line in capsys.readouterr().out.splitlines()}
     assert rows["rewrite"][:3] == ["2", "1", "1"]
     assert rows["extract text"][:3] == ["0", missing, absent]
+
+
+def test_columns_of_the_status_are_as_wide_as_the_names_of_encoders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text(
+        "encoders: {a_name_of_many_words: {type: transformers_text, model: no/where}}\n"
+        "extract: {encoders: {audio: egemaps, text: [minilm, a_name_of_many_words]}}\n"
+    )
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    write_manifest(paths.MANIFEST, CLIPS)
+    show_status()
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("stage", "extract"))]
+    assert any(line.split()[1] == "text.a_name_of_many_words" for line in lines)
+    assert len(set(map(len, lines))) == 1

@@ -114,3 +114,9 @@ def test_a_long_list_is_refused_before_all_of_it_is_read():
 def test_long_numbers_are_refused(number):
     with pytest.raises(yaml.MarkedYAMLError, match="too long"):
         parse_yaml(f"a: {number}")
+
+
+def test_only_true_and_false_are_booleans() -> None:
+    words = ["off", "on", "no", "NO", "yes", "Off", "n", "y"]
+    assert parse_yaml(f"[{', '.join(words)}]") == words
+    assert parse_yaml("[true, False, null, ~]") == [True, False, None, None]

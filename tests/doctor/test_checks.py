@@ -35,6 +35,11 @@ def test_error_becomes_failure_with_hint_and_command():
     assert failed.command == "ecmf-pipe models"
     assert [line.strip() for line in failed.line().splitlines()[1:]] == ["hint: fetch them", "ecmf-pipe models"]
     assert Check.failed("trial", InputError("bad")).line().count("\n") == 0
+    assert Check("encoder text.multilingual", State.OK, "e5: 384-d").line().split()[2:] == [
+        "text.multilingual",
+        "e5:",
+        "384-d",
+    ]
     assert Check.failed("trial", TryAgain("later")).message == "later"
 
 

@@ -16,6 +16,7 @@ from ecmf_pipeline.core.clips import Clip, ClipId, Corpus, Modality, read_manife
 from ecmf_pipeline.core.errors import EcmfError, InputError, MissingInput
 from ecmf_pipeline.core.files import fingerprint, write_sealed_json
 from ecmf_pipeline.core.shards import Shard
+from ecmf_pipeline.doctor import projection
 from ecmf_pipeline.doctor.projection import (
     GPUS,
     Cost,
@@ -181,6 +182,18 @@ def test_assumptions_and_costs_are_printed(capsys: pytest.CaptureFixture[str]):
     assert "ASSUMED, not measured" in output
     hours = 10_000_000 / 16 / 3600
     assert f"{2.5 * hours:,.2f}" in output
+
+
+@pytest.mark.usefixtures("project_folder")
+def test_columns_are_as_wide_as_the_names_of_encoders(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    names = ["extract text.a_name_of_many_words", "extract text.b"]
+    monkeypatch.setattr(projection, "project", lambda *_: [Cost(name, 60.0, 1000, 5, "") for name in names])
+    app(["plan", "--clips", "100"], standalone_mode=False)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("extract")]
+    assert len(lines) == 2
+    assert len(set(map(len, lines))) == 1
 
 
 @pytest.mark.usefixtures("project_folder")

@@ -114,11 +114,38 @@ def test_columns_are_slices_positions_names_or_the_first_level(table: Any, names
 
 
 @pytest.mark.parametrize(
-    "columns", [{}, {"face": slice(20, 30)}, {"face": [17]}, {"face": ["unknown"]}, {"face": []}, {"face": [-18]}]
+    "columns",
+    [
+        {},
+        {"face": []},
+        {"face": [17]},
+        {"face": [-18]},
+        {"face": [0.5]},
+        {"face": [3, 3]},
+        {"face": [3, -14]},
+        {"face": ["unknown"]},
+        {"face": "f1"},
+        {"face": [("face", 0)]},
+        {"face": np.arange(17) < 10},
+        {"face": slice(20, 30)},
+        {"face": slice(0, 384)},
+        {"face": slice("f0", "f9")},
+    ],
 )
 def test_columns_that_do_not_exist_are_an_error(columns: Any, table: Any, names: Any) -> None:
     with pytest.raises(ValueError, match="column"):
         FusionClassifier(columns, **QUICK).fit(table, names)
+
+
+def test_modalities_may_be_numbers(table: Any, names: Any) -> None:
+    estimator = FusionClassifier({0: FACE, 1: np.arange(-7, 0)}, **QUICK).fit(table, names)
+    assert estimator.ensemble_.dims == {"0": 10, "1": 7}
+
+
+@pytest.mark.parametrize("weights", [-np.ones(48), np.ones(3), 1.0, np.full(48, np.nan)])
+def test_wrong_sample_weights_are_an_error(weights: Any, table: Any, names: Any) -> None:
+    with pytest.raises(ValueError, match="weight"):
+        FusionClassifier(**QUICK).fit(table, names, sample_weight=weights)
 
 
 def test_wrong_settings_are_reported_by_fit(table: Any, names: Any) -> None:

@@ -108,6 +108,28 @@ def test_the_table_is_sorted_by_mouse_and_keyboard(open_report: Callable[..., An
     assert values == sorted(values, reverse=True)
 
 
+@pytest.mark.parametrize("width", [390, 1200])
+def test_long_names_cross_no_other_column_and_captions_fit(open_report: Callable[..., Any], width: int) -> None:
+    labels = ["W" * 60, "angry", "happy"]
+    run = make_report_input(labels, clips=24, mark="L" * 200)
+    clips = [replace(clip, transcript=f"{number} words {'and ' * 20}") for number, clip in enumerate(run.clips)]
+    counts = [[3, 1, 0], [0, 4, 0], [0, 0, 4]]
+    run = replace(run, clips=clips, evaluate=evaluation(labels) | {"confusion": {"labels": labels, "counts": counts}})
+    page = open_report(run, viewport={"width": width, "height": 900})
+    wide = """() => [...document.querySelectorAll("main th, main td")].filter((cell) => {
+        const text = document.createRange();
+        text.selectNodeContents(cell);
+        const right = Math.max(...[...text.getClientRects()].map((box) => box.right));
+        return right > cell.getBoundingClientRect().right + 1;
+    }).map((cell) => cell.textContent)"""
+    assert page.evaluate(wide) == []
+    names = page.locator(".controls label").all_text_contents()
+    assert not any(name.startswith("Words") for name in names)  # texts are searched, not chosen from a list
+    cut = """() => [...document.querySelectorAll("#confusion caption span")].filter(
+        (caption) => caption.getBoundingClientRect().right > innerWidth)"""
+    assert page.evaluate(cut) == []
+
+
 @pytest.mark.parametrize("scripts", [True, False])
 def test_a_confusion_leads_to_a_clip(open_report: Callable[..., Any], scripts: bool) -> None:
     page = open_report(make_run(), java_script_enabled=scripts)

@@ -139,3 +139,13 @@ def test_a_narrow_drawing_has_all_texts_inside_its_width() -> None:
                 7.2 * display_width(text) * ("end" not in style) / (2 if "middle" in style or "tick" in style else 1)
             )
             assert float(x) + width <= NARROW + 8
+
+
+def test_the_mark_crosses_no_name_of_a_narrow_chart() -> None:
+    groups = [("face alone", [Bar(0.5, "0.5")]), ("fusion", [Bar(0.7, "0.7")])]
+    chart = str(bars(groups, alt="", mark=Mark(0.1, "chance")))
+    narrow = chart[chart.index("narrow") :]
+    names = [float(y) for y in re.findall(r'class="name start"[^>]* y="([^"]+)"', narrow)]
+    marks = re.findall(r'class="mark"[^>]* y1="([^"]+)"[^>]* y2="([^"]+)"', narrow)
+    assert len(names) == len(marks) == 2
+    assert not any(float(low) <= y <= float(high) for low, high in marks for y in names)

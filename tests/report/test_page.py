@@ -14,8 +14,11 @@ import pytest
 from ecmf_pipeline.core.clips import Clip, ClipId, Split
 from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.labels.refine import Decision, LabelAction, Vote
+from ecmf_pipeline.report.checks import LabelIssue
 from ecmf_pipeline.report.config import ReportConfig
 from ecmf_pipeline.report.inputs import PredictedClip, ReportInput
+from ecmf_pipeline.report.metrics import read_evaluation
+from ecmf_pipeline.report.overview import tiles
 from ecmf_pipeline.report.page import SYNTHETIC_NOTICE, render
 from ecmf_pipeline.report.thumbnails import Thumbnail
 from ecmf_pipeline.runner.quarantine import QuarantineEntry
@@ -470,6 +473,46 @@ def test_a_confusion_leads_to_its_clips() -> None:
     assert f'<article class="card" id="{anchor[1]}"' in html
 
 
+def test_the_decisions_on_given_labels_add_up() -> None:
+    run = make_report_input(LABELS)
+    lowered = [
+        replace(row, decision=LabelAction.DOWN_WEIGHT) if row.decision == "keep" and number else row
+        for number, row in enumerate(run.refined)
+    ]
+    text = render_page(replace(run, refined=lowered)).text
+    sentence = next(re.finditer(r"Of (\d+) given labels?, (.*?)\.", text))
+    assert int(sentence[1]) == sum(map(int, re.findall(r"\d+", sentence[2]))) > 0
+    assert any(row.decision == LabelAction.DOWN_WEIGHT for row in lowered)
+
+
+def test_a_difference_of_another_model_than_that_of_the_headline_says_so() -> None:
+    run = make_report_input(LABELS)
+    over = {"best": "text", "difference": 0.1, "low": 0.02, "high": 0.2}
+    details = {
+        model: tiles(
+            run, read_evaluation(evaluation(LABELS) | {"fusion_over_best_modality": {**over, "model": model}}), None
+        )
+        for model in ("given", "refined")
+    }
+    assert "trained on given labels" in details["given"][3].detail
+    assert "trained on" not in details["refined"][3].detail
+
+
+def test_labels_beside_numbers_are_isolated() -> None:
+    labels = ["\u063a\u0627\u0636\u0628", "angry", "happy"]
+    run = make_report_input(labels)
+    counts = [[3, 1, 0], [0, 4, 0], [0, 0, 4]]
+    run = replace(
+        run,
+        evaluate=evaluation(labels) | {"confusion": {"labels": labels, "counts": counts}},
+        label_issues=[LabelIssue("clip000", labels[0], "angry", 0.01, 0.98)],
+    )
+    html = re.sub(r'aria-label="[^"]*"', "", render(run, ReportConfig()))
+    found = re.findall(rf"(<bdi>)?{labels[0]}(?:</bdi>)? *(?:predicted|0\.01|to|\()", html)
+    assert found
+    assert set(found) == {"<bdi>"}
+
+
 def test_a_plain_model_that_does_as_well_gives_a_warning() -> None:
     metrics = ablation()
     row = {"table": "fusion", "name": "mean_probs", "without": "", "weighted_f1": 0.7}
@@ -488,6 +531,9 @@ def test_plain_models_of_evaluate_come_before_those_of_ablate() -> None:
     run = replace(make_report_input(LABELS), evaluate=evaluation(LABELS) | {"plain": {"models": models}})
     text = section_text(render(run, ReportConfig()), "summary")
     assert "a plain model is better. The fusion is significantly worse than a plain model (SVM)" in text
+    best = {"best plain model": models["SVM"]}
+    run = replace(run, evaluate=evaluation(LABELS) | {"plain": {"models": best}})
+    assert "significantly worse than the best plain model:" in section_text(render(run, ReportConfig()), "summary")
 
 
 def test_unknown_speakers_are_named_beside_the_interval() -> None:

@@ -82,10 +82,17 @@ DECISIONS = [decision(LabelAction.RELABEL), decision(LabelAction.DROP), decision
     ],
 )
 def test_labels_are_raised_only_if_labels_changed(counts: dict[str, int], state: str, short: str) -> None:
-    conclusion = labels_conclusion(evaluation_of_labels(0.8, 0.92, **counts), DECISIONS)
+    decisions = DECISIONS if {"fixed", "broken"} & set(counts) else DECISIONS[1:]
+    conclusion = labels_conclusion(evaluation_of_labels(0.8, 0.92, **counts), decisions)
     assert conclusion.state == state
     assert short in conclusion.short
     assert "80.0% of 96 given labels are right" in conclusion.sentence
+
+
+def test_replacing_wrong_labels_by_wrong_ones_is_a_change() -> None:
+    conclusion = labels_conclusion(evaluation_of_labels(0.8, 0.8), DECISIONS)
+    assert (conclusion.state, conclusion.short) == ("same", "as many right as before")
+    assert "replaced none" not in conclusion.sentence
 
 
 def test_without_gold_labels_the_conclusion_on_labels_only_counts() -> None:

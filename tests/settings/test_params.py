@@ -29,6 +29,10 @@ def test_missing_keys_have_default_values(tmp_path):
     assert load_params(write_params(tmp_path, "")) == Params()
 
 
+def test_off_is_a_word_as_in_dvc(tmp_path):
+    assert load_params(write_params(tmp_path, "report: {thumbnails: off}\n")).report.thumbnails == "off"
+
+
 def test_home_folder_is_expanded_in_every_path(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", "/home/anna")
     params = load_params(

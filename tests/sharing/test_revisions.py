@@ -122,6 +122,15 @@ def test_outside_of_a_repository_names_raise_input_error(tmp_path, monkeypatch):
         pass
 
 
+def test_a_repository_without_a_commit_raises_input_error(tmp_path, monkeypatch):
+    run(tmp_path, "git", "init", "--quiet")
+    run(tmp_path, "dvc", "init", "--quiet")
+    monkeypatch.chdir(tmp_path)
+    for name in ("HEAD", "some-experiment"):
+        with pytest.raises(InputError), open_version(name, FILES):
+            pass
+
+
 def test_a_folder_is_read_in_place(tmp_path):
     (tmp_path / paths.PARAMS).write_text("")
     with open_version(str(tmp_path), FILES) as version:

@@ -80,6 +80,17 @@ def test_the_documented_reader_reads_an_empty_store(read_store, root, settings):
     assert read_store(str(root), ["a"]).shape == (1, 0)
 
 
+def test_the_documented_reader_reads_one_of_several_encoders(read_store, store, settings):
+    other = create_settings_group(store.root, {**settings, "frames": 3}, dim=None, dtype="float32")
+    make_current(store.root, other, [store.fingerprint, other])
+    expected = store.load(["c0", "c9"]).values
+    np.testing.assert_allclose(
+        read_store(str(store.root), ["c0", "c9"], fingerprint=store.fingerprint), expected, atol=1e-6
+    )
+    with pytest.raises(AssertionError, match=other):
+        read_store(str(store.root), ["c0", "c9"])
+
+
 def test_the_documented_reader_raises_on_a_missing_chunk(read_store, store):
     part = store.folder / part_names(store.folder)[0]
     shutil.rmtree(part / "values" / "c")

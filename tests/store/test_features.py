@@ -66,10 +66,10 @@ def test_load_pools_frames_by_mean_max_and_mean_std(root, row, write):
     store = write(root, rows)
     for position, one in enumerate(rows):
         stored = one.values.astype(np.float16).astype(np.float32)
-        np.testing.assert_allclose(store.load("abc").values[position], stored.mean(axis=0), atol=1e-5)
-        np.testing.assert_array_equal(store.load("abc", pool="max").values[position], stored.max(axis=0))
+        np.testing.assert_allclose(store.load(list("abc")).values[position], stored.mean(axis=0), atol=1e-5)
+        np.testing.assert_array_equal(store.load(list("abc"), pool="max").values[position], stored.max(axis=0))
         both = np.concatenate([stored.mean(axis=0), stored.std(axis=0)])
-        np.testing.assert_allclose(store.load("abc", pool="mean_std").values[position], both, atol=1e-4)
+        np.testing.assert_allclose(store.load(list("abc"), pool="mean_std").values[position], both, atol=1e-4)
 
 
 def test_sequences_are_padded_with_nan_and_masked(root, row, write):
@@ -401,3 +401,19 @@ def test_of_several_encoders_in_use_one_is_opened_by_name(root: Path) -> None:
     for name in (None, "third"):
         with pytest.raises(InputError, match=r"'first' .*, 'second'"):
             FeatureStore.open(root, encoder=name)
+
+
+def test_encoders_of_equal_names_are_told_apart_by_their_settings(root: Path) -> None:
+    settings = [{"encoder": {"type": "text", "inputs": inputs, "layers": "last"}} for inputs in ("both", "original")]
+    keys = [create_settings_group(root, one, dim=2, dtype="float32") for one in settings]
+    for key in keys:
+        make_current(root, key, keys)
+    described = rf"'text' inputs=both \({keys[0]}\), 'text' inputs=original \({keys[1]}\), not of 'text'"
+    with pytest.raises(InputError, match=described):
+        FeatureStore.open(root, encoder="text")
+
+
+def test_one_clip_as_a_string_is_an_error(named_store: FeatureStore) -> None:
+    for read in (named_store.load, named_store.load_sequences, named_store.to_pandas):
+        with pytest.raises(TypeError, match="list of clips"):
+            read("abc")

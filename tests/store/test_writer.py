@@ -172,7 +172,7 @@ with StoreWriter(root, fingerprint) as writer:
         assert writer.adopted == 0
     store = FeatureStore.open(root)
     assert entry_counts(store) == {(name, "d"): 1 for name in "abcd"}
-    assert store.load("abcd").present.all()
+    assert store.load(list("abcd")).present.all()
 
 
 @pytest.mark.parametrize("moment", ["format._flush", "format.Path.rename", "format.flush_folder"])
@@ -214,7 +214,7 @@ def test_a_batch_of_an_orphaned_worker_is_adopted_by_the_next_run(root, fingerpr
         assert writer.seal(0, ["0"], ["a", "b"]) == 1
     with StoreWriter(root, fingerprint) as writer:
         assert writer.adopted == 1
-    assert FeatureStore.open(root).load("ab").present.all()
+    assert FeatureStore.open(root).load(list("ab")).present.all()
 
 
 def test_a_damaged_batch_raises_an_error_with_its_path(root, fingerprint, row):

@@ -7,7 +7,8 @@
   };
 
   // Tables that can be sorted, filtered and searched.
-  const FILTERED = 25; // columns with more values get no list
+  const FILTERED = 25; // columns with more values get no list,
+  const LONGEST = 45; // nor do those with longer ones, such as transcripts
   for (const table of document.querySelectorAll("table.explorable")) explore(table);
 
   function explore(table) {
@@ -22,7 +23,8 @@
     headings.forEach((heading, column) => {
       const name = heading.textContent.trim();
       const values = [...new Set(rows.map((one) => one.cells[column]))].sort((a, b) => a.localeCompare(b));
-      if (column && !heading.classList.contains("number") && values.length > 1 && values.length <= FILTERED) {
+      const isListed = values.length > 1 && values.length <= FILTERED && values.every((value) => value.length <= LONGEST);
+      if (column && !heading.classList.contains("number") && isListed) {
         const select = make("select", {}, make("option", { value: "" }, "all"));
         for (const value of values) select.append(make("option", { value }, value));
         filters.push({ column, select, name });
