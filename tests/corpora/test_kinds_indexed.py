@@ -49,7 +49,9 @@ def test_each_kind_from_its_folder_to_the_manifest(
         if path.suffix in MEDIA:
             path.write_bytes(content)
     (tmp_path / "params.yaml").write_text(
-        (repository / "params.yaml").read_text().replace("workers: null", "workers: 0")
+        (repository / "params.yaml")
+        .read_text()
+        .replace("workers: null               # processes that read new files", "workers: 0  # files")
     )
     write_corpus(tmp_path / "params.yaml", find_corpus(root).config)
     monkeypatch.chdir(tmp_path)
