@@ -413,6 +413,7 @@ FILES = (
         "All scores. Intervals are 95% bootstrap intervals over clips, or over groups if the corpus has groups.",
         keys={
             "weighted_f1": ("number", "Weighted F1 of the fusion model trained on refined labels: the main figure."),
+            "interval": ("list of 2 numbers", "Bounds of the 95% bootstrap interval of the main figure."),
             "accuracy": ("number", "Its accuracy."),
             "basis": (
                 "text",
