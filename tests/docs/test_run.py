@@ -36,8 +36,8 @@ STAGES = (
     "evaluate ablate report"
 )
 
-NOT_RUN = {"init", "doctor", "forget", "review", "score"}
-"""Commands of pages that need other files, or time; their own tests run them."""
+NOT_RUN = {"init", "doctor", "plan", "slurm", "compare", "forget", "review", "score"}
+"""Commands of pages that need other files, commits or a trial of `doctor`, or time; their own tests run them."""
 
 
 def run(*words: str) -> str:

@@ -160,7 +160,7 @@ def test_single_modality_models_are_trained(project: Path, tmp_path: Path) -> No
         path.parent.name: json.loads(path.read_text())["fusion"]["kind"]
         for path in (folder / "data/fusion/given").glob("*/config.json")
     }
-    assert kinds == {"fusion": "single:face", "face": "single:face", "audio": "single:audio", "text": "single:text"}
+    assert kinds == {"fusion": "single:face", "single_modalities": "mean_probs"}
 
 
 def test_repeated_import_stores_only_changes(project: Path) -> None:
