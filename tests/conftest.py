@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import settings
 from numpy.typing import NDArray
+
+from tools.browser import browser, missing_browser
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -20,6 +23,15 @@ if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # parallel tests sha
 
 settings.register_profile("untimed", deadline=None)  # tests must pass on a busy machine
 settings.load_profile("untimed")
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A headless browser; without one the tests of pages are skipped, with the command that installs it."""
+    if problem := missing_browser():
+        pytest.skip(problem)
+    with browser() as started:
+        yield started
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,8 @@ import mmap
 import os
 import pickle
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import reduction
 from multiprocessing.connection import Connection
@@ -81,24 +83,16 @@ def pack(content: object) -> SharedArrays:
     Raises:
         MemoryError: If memory is too small.
     """
-    if sys.platform != "linux":
-        raise NotImplementedError("memory files need Linux")
     buffers: list[pickle.PickleBuffer] = []
     pickled = pickle.dumps(content, protocol=5, buffer_callback=buffers.append)
-    descriptor = os.memfd_create("opened-batch", os.MFD_CLOEXEC)
     buffers_layout = []
-    try:
-        with os.fdopen(descriptor, "wb", buffering=0, closefd=False) as file:
-            end = _write(file, pickled)
-            for buffer in buffers:
-                with buffer.raw() as raw:
-                    start = file.seek(-(-end // _ALIGNMENT) * _ALIGNMENT)
-                    buffers_layout.append((start, raw.nbytes))
-                    end = start + _write(file, raw)
-    except BaseException as error:
-        os.close(descriptor)
-        _raise_if_no_memory(error)
-        raise
+    with _new_file() as (descriptor, file):
+        end = _write(file, pickled)
+        for buffer in buffers:
+            with buffer.raw() as raw:
+                start = file.seek(-(-end // _ALIGNMENT) * _ALIGNMENT)
+                buffers_layout.append((start, raw.nbytes))
+                end = start + _write(file, raw)
     return SharedArrays(descriptor, Layout(len(pickled), tuple(buffers_layout)))
 
 
@@ -108,16 +102,8 @@ def copy(content: memoryview, layout: Layout) -> SharedArrays:
     Raises:
         MemoryError: If memory is too small.
     """
-    if sys.platform != "linux":
-        raise NotImplementedError("memory files need Linux")
-    descriptor = os.memfd_create("opened-batch", os.MFD_CLOEXEC)
-    try:
-        with os.fdopen(descriptor, "wb", buffering=0, closefd=False) as file:
-            _write(file, content)
-    except BaseException as error:
-        os.close(descriptor)
-        _raise_if_no_memory(error)
-        raise
+    with _new_file() as (descriptor, file):
+        _write(file, content)
     return SharedArrays(descriptor, layout)
 
 
@@ -141,6 +127,21 @@ def unpack(arrays: SharedArrays) -> Any:
         raise
     buffers = [mapped[start : start + size] for start, size in arrays.layout.buffers]
     return pickle.loads(mapped[: arrays.layout.pickled], buffers=buffers)
+
+
+@contextmanager
+def _new_file() -> Iterator[tuple[int, Any]]:
+    """Yield the descriptor of a new memory file, which stays open unless an error occurs, and the file to write to."""
+    if sys.platform != "linux":
+        raise NotImplementedError("memory files need Linux")  # callers check ARE_SUPPORTED
+    descriptor = os.memfd_create("opened-batch", os.MFD_CLOEXEC)
+    try:
+        with os.fdopen(descriptor, "wb", buffering=0, closefd=False) as file:
+            yield descriptor, file
+    except BaseException as error:
+        os.close(descriptor)
+        _raise_if_no_memory(error)
+        raise
 
 
 def _raise_if_no_memory(error: BaseException) -> None:

@@ -17,7 +17,7 @@ from ecmf_pipeline.report.inputs import ReportInput
 from ecmf_pipeline.report.page import render
 from ecmf_pipeline.report.thumbnails import Thumbnail
 from tests.report.test_page import LABELS, evaluation, make_report_input
-from tools.browser import browser, missing_browser, serious_violations
+from tools.browser import serious_violations
 
 pytestmark = pytest.mark.slow
 
@@ -39,14 +39,6 @@ def make_run(clips: int = 60) -> ReportInput:
         thumbnails={str(clip.clip_id): Thumbnail(PIXEL, 96, 54) for clip in run.clips},
         label_issues=[],
     )
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    if problem := missing_browser():
-        pytest.skip(problem)
-    with browser() as started:
-        yield started
 
 
 @pytest.fixture

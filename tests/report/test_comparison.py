@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 
 from ecmf_pipeline.report.comparison import render_comparison
-from tools.browser import browser, missing_browser, serious_violations
+from tools.browser import serious_violations
 
 TAG = "<img src=x onerror=alert(1)>"
 
@@ -127,14 +126,6 @@ def test_long_lists_are_cut():
     assert [outcomes.count(outcome) for outcome in ("won", "lost")] == [1000, 1000]
     assert "4,000 more" in page
     assert len(page) < 1_000_000
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    if problem := missing_browser():
-        pytest.skip(problem)
-    with browser() as started:
-        yield started
 
 
 @pytest.mark.slow

@@ -18,19 +18,11 @@ import pytest
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip
-from tools.browser import browser, missing_browser, serious_violations
+from tools.browser import serious_violations
 
 pytestmark = pytest.mark.slow
 
 WAIT = 20_000
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    if problem := missing_browser():
-        pytest.skip(problem)
-    with browser() as started:
-        yield started
 
 
 class Server:
