@@ -1,4 +1,4 @@
-"""A trained ensemble: its predictions, and its storage on disk (weights as safetensors, the rest as JSON)."""
+"""A trained ensemble: its predictions, and its storage on disk (weights in safetensors, folds in Arrow, else JSON)."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from torch import Tensor
 from ecmf_pipeline.core.arrays import ShortRepr
 from ecmf_pipeline.core.config import Config, PoolOrFrames
 from ecmf_pipeline.core.errors import MissingInput, ModelError
-from ecmf_pipeline.core.files import read_sealed_json, sha256_file, write_atomic, write_sealed_json
+from ecmf_pipeline.core.files import read_sealed_json, sha256_bytes, write_atomic, write_sealed_json
 from ecmf_pipeline.extraction.features import FeatureOrigin
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
+from ecmf_pipeline.fusion.folds import ClipFolds
 from ecmf_pipeline.fusion.inputs import Inputs, LabelType, decode_labels, read_inputs, read_mask
 from ecmf_pipeline.fusion.model import FusionModel, build_model
 
@@ -31,6 +32,7 @@ SINGLE_MODELS = "single_modalities"
 
 WEIGHTS_FILE = "weights.safetensors"
 CONFIG_FILE = "config.json"
+FOLDS_FILE = "folds.arrow"
 TRAIN_HINT = "train the models again"
 TRAIN_COMMAND = "ecmf-pipe train"
 """Command that trains the models on given labels again."""
@@ -110,9 +112,7 @@ class Ensemble(ShortRepr):
         members: The models.
         dims: D of each modality, in the order of `Prediction.modality_weights`.
         label_names: The labels, in the order of `Prediction.probs`.
-        folds: For each clip id, the fold that held out the clip or its group; -1 for clips that every member may have
-            been trained on.
-        trained: Ids of the clips that were trained on, or were in a fold to be.
+        folds: For each clip of the corpus, the fold that held out the clip or its group, and whether it was trained on.
         fusion: Shape of the models.
         training: Training settings.
         temperatures: For each fold, and under -1 for all other clips, the divisor of the log-probabilities.
@@ -128,8 +128,7 @@ class Ensemble(ShortRepr):
     members: tuple[Member, ...]
     dims: dict[str, int]
     label_names: tuple[str, ...]
-    folds: dict[str, int]
-    trained: frozenset[str]
+    folds: ClipFolds
     fusion: FusionConfig
     training: TrainingConfig
     temperatures: Mapping[int, float] = field(default_factory=dict)
@@ -159,11 +158,11 @@ class Ensemble(ShortRepr):
 
     def held_out(self, clip_ids: Iterable[str]) -> NDArray[np.int64]:
         """Return the fold that held out each clip or its group, (n,); -1 for clips without a fold."""
-        return np.array([self.folds.get(clip_id, -1) for clip_id in clip_ids], dtype=np.int64)
+        return self.folds.of_clips(clip_ids)
 
     def trained_on(self, clip_ids: Iterable[str]) -> NDArray[np.bool_]:
         """Return whether each clip is in the training set, (n,)."""
-        return np.array([clip_id in self.trained for clip_id in clip_ids], dtype=np.bool_)
+        return self.folds.trained_on(clip_ids)
 
     def check_label_names(self, labels: Sequence[str]) -> None:
         """Raise if the labels of a corpus, or their order, differ from those of the models.
@@ -302,7 +301,7 @@ class Ensemble(ShortRepr):
             ]
 
     def save(self, folder: str | Path) -> None:
-        """Write the weights (safetensors) and the config (JSON); equal ensembles give equal bytes."""
+        """Write the weights (safetensors), folds (Arrow) and config (JSON); equal ensembles give equal bytes."""
         from safetensors.torch import save
 
         folder = Path(folder)
@@ -311,14 +310,14 @@ class Ensemble(ShortRepr):
             for index, member in enumerate(self.members)
             for name, tensor in member.model.state_dict().items()
         }
-        write_atomic(folder / WEIGHTS_FILE, save(state))
+        weights, folds = save(state), self.folds.to_bytes()
+        write_atomic(folder / WEIGHTS_FILE, weights)
+        write_atomic(folder / FOLDS_FILE, folds)
         saved = SavedEnsemble(
             modalities=[
                 SavedModality(name=name, dim=dim, origin=self.origins.get(name)) for name, dim in self.dims.items()
             ],
             label_names=list(self.label_names),
-            folds=self.folds,
-            trained=sorted(self.trained),
             fusion=self.fusion,
             training=self.training,
             temperatures=dict(self.temperatures),
@@ -339,7 +338,8 @@ class Ensemble(ShortRepr):
                 )
                 for member in self.members
             ],
-            weights_sha256=sha256_file(folder / WEIGHTS_FILE),
+            weights_sha256=sha256_bytes(weights),
+            folds_sha256=sha256_bytes(folds),
         )
         write_sealed_json(folder / CONFIG_FILE, saved.model_dump(mode="json"))
 
@@ -365,8 +365,7 @@ class Ensemble(ShortRepr):
             members=tuple(_load_members(Path(folder) / WEIGHTS_FILE, saved, dims)),
             dims=dims,
             label_names=tuple(saved.label_names),
-            folds=saved.folds,
-            trained=frozenset(saved.trained),
+            folds=ClipFolds.from_bytes(_read_checked(Path(folder) / FOLDS_FILE, saved.folds_sha256)),
             fusion=saved.fusion,
             training=saved.training,
             temperatures=saved.temperatures,
@@ -442,11 +441,9 @@ class SavedMember(Config):
 class SavedEnsemble(Config):
     """The content of ``config.json``."""
 
-    format: Literal[3] = 3
+    format: Literal[4] = 4
     modalities: list[SavedModality] = Field(min_length=1)
     label_names: list[str] = Field(min_length=2)
-    folds: dict[str, int]
-    trained: list[str]
     fusion: FusionConfig
     training: TrainingConfig
     temperatures: dict[int, float]
@@ -458,16 +455,24 @@ class SavedEnsemble(Config):
     label_type: LabelType = "name"
     members: list[SavedMember] = Field(min_length=1)
     weights_sha256: str
+    folds_sha256: str
+
+
+def _read_checked(path: Path, sha256: str) -> bytes:
+    """Return the content of a file beside the config, which has its SHA-256."""
+    content = path.read_bytes() if path.is_file() else b""
+    if sha256_bytes(content) != sha256:
+        raise ModelError(f"{path} is missing or does not match {CONFIG_FILE}", TRAIN_HINT, command=TRAIN_COMMAND)
+    return content
 
 
 def _load_members(path: Path, saved: SavedEnsemble, dims: dict[str, int]) -> list[Member]:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    if not path.is_file() or sha256_file(path) != saved.weights_sha256:
-        raise ModelError(f"{path} is missing or does not match {CONFIG_FILE}", TRAIN_HINT, command=TRAIN_COMMAND)
+    content = _read_checked(path, saved.weights_sha256)
     try:
-        state = load(path.read_bytes())
+        state = load(content)
     except SafetensorError as error:
         raise ModelError(f"{path} is not a safetensors file ({error})", TRAIN_HINT, command=TRAIN_COMMAND) from error
     members = []

@@ -20,6 +20,7 @@ from ecmf_pipeline.core.console import progress_bar
 from ecmf_pipeline.core.errors import InputError, TooFewClips
 from ecmf_pipeline.fusion.calibration import calibrate
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
+from ecmf_pipeline.fusion.folds import ClipFolds
 from ecmf_pipeline.fusion.inputs import encode_labels, label_type, read_inputs
 from ecmf_pipeline.fusion.member import Examples
 from ecmf_pipeline.fusion.plan import NO_TRAINING, Plan, Settings
@@ -129,10 +130,8 @@ def fit(
             for member in plan.train_fold(fold, settings, optimistic=optimistic):
                 members.append(member)
                 bar.update()
-    by_clip = dict(zip(clip_ids, assigned.tolist(), strict=True))
-    ensemble = Ensemble(
-        tuple(members), plan.dims, names, by_clip, frozenset(by_clip), fusion, training, label_type=label_type(labels)
-    )
+    clip_folds = ClipFolds.of_columns(clip_id=clip_ids, fold=assigned, is_trained=np.ones(clips, np.bool_))
+    ensemble = Ensemble(tuple(members), plan.dims, names, clip_folds, fusion, training, label_type=label_type(labels))
     if training.calibration == "none":
         return ensemble
     held_out = np.flatnonzero(usable & (assigned >= 0))

@@ -7,10 +7,12 @@ from dataclasses import replace
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clips
+from ecmf_pipeline.core.columns import indices_in
 from ecmf_pipeline.core.console import echo, format_count
 from ecmf_pipeline.core.files import write_csv, write_json
 from ecmf_pipeline.core.predictions import Basis
 from ecmf_pipeline.fusion.config import FusionConfig
+from ecmf_pipeline.fusion.folds import ClipFolds
 from ecmf_pipeline.fusion.prediction import SINGLE_MODELS, Ensemble
 from ecmf_pipeline.fusion.tables import training_curve
 from ecmf_pipeline.fusion.training import fit
@@ -46,8 +48,12 @@ def run(labels: paths.Labels) -> None:
     stored = open_stored(params, training_set.clips)
     features = stored.read(clip_ids, params.train.pool)
     origins = feature_origins(params, stored)
-    folds = folds_of(corpus, params.train.training.folds, params.train.training.seed)
-    fold_of = dict(zip(corpus.columns.ids, folds.tolist(), strict=True))
+    all_ids = corpus.columns.ids
+    folds = ClipFolds.of_columns(  # includes clips that are not trained on, since other clips of their group may be
+        clip_id=all_ids,
+        fold=folds_of(corpus, params.train.training.folds, params.train.training.seed),
+        is_trained=indices_in(corpus.columns.table.column("clip_id"), clip_ids) >= 0,
+    )
     folder = paths.models_trained_on(labels)
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -57,7 +63,7 @@ def run(labels: paths.Labels) -> None:
             training_set.labels,
             groups=clips.groups,
             weights=training_set.weights,
-            folds=[fold_of[clip_id] for clip_id in clip_ids],
+            folds=folds.of_clips(clip_ids),
             clip_ids=clip_ids,
             label_names=corpus.labels,
             fusion=fusion,
@@ -66,7 +72,7 @@ def run(labels: paths.Labels) -> None:
         )
         ensemble = replace(
             ensemble,
-            folds=fold_of,  # includes clips that were not trained on, since other clips of their group may have been
+            folds=folds,
             pool=params.train.pool,
             labels_sha256=labels_sha256,
             origins=origins,

@@ -26,4 +26,8 @@ def test_the_example_of_the_documentation_runs(
     np.testing.assert_array_equal(again.probs, names["ensemble"].predict(names["features"]).probs)
     assert set(again.predictions) == {"calm", "cross"}
     assert "[1. 0.]" in capsys.readouterr().out
-    assert {path.name for path in (tmp_path / "model").iterdir()} == {"config.json", "weights.safetensors"}
+    assert {path.name for path in (tmp_path / "model").iterdir()} == {
+        "config.json",
+        "weights.safetensors",
+        "folds.arrow",
+    }

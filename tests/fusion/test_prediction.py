@@ -15,6 +15,7 @@ from ecmf_pipeline.core.errors import InputError, MissingInput, ModelError
 from ecmf_pipeline.core.files import read_sealed_json, write_sealed_json
 from ecmf_pipeline.extraction.features import FeatureOrigin
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
+from ecmf_pipeline.fusion.folds import ClipFold, ClipFolds
 from ecmf_pipeline.fusion.prediction import Ensemble
 from ecmf_pipeline.fusion.training import fit
 
@@ -37,7 +38,7 @@ def test_a_training_clip_is_predicted_only_by_models_not_trained_on_it(ensemble:
 
 
 def test_other_clips_are_predicted_by_all_members(ensemble: Ensemble, corpus: Any) -> None:
-    assert (ensemble.held_out(["new", "clip00"]) == [-1, ensemble.folds["clip00"]]).all()
+    assert (ensemble.held_out(["new", "clip00"]) == [-1, ensemble.folds[0].fold]).all()
     ensemble = dataclasses.replace(
         ensemble, temperatures={}, missing_factors={}, uniform_shares={}
     )  # calibration follows averaging
@@ -108,7 +109,7 @@ def test_a_saved_ensemble_is_loaded_unchanged(ensemble: Ensemble, corpus: Any, t
     assert loaded.modalities == ("face", "audio")
     np.testing.assert_array_equal(loaded.predict(corpus.features).probs, ensemble.predict(corpus.features).probs)
     loaded.save(tmp_path / "again")
-    for name in ("config.json", "weights.safetensors"):
+    for name in ("config.json", "weights.safetensors", "folds.arrow"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "model" / name).read_bytes()
 
 
@@ -190,7 +191,11 @@ def damage(folder: Path, kind: str) -> None:
     elif kind == "unknown key":
         write_sealed_json(config, {**content, "unknown": 1})
     elif kind == "another format":
-        write_sealed_json(config, {**content, "format": 4})
+        write_sealed_json(config, {**content, "format": 3})
+    elif kind == "missing folds":
+        (folder / "folds.arrow").unlink()
+    elif kind == "folds of another model":
+        (folder / "folds.arrow").write_bytes(ClipFolds.of([ClipFold("clip00", 0, True)]).to_bytes())
     else:
         config.write_text(config.read_text()[:-40])
 
@@ -206,6 +211,8 @@ def damage(folder: Path, kind: str) -> None:
         "missing member",
         "unknown key",
         "another format",
+        "missing folds",
+        "folds of another model",
         "truncated config",
     ],
 )

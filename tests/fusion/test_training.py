@@ -56,7 +56,7 @@ def test_training_is_reproducible_and_leaves_torch_state_unchanged(
     assert torch.get_num_threads() == threads
     first, second = saved_bytes(ensemble, tmp_path / "first"), saved_bytes(again, tmp_path / "second")
     assert first == second
-    assert set(first) == {"config.json", "weights.safetensors"}
+    assert set(first) == {"config.json", "weights.safetensors", "folds.arrow"}
 
 
 def test_another_seed_gives_another_model(corpus: Any, small: FusionConfig, quick: TrainingConfig) -> None:
@@ -205,7 +205,7 @@ def test_a_modality_of_one_speaker_does_not_prevent_training(
     np.testing.assert_array_equal(loaded.predict(features).probs, one.predict(features).probs)
     losses = np.array([member.validation_loss for member in one.members])
     # If the speaker is held out, no audio is left for training: these models predict nothing and have no loss.
-    has_no_data = np.array([kind == "single:audio" and member.fold == one.folds["0"] for member in one.members])
+    has_no_data = np.array([kind == "single:audio" and member.fold == one.folds[0].fold for member in one.members])
     np.testing.assert_array_equal(np.isnan(losses), has_no_data)
     np.testing.assert_array_equal(np.isnan([member.validation_loss for member in loaded.members]), has_no_data)
     assert np.isfinite(losses[~has_no_data]).all()

@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 from skimage import data
 
+from ecmf_pipeline.fusion.prediction import Ensemble
+
 pytestmark = pytest.mark.slow
 
 SMALL = """
@@ -264,10 +266,8 @@ def test_evaluation_is_out_of_fold_and_submission_uses_the_whole_ensemble(sample
 
 
 def test_given_and_refined_models_hold_out_the_same_speakers(sample_run):
-    folds = [
-        json.loads((sample_run / f"data/fusion/{labels}/fusion/config.json").read_text())["folds"]
-        for labels in ("given", "refined")
-    ]
+    saved = [Ensemble.load(sample_run / f"data/fusion/{labels}/fusion").folds for labels in ("given", "refined")]
+    folds = [{row.clip_id: row.fold for row in of_labels} for of_labels in saved]
     assert folds[0] == folds[1]
     speakers = {row["name"]: row["group"] for row in rows(sample_run / "data/sample/groups.csv")}
     assert len(folds[0]) == len(speakers)
