@@ -130,7 +130,7 @@ def fit(
             for member in plan.train_fold(fold, settings, optimistic=optimistic):
                 members.append(member)
                 bar.update()
-    clip_folds = ClipFolds.of_columns(clip_id=clip_ids, fold=assigned, is_trained=np.ones(clips, np.bool_))
+    clip_folds = ClipFolds(tuple(clip_ids), assigned, np.ones(clips, np.bool_))
     ensemble = Ensemble(tuple(members), plan.dims, names, clip_folds, fusion, training, label_type=label_type(labels))
     if training.calibration == "none":
         return ensemble

@@ -48,11 +48,10 @@ def run(labels: paths.Labels) -> None:
     stored = open_stored(params, training_set.clips)
     features = stored.read(clip_ids, params.train.pool)
     origins = feature_origins(params, stored)
-    all_ids = corpus.columns.ids
-    folds = ClipFolds.of_columns(  # includes clips that are not trained on, since other clips of their group may be
-        clip_id=all_ids,
-        fold=folds_of(corpus, params.train.training.folds, params.train.training.seed),
-        is_trained=indices_in(corpus.columns.table.column("clip_id"), clip_ids) >= 0,
+    folds = ClipFolds(  # includes clips that are not trained on, since other clips of their group may be
+        corpus.columns.ids,
+        folds_of(corpus, params.train.training.folds, params.train.training.seed),
+        indices_in(corpus.columns.table.column("clip_id"), clip_ids) >= 0,
     )
     folder = paths.models_trained_on(labels)
     shutil.rmtree(folder, ignore_errors=True)

@@ -120,7 +120,7 @@ def test_known_clips_are_predicted_by_members_that_held_them_out(n_trained: int)
         fusion=FusionConfig(kind="concat", hidden=16),
         training=training,
     )
-    trained = replace(trained, folds=trained.folds.replaced("is_trained", np.arange(60) < n_trained))
+    trained = replace(trained, folds=replace(trained.folds, is_trained=np.arange(60) < n_trained))
     evaluator = Evaluator(clips, OURS, EvaluateConfig(draws=100))
     results = transfer(
         trained, values, evaluator, {clip.clip_id: "happy" for clip in clips}, {name: name for name in OURS}

@@ -15,7 +15,7 @@ from ecmf_pipeline.core.errors import InputError, MissingInput, ModelError
 from ecmf_pipeline.core.files import read_sealed_json, write_sealed_json
 from ecmf_pipeline.extraction.features import FeatureOrigin
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
-from ecmf_pipeline.fusion.folds import ClipFold, ClipFolds
+from ecmf_pipeline.fusion.folds import ClipFolds
 from ecmf_pipeline.fusion.prediction import Ensemble
 from ecmf_pipeline.fusion.training import fit
 
@@ -38,7 +38,7 @@ def test_a_training_clip_is_predicted_only_by_models_not_trained_on_it(ensemble:
 
 
 def test_other_clips_are_predicted_by_all_members(ensemble: Ensemble, corpus: Any) -> None:
-    assert (ensemble.held_out(["new", "clip00"]) == [-1, ensemble.folds[0].fold]).all()
+    assert (ensemble.held_out(["new", "clip00"]) == [-1, ensemble.folds.held_out_by[0]]).all()
     ensemble = dataclasses.replace(
         ensemble, temperatures={}, missing_factors={}, uniform_shares={}
     )  # calibration follows averaging
@@ -104,8 +104,9 @@ def test_features_that_differ_from_training_are_rejected(ensemble: Ensemble, cor
 def test_a_saved_ensemble_is_loaded_unchanged(ensemble: Ensemble, corpus: Any, tmp_path: Path) -> None:
     ensemble.save(tmp_path / "model")
     loaded = Ensemble.load(tmp_path / "model")
-    for name in ("dims", "label_names", "folds", "fusion", "training"):
+    for name in ("dims", "label_names", "fusion", "training"):
         assert getattr(loaded, name) == getattr(ensemble, name)
+    assert loaded.folds.to_bytes() == ensemble.folds.to_bytes()
     assert loaded.modalities == ("face", "audio")
     np.testing.assert_array_equal(loaded.predict(corpus.features).probs, ensemble.predict(corpus.features).probs)
     loaded.save(tmp_path / "again")
@@ -195,7 +196,7 @@ def damage(folder: Path, kind: str) -> None:
     elif kind == "missing folds":
         (folder / "folds.arrow").unlink()
     elif kind == "folds of another model":
-        (folder / "folds.arrow").write_bytes(ClipFolds.of([ClipFold("clip00", 0, True)]).to_bytes())
+        (folder / "folds.arrow").write_bytes(ClipFolds(("clip00",), np.array([0]), np.array([True])).to_bytes())
     else:
         config.write_text(config.read_text()[:-40])
 

@@ -205,7 +205,9 @@ def test_a_modality_of_one_speaker_does_not_prevent_training(
     np.testing.assert_array_equal(loaded.predict(features).probs, one.predict(features).probs)
     losses = np.array([member.validation_loss for member in one.members])
     # If the speaker is held out, no audio is left for training: these models predict nothing and have no loss.
-    has_no_data = np.array([kind == "single:audio" and member.fold == one.folds[0].fold for member in one.members])
+    has_no_data = np.array(
+        [kind == "single:audio" and member.fold == one.folds.held_out_by[0] for member in one.members]
+    )
     np.testing.assert_array_equal(np.isnan(losses), has_no_data)
     np.testing.assert_array_equal(np.isnan([member.validation_loss for member in loaded.members]), has_no_data)
     assert np.isfinite(losses[~has_no_data]).all()

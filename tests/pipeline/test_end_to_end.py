@@ -267,7 +267,7 @@ def test_evaluation_is_out_of_fold_and_submission_uses_the_whole_ensemble(sample
 
 def test_given_and_refined_models_hold_out_the_same_speakers(sample_run):
     saved = [Ensemble.load(sample_run / f"data/fusion/{labels}/fusion").folds for labels in ("given", "refined")]
-    folds = [{row.clip_id: row.fold for row in of_labels} for of_labels in saved]
+    folds = [dict(zip(one.clip_ids, one.held_out_by.tolist(), strict=True)) for one in saved]
     assert folds[0] == folds[1]
     speakers = {row["name"]: row["group"] for row in rows(sample_run / "data/sample/groups.csv")}
     assert len(folds[0]) == len(speakers)
