@@ -190,6 +190,11 @@ def test_the_first_hour(tmp_path: Path, models: Path) -> None:
     shown = terminal('dvc exp show --only-changed --no-pager --hide-workspace --drop "Created|^data/|^acc$|^single$"')
     assert "small" in shown
     assert "strict" in shown
+    assert "refine.drop_below" in shown.splitlines()[1]
+    assert max(len(row.rstrip()) for row in shown.splitlines()) <= 120
+    counted = subprocess.run(["git", "count-objects", "-v"], cwd=project, capture_output=True, text=True, check=True)
+    (size,) = re.findall(r"(?m)^size: (\d+)$", counted.stdout)
+    assert int(size) < 2_000, "kB in git, which stores no weights"
     for name, section, key in (("small", "train", "fusion"), ("strict", "refine", "drop_below")):
         differing = params_of(project, name), params_of(project, "HEAD")
         for params in differing:
