@@ -169,7 +169,7 @@ class PredictionTable:
         if not npz.is_file():
             raise MissingInput(f"{npz} does not exist", "write it again", command=command)
         try:
-            with np.load(npz, allow_pickle=False) as arrays:
+            with npz.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 if "branch_probs" not in arrays.files:
                     return self
                 branches, branch_probs = tuple(arrays["branches"].tolist()), arrays["branch_probs"]
