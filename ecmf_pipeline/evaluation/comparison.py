@@ -19,7 +19,7 @@ from ecmf_pipeline.core.errors import InputError, ParamsError
 from ecmf_pipeline.core.predictions import PredictionTable
 from ecmf_pipeline.evaluation.config import EvaluateConfig
 from ecmf_pipeline.evaluation.scoring import groups_to_draw
-from ecmf_pipeline.labels.tables import read_decisions
+from ecmf_pipeline.labels.decision_files import read_decisions
 from ecmf_pipeline.sharing.revisions import Version
 
 COMPARED_FILES: tuple[Path, ...] = (

@@ -31,7 +31,7 @@ def estimate_effect() -> dict[str, Any]:
     """
     import numpy as np
 
-    from ecmf_pipeline.labels.tables import read_decisions
+    from ecmf_pipeline.labels.decision_files import read_decisions
     from ecmf_pipeline.settings.params import load_params
     from ecmf_pipeline.stages.refine import compute
 

@@ -19,7 +19,7 @@ from ecmf_pipeline.evaluation.zero_shot import (
     zero_shot_metrics,
     zero_shot_summary,
 )
-from ecmf_pipeline.labels.tables import read_decisions
+from ecmf_pipeline.labels.decision_files import read_decisions
 from ecmf_pipeline.labels.verdicts import MIN_GOLD
 from ecmf_pipeline.labels.voters import join_modalities
 from ecmf_pipeline.runner.quarantine import read_all

@@ -17,7 +17,7 @@ from ecmf_pipeline.extraction.features import check_feature_origins
 from ecmf_pipeline.fusion.prediction import SINGLE_MODELS, Ensemble
 from ecmf_pipeline.fusion.tables import deployed, out_of_fold, predict_tables
 from ecmf_pipeline.interop.mertools import write_submission, write_unverified_submission
-from ecmf_pipeline.labels.tables import read_decisions, read_posterior
+from ecmf_pipeline.labels.decision_files import read_decisions, read_posterior
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.stages.shared.inputs import (
     check_trained_on_current_labels,

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.core.files import write_json
+from ecmf_pipeline.labels.decision_files import write_clips_to_label, write_refined
 from ecmf_pipeline.labels.label_model import Assessment
 from ecmf_pipeline.labels.refine import (
     Decisions,
@@ -28,7 +29,6 @@ from ecmf_pipeline.labels.selection import (
     select_clips_to_label,
     select_first_clips,
 )
-from ecmf_pipeline.labels.tables import write_clips_to_label, write_refined
 from ecmf_pipeline.labels.thresholds import find_thresholds
 from ecmf_pipeline.labels.verdicts import MIN_GOLD
 from ecmf_pipeline.labels.voters import source_family

@@ -19,7 +19,7 @@ from ecmf_pipeline.core.resources import read_resources
 from ecmf_pipeline.core.tables import from_spreadsheet_text, open_table
 from ecmf_pipeline.corpora.languages import count_languages, translation_language
 from ecmf_pipeline.extraction.run import clip_limits, coverage
-from ecmf_pipeline.labels.tables import read_decisions
+from ecmf_pipeline.labels.decision_files import read_decisions
 from ecmf_pipeline.report.cards import rows_by_clip
 from ecmf_pipeline.report.checks import LabelIssue, find_label_issues, map_decisions, map_features
 from ecmf_pipeline.report.contact_sheets import face_sheets

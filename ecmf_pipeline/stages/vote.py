@@ -17,7 +17,7 @@ from ecmf_pipeline.core.predictions import Basis
 from ecmf_pipeline.core.shards import Shard
 from ecmf_pipeline.core.tables import open_table
 from ecmf_pipeline.labels.label_model import GIVEN
-from ecmf_pipeline.labels.tables import read_external_votes, write_votes
+from ecmf_pipeline.labels.vote_files import read_external_votes, write_votes
 from ecmf_pipeline.labels.voters import (
     ALL,
     JointVoter,

@@ -14,7 +14,7 @@ import yaml
 from ecmf_pipeline.core.clips import MANIFEST_COLUMNS
 from ecmf_pipeline.core.config import Config
 from ecmf_pipeline.core.predictions import PredictionTable
-from ecmf_pipeline.labels.tables import NEXT_COLUMNS, REFINED_COLUMNS
+from ecmf_pipeline.labels.decision_files import NEXT_COLUMNS, REFINED_COLUMNS
 from ecmf_pipeline.runner.quarantine import QuarantineEntry
 from tools.reference.__main__ import pages as generated_pages
 from tools.reference.cli import commands, option_names

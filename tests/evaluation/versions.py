@@ -19,8 +19,8 @@ from ecmf_pipeline.core.clips import (
 )
 from ecmf_pipeline.core.files import sha256_file
 from ecmf_pipeline.core.predictions import PredictionTable
+from ecmf_pipeline.labels.decision_files import write_refined
 from ecmf_pipeline.labels.refine import Decision, LabelAction
-from ecmf_pipeline.labels.tables import write_refined
 
 LABELS = ("happy", "sad")
 PARAMS = {"preset": "embedded", "train": {"fusion": {"hidden": 128}}}

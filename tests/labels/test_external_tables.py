@@ -9,7 +9,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from ecmf_pipeline.core.errors import InputError
-from ecmf_pipeline.labels.tables import read_external_votes
+from ecmf_pipeline.labels.vote_files import read_external_votes
 
 LABELS = ("NA", "happy", "sad")
 CLIPS = ("a", "b", "c")

@@ -10,17 +10,11 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from ecmf_pipeline.core.clips import Clip, ClipId, Split
 from ecmf_pipeline.core.errors import InputError, MissingInput
-from ecmf_pipeline.labels import tables
+from ecmf_pipeline.labels import table_files
+from ecmf_pipeline.labels.decision_files import REFINED_COLUMNS, read_decisions, write_clips_to_label, write_refined
 from ecmf_pipeline.labels.refine import Decision, LabelAction, Vote
-from ecmf_pipeline.labels.tables import (
-    REFINED_COLUMNS,
-    read_decisions,
-    read_votes,
-    write_clips_to_label,
-    write_refined,
-    write_votes,
-)
 from ecmf_pipeline.labels.verdicts import read_answers
+from ecmf_pipeline.labels.vote_files import read_votes, write_votes
 
 NAMES = ("快乐", 'say "no", then', "NA")
 CLIPS = ("片段,二", "nan", 'b "quoted"', "001")
@@ -260,7 +254,7 @@ def test_bytes_do_not_depend_on_the_blocks_of_rows(
         return [(tmp_path / name).read_bytes() for name in ("votes.csv", "refined.csv")]
 
     whole = written()
-    monkeypatch.setattr(tables, "_BLOCK", 3)
+    monkeypatch.setattr(table_files, "_BLOCK", 3)
     assert written() == whole
 
 

@@ -13,7 +13,7 @@ from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, ClipId, Corpus, Split, write_corpus_tables
 from ecmf_pipeline.core.files import sha256_file
 from ecmf_pipeline.core.tables import write_sealed
-from ecmf_pipeline.labels.tables import NEXT_COLUMNS
+from ecmf_pipeline.labels.decision_files import NEXT_COLUMNS
 
 LABELS = ("neutral", "happy", "sad")
 COUNT = 12

@@ -17,7 +17,7 @@ from ecmf_pipeline.core.clips import Clip, ClipId, Corpus, Split, read_manifest,
 from ecmf_pipeline.core.errors import InputError, MissingInput, TooFewClips
 from ecmf_pipeline.core.predictions import PredictionTable
 from ecmf_pipeline.core.tables import write_sealed_csv
-from ecmf_pipeline.labels.tables import read_decisions
+from ecmf_pipeline.labels.decision_files import read_decisions
 from ecmf_pipeline.report.evidence import evidence_blocks
 from ecmf_pipeline.settings import resolve
 from ecmf_pipeline.settings.params import load_params

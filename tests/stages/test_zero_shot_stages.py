@@ -17,7 +17,8 @@ from ecmf_pipeline.core.predictions import ABSTAINS, NO_MODALITY, Basis, Predict
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.fusion.training import fit
 from ecmf_pipeline.interop.mertools import read_submission
-from ecmf_pipeline.labels.tables import read_decisions, read_votes
+from ecmf_pipeline.labels.decision_files import read_decisions
+from ecmf_pipeline.labels.vote_files import read_votes
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.settings.resolve import resolve
 from ecmf_pipeline.stages import ablate, evaluate, predict, refine, train, vote

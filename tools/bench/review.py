@@ -28,7 +28,7 @@ import numpy as np
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, ClipId, Corpus, Split, write_corpus_tables
 from ecmf_pipeline.core.tables import write_sealed
-from ecmf_pipeline.labels.tables import NEXT_COLUMNS, REFINED_COLUMNS
+from ecmf_pipeline.labels.decision_files import NEXT_COLUMNS, REFINED_COLUMNS
 from tools.browser import browser, missing_browser
 
 LABELS = ("neutral", "angry", "happy", "sad", "worried", "surprise")

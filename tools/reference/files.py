@@ -13,8 +13,8 @@ from ecmf_pipeline.core.errors import ClipError
 from ecmf_pipeline.corpora.listing import Finding
 from ecmf_pipeline.corpora.segments import Segment
 from ecmf_pipeline.evaluation.ablation import ROBUSTNESS_COLUMNS, VARIANT_COLUMNS
+from ecmf_pipeline.labels.decision_files import REFINED_COLUMNS
 from ecmf_pipeline.labels.refine import Decision
-from ecmf_pipeline.labels.tables import REFINED_COLUMNS
 from ecmf_pipeline.runner.quarantine import QuarantineEntry
 from ecmf_pipeline.transcription.table import Verdict
 from tools.reference.docstrings import attribute_docs, introduction, table_cell

@@ -34,15 +34,10 @@ from ecmf_pipeline.corpora.measuring import CacheWriter, FileToMeasure, IndexCac
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.fusion.prediction import CONFIG_FILE, WEIGHTS_FILE, Ensemble
 from ecmf_pipeline.fusion.training import fit
+from ecmf_pipeline.labels.decision_files import read_decisions, write_refined
 from ecmf_pipeline.labels.refine import Decision, LabelAction
-from ecmf_pipeline.labels.tables import (
-    read_decisions,
-    read_external_votes,
-    read_votes,
-    write_refined,
-    write_votes,
-)
 from ecmf_pipeline.labels.verdicts import read_answers
+from ecmf_pipeline.labels.vote_files import read_external_votes, read_votes, write_votes
 from ecmf_pipeline.llm.answers import AnswerCache, AnswerWriter, FormAnswer, TextScores, part_files
 from ecmf_pipeline.llm.cues import read_cues, write_cues
 from ecmf_pipeline.llm.server_run import DRAFTS_FILE, Draft, Drafts

@@ -28,9 +28,10 @@ from ecmf_pipeline.core.predictions import Basis, PredictionTable
 from ecmf_pipeline.encoders.config import E5Config, TextConfig
 from ecmf_pipeline.extraction.features import FeatureOrigin, StoredFeatures, open_features, open_store
 from ecmf_pipeline.labels.basis import can_train, describe_verdicts, known_labels, training_basis
+from ecmf_pipeline.labels.decision_files import read_decisions
 from ecmf_pipeline.labels.label_model import Assessment, assess
-from ecmf_pipeline.labels.tables import read_decisions, read_votes
 from ecmf_pipeline.labels.verdicts import MIN_GOLD, Verdicts, combine_answers, read_answers, verdicts_path
+from ecmf_pipeline.labels.vote_files import read_votes
 from ecmf_pipeline.labels.zero_shot import assess_without_labels
 from ecmf_pipeline.settings.params import Params, Token
 from ecmf_pipeline.sharing.versions import keep_version
