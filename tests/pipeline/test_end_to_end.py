@@ -400,7 +400,7 @@ def test_without_labels_nothing_is_trained_and_features_are_kept(folder_project)
 
 
 def test_real_clips_run_through_all_stages(tmp_path, models, shared_data):
-    changes = SMALL + f"corpus: {{kind: mer, root: '{shared_data / 'clips'}'}}\n"
+    changes = SMALL + f"corpus: {{kind: mer, root: '{shared_data / 'clips'}'}}\nablate: {{plain: false}}\n"
     folder = new_project(tmp_path / "project", models, changes)
     done = run(["dvc", "repro"], folder)
     assert done.returncode == 0, done.stdout + done.stderr

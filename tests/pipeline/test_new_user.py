@@ -160,9 +160,8 @@ def test_the_first_hour(tmp_path: Path, models: Path) -> None:
     # Fewer rounds of training than the defaults: the test has no hour.
     set_params(project, {"media": {"frames": 4}, "evaluate": {"draws": 100}, "vote": {"folds": 3}})
     set_params(project, {"train": {"training": {"seeds": 1, "epochs": 10, "folds": 3}}})
-    set_params(
-        project, {"evaluate": {"fusion_controls": False}, "ablate": {"seeds": 1, "fusions": ["concat"], "draws": 100}}
-    )
+    set_params(project, {"evaluate": {"fusion_controls": False, "plain": False}})
+    set_params(project, {"ablate": {"seeds": 1, "fusions": ["concat"], "draws": 100, "plain": False}})
 
     # Two mistakes: a label that is misspelt, and a name without a file.
     wrong = [["anna_00", "hapy", "anna"], *rows[1:], ["anna_77", "sad", "anna"]]
