@@ -16,6 +16,8 @@ from markupsafe import Markup
 
 UNKNOWN = "\N{EN DASH}"
 """Content of a table cell whose value is unknown."""
+_WHOLE = 500
+"""Characters of a name in a tooltip."""
 State = Literal["better", "worse", "same", "unknown"]
 
 
@@ -160,6 +162,17 @@ def corpus_text(text: str, length: int = 160) -> Markup:
     Control characters are replaced and the text direction is isolated.
     """
     return Markup("<bdi>{}</bdi>").format(shorten(text, length))
+
+
+def name_text(name: str, length: int = 40) -> Markup:
+    """Return a name from a corpus, such as a label, as `corpus_text` does; a tooltip shows a cut name in full."""
+    text, whole = shorten(name, length), shorten(name, _WHOLE)
+    return Markup('<bdi title="{}">{}</bdi>').format(whole, text) if text != whole else corpus_text(name, length)
+
+
+def label_column(name: str) -> Markup:
+    """Return the heading of a numeric column that is named by a label."""
+    return Markup("#{}").format(name_text(name))
 
 
 def shorten(text: str, length: int) -> str:

@@ -17,11 +17,11 @@ from ecmf_pipeline.report.blocks import (
     Paragraph,
     Section,
     Table,
-    corpus_text,
     count,
+    label_column,
+    name_text,
     ordered_labels,
     percent,
-    shorten,
 )
 from ecmf_pipeline.report.cards import label_after
 from ecmf_pipeline.report.charts import Bar, bars
@@ -119,14 +119,14 @@ def _matrix(report: ReportInput) -> list[Block]:
             Cell(count(number)) if start == end else Cell(count(number) if number else "", number / largest, "change")
             for end, number in ((end, transitions[start, end]) for end in ends)
         ]
-        rows.append([corpus_text(start, 40), *cells])
+        rows.append([name_text(start), *cells])
     changed_given = {pair: number for pair, number in changes.items() if pair[0] != ABSENT and pair[1] not in outcomes}
     if changed_given:
         start, end = max(changed_given, key=lambda pair: (changed_given[pair], pair))
         sentence = Markup("{} changed. The most frequent change is {} to {} ({}).").format(
             count(sum(changed_given.values()), "given label"),
-            corpus_text(start, 40),
-            corpus_text(end, 40),
+            name_text(start),
+            name_text(end),
             count(changed_given[start, end], "clip"),
         )
     else:
@@ -134,7 +134,7 @@ def _matrix(report: ReportInput) -> list[Block]:
     if dropped := sum(number for (_, end), number in changes.items() if end == "dropped"):
         sentence += f" {count(dropped, 'given label')} dropped."
     caption = "Label changes: given label (rows) and label after refinement (columns). Changes are tinted."
-    columns = ["Given label", *(f"#{shorten(end, 40)}" for end in ends)]
+    columns = ["Given label", *(label_column(end) for end in ends)]
     return [
         Heading("Label changes"),
         Paragraph(sentence),

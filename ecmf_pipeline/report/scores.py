@@ -13,8 +13,8 @@ from ecmf_pipeline.report.blocks import (
     Paragraph,
     Section,
     Table,
-    corpus_text,
     count,
+    name_text,
     ordered_labels,
     score,
     signed,
@@ -157,7 +157,7 @@ def _per_class(report: ReportInput, evaluation: Evaluation) -> list[Block]:
     if headline is None or not headline.per_class:
         return []
     rows = [
-        [corpus_text(label, 40), score(row.precision), score(row.recall), score(row.f1), count(row.support)]
+        [name_text(label), score(row.precision), score(row.recall), score(row.f1), count(row.support)]
         for label in ordered_labels(report.labels, headline.per_class)
         if (row := headline.per_class.get(label))
     ]
