@@ -13,7 +13,7 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from ecmf_pipeline.core.clips import MAX_CLIP_ID_BYTES, Clip, marked_transcript
-from ecmf_pipeline.core.predictions import Basis
+from ecmf_pipeline.core.predictions import NO_MODALITY, Basis
 from ecmf_pipeline.labels.refine import Decision, LabelAction, Vote
 from ecmf_pipeline.report.blocks import (
     UNKNOWN,
@@ -231,6 +231,9 @@ def _decision(decision: Decision, config: ReportConfig) -> Markup:
 
 def _prediction(card: Card, prediction: PredictedClip) -> Markup | str:
     if prediction.flag or not prediction.label:
+        is_zero_shot = card.decision is not None and card.decision.basis is Basis.ZERO_SHOT
+        if prediction.flag == NO_MODALITY and is_zero_shot:
+            return "no label: no source voted"
         return corpus_text(prediction.flag or "no prediction", 80)
     text = name_text(prediction.label)
     if prediction.probability is not None:
