@@ -101,11 +101,9 @@ def _plain_advice(
     best = best_plain(evaluation, ablation)
     name = "A plain model" if best is None else best.title[:1].upper() + best.title[1:]
     verb = "is better than the fusion" if is_better else "does as well as the fusion"
-    if mean is not None and mean.low is not None and mean.low <= 0 <= (mean.high or 0.0):
-        how = f"use train.fusion.kind: {MEAN_PROBS}, which is simpler and not significantly different"
-        how += ", or compare stronger encoders" if is_better else ""
-    else:
-        how = "search the settings of the fusion (train.training.search.trials), or compare stronger encoders"
+    if not is_better and mean is not None and mean.low is not None and mean.low <= 0 <= (mean.high or 0.0):
+        return f"{name} {verb}: use train.fusion.kind: {MEAN_PROBS}, which is simpler and does as well too.", ""
+    how = "search the settings of the fusion (train.training.search.trials), or compare stronger encoders"
     return f"{name} {verb}: {how}.", "ecmf-pipe encoders --list"
 
 
@@ -114,14 +112,16 @@ def smallest_blocks(ablation: Ablation) -> list[Block]:
     smallest = ablation.smallest
     if smallest is None:
         return []
-    everything = set(smallest.kept) == set(ablation.reference.modalities)
-    kept = "all of them" if everything else join_items(smallest.kept)
-    text = (
-        f"Smallest set of encoders whose score on the training labels is at most {smallest.margin:g} below the best: "
-        f"{kept}. The trained fusion predicts with the other encoders masked; each fold is scored with the set that "
-        f"the other folds choose: weighted F1 {score(smallest.weighted_f1)} ({signed(smallest.difference)} to all, 95% "
-        f"interval {bounds(smallest) or 'unknown'})."
-    )
+    limit = f"at most {smallest.margin:g} below the best on the training labels"
+    if set(smallest.kept) == set(ablation.reference.modalities):
+        text = f"No smaller set of encoders has a score that is {limit}."
+    else:
+        text = (
+            f"Smallest set of encoders whose score is {limit}: {join_items(smallest.kept)}. The trained fusion "
+            "predicts with the other encoders masked; each fold is scored with the set that the other folds choose: "
+            f"weighted F1 {score(smallest.weighted_f1)} ({signed(smallest.difference)} to all encoders, 95% interval "
+            f"{bounds(smallest) or 'unknown'})."
+        )
     rows = [[str(len(one.kept)), corpus_text(join_items(one.kept)), score(one.weighted_f1)] for one in smallest.path]
     table = Table("Sets of encoders, one removed after another", ["#Encoders", "Set", "#Weighted F1"], rows)
     return [Paragraph(text), *([Collapsible("Scores of smaller sets of encoders", [table])] if rows else [])]

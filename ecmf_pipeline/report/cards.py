@@ -142,9 +142,9 @@ def rows_by_clip(rows: Sequence[Any]) -> dict[str, int]:
     return {str(clip_id): row for row, clip_id in enumerate(ids)}
 
 
-def decision_table(cards: Cards, *, judged: str) -> Table:
+def decision_table(cards: Cards, *, given: str, judged: str) -> Table:
     """Return the table of all cards; it can be sorted, filtered and searched."""
-    columns = ["Clip", "Split", "Given", "After", "Decision", "#Probability", "Predicted", judged, "Words"]
+    columns = ["Clip", "Split", given, "After", "Decision", "#Probability", "Predicted", judged, "Words"]
     caption = f"Label decisions: {count(len(cards.cards), 'clip')}"
     if len(cards.cards) < cards.clips:
         caption += (

@@ -125,10 +125,7 @@ def _differences(report: ReportInput, evaluation: Evaluation) -> list[Block]:
         Interval(name, difference.difference, difference.low, difference.high, _estimate(difference))
         for name, difference in (
             ("fusion minus best single", fusion),
-            (
-                f"refined minus {before}",
-                training,
-            ),
+            (f"refined minus {before}", training),
         )
         if difference is not None and difference.difference is not None
     ]
