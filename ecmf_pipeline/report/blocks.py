@@ -16,8 +16,12 @@ from markupsafe import Markup
 
 UNKNOWN = "\N{EN DASH}"
 """Content of a table cell whose value is unknown."""
+_COLUMN = 20
+"""Characters of a label that names a column."""
 _WHOLE = 500
 """Characters of a name in a tooltip."""
+MANY_LABELS = 15
+"""Number of labels above which tables by label are collapsed."""
 State = Literal["better", "worse", "same", "unknown"]
 
 
@@ -156,6 +160,11 @@ class Tile:
     state: State | None = None
 
 
+def fold_long(blocks: Sequence[Block], rows: int, summary: str) -> list[Block]:
+    """Return blocks with a table or chart of ``rows`` labels, collapsed if they are many."""
+    return [Collapsible(summary, blocks)] if rows > MANY_LABELS else list(blocks)
+
+
 def corpus_text(text: str, length: int = 160) -> Markup:
     """Return text from a corpus, cut to ``length`` characters, in isolation from the text around it.
 
@@ -172,7 +181,7 @@ def name_text(name: str, length: int = 40) -> Markup:
 
 def label_column(name: str) -> Markup:
     """Return the heading of a numeric column that is named by a label."""
-    return Markup("#{}").format(name_text(name))
+    return Markup("#{}").format(name_text(name, _COLUMN))
 
 
 def shorten(text: str, length: int) -> str:

@@ -13,7 +13,7 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from ecmf_pipeline.core.clips import MAX_CLIP_ID_BYTES, Clip, marked_transcript
-from ecmf_pipeline.core.predictions import Basis
+from ecmf_pipeline.core.predictions import NO_MODALITY, Basis
 from ecmf_pipeline.labels.refine import Decision, LabelAction, Vote
 from ecmf_pipeline.report.blocks import (
     UNKNOWN,
@@ -142,9 +142,9 @@ def rows_by_clip(rows: Sequence[Any]) -> dict[str, int]:
     return {str(clip_id): row for row, clip_id in enumerate(ids)}
 
 
-def decision_table(cards: Cards, *, judged: str) -> Table:
+def decision_table(cards: Cards, *, given: str, judged: str) -> Table:
     """Return the table of all cards; it can be sorted, filtered and searched."""
-    columns = ["Clip", "Split", "Given", "After", "Decision", "#Probability", "Predicted", judged, "Words"]
+    columns = ["Clip", "Split", given, "After", "Decision", "#Probability", "Predicted", judged, "Words"]
     caption = f"Label decisions: {count(len(cards.cards), 'clip')}"
     if len(cards.cards) < cards.clips:
         caption += (
@@ -231,6 +231,9 @@ def _decision(decision: Decision, config: ReportConfig) -> Markup:
 
 def _prediction(card: Card, prediction: PredictedClip) -> Markup | str:
     if prediction.flag or not prediction.label:
+        is_zero_shot = card.decision is not None and card.decision.basis is Basis.ZERO_SHOT
+        if prediction.flag == NO_MODALITY and is_zero_shot:
+            return "no label: no source voted"
         return corpus_text(prediction.flag or "no prediction", 80)
     text = name_text(prediction.label)
     if prediction.probability is not None:

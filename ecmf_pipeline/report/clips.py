@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from ecmf_pipeline.core.predictions import Basis
 from ecmf_pipeline.labels.refine import LabelAction
 from ecmf_pipeline.report.blocks import (
     UNKNOWN,
@@ -54,10 +55,11 @@ def clips_section(report: ReportInput, evaluation: Evaluation, cards: Cards, pic
             "prediction. Click a point for the card of the clip; the table below has the same clips for the keyboard."
         )
         blocks += [Heading("Map"), Figure(drawing, text)]
+    given = "Verdict" if evaluation.basis is Basis.VERDICTS else "Given"
     blocks += [
         Heading("Label decisions"),
         Paragraph("The probability is that of the label after refinement; click a clip for its votes and its reason."),
-        decision_table(cards, judged=truth_name(evaluation)),
+        decision_table(cards, given=given, judged=truth_name(evaluation)),
         *_label_issues(report, cards),
         *_duplicates(report, cards),
         *_outliers(report, cards),

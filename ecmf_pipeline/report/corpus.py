@@ -31,9 +31,11 @@ from ecmf_pipeline.report.blocks import (
 from ecmf_pipeline.report.charts import Bar, Colour, bars
 from ecmf_pipeline.report.config import ReportConfig
 from ecmf_pipeline.report.inputs import ReportInput, column, predicted_labels
+from ecmf_pipeline.report.words import given_label
 
 LABEL_SETS: dict[str, Colour] = {
     "given labels": "blue",
+    "verdicts": "blue",
     "refined labels": "vermillion",
     "gold labels": "green",
     "predictions for candidates": "purple",
@@ -117,7 +119,7 @@ def _label_counts(report: ReportInput) -> dict[str, Counter[str]]:
     pairs = zip(column(report.clips, "clip_id"), column(report.clips, "split"), strict=True)
     candidates = (labels[name] for name, split in pairs if split == Split.CANDIDATE and name in labels)
     return {
-        "given labels": Counter(filter(None, column(report.clips, "given_label"))),
+        f"{given_label(report.corpus.get('basis'))}s": Counter(filter(None, column(report.clips, "given_label"))),
         "refined labels": Counter(filter(None, column(report.refined, "refined_label"))),
         "gold labels": Counter(filter(None, column(report.clips, "gold_label"))),
         "predictions for candidates": Counter(candidates),

@@ -95,9 +95,11 @@ def _places(values: Sequence[str], order: Sequence[str]) -> dict[str, int]:
 
 def _legend(key: str, places: dict[str, int], values: Sequence[str]) -> Markup:
     tally = Counter(values)
-    others = sum(number for value, number in tally.items() if value not in places)
+    others = {value: number for value, number in tally.items() if value not in places}
     entries = [(place, value, tally[value]) for value, place in places.items()]
-    entries += [(_COLOURS, _OTHERS, others)] if others else []
+    if others:
+        name = next(iter(others)) if len(others) == 1 else f"{len(others)} {_OTHERS}"
+        entries.append((_COLOURS, name, sum(others.values())))
     items = [
         Markup('<li><span class="swatch {}"></span>{} {}</li>').format(PALETTE[place], name_text(value), count(number))
         for place, value, number in entries

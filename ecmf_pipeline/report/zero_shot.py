@@ -92,7 +92,7 @@ def zero_shot_conclusions(evaluation: Evaluation, labels: ZeroShot) -> list[Conc
                 "were chosen for labelling and not drawn at random, so this is no accuracy of all labels.",
             )
         )
-    return [*conclusions, Conclusion(None, "next", next_step(labels))]
+    return conclusions
 
 
 def next_step(labels: ZeroShot) -> str:
