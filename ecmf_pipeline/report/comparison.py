@@ -36,7 +36,8 @@ def render_comparison(comparison: Mapping[str, Any]) -> str:
     return render_page(
         title="Comparison of two versions",
         subtitle=f"{first}, then {second}",
-        warnings=[f"Not compared: {sentence}." for sentence in comparison["not_compared"]],
+        warnings=(["Both versions are the same commit."] if comparison["same_commit"] else [])
+        + [f"Not compared: {sentence}." for sentence in comparison["not_compared"]],
         tiles=_tiles(comparison),
         sections=[
             _scores_section(comparison),
