@@ -99,7 +99,7 @@ def _scores_section(comparison: Mapping[str, Any]) -> Section:
         ]
         for row in scores["models"]
     ]
-    columns = ["Model", "#F1, first", "#F1, second", "#Difference", "95% interval"]
+    columns = ["Model", "#F1, first", "#F1, second", "#Difference", "#95% interval"]
     table = Table("Weighted F1 and accuracy of each model", [*columns, "#Accuracy, first", "#Accuracy, second"], rows)
     drawing = intervals(
         [
