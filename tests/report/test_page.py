@@ -39,8 +39,7 @@ class Page(HTMLParser):
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.words: list[str] = []
         self.unclosed: list[str] = []
-        self.cut: list[str] = []
-        self.titles: list[tuple[str, str]] = []
+        self.names: list[tuple[str, str | None]] = []
         self.feed(text)
         self.close()
 
@@ -57,11 +56,8 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.words.append(data)
-        if data.endswith("\N{HORIZONTAL ELLIPSIS}"):
-            self.cut.append(data)
-        tag, attributes = self.elements[-1] if self.elements else ("", {})
-        if tag == "bdi" and attributes.get("title"):
-            self.titles.append((data, attributes["title"] or ""))
+        if self.unclosed[-1:] == ["bdi"]:
+            self.names.append((data, self.elements[-1][1].get("title")))
 
     @property
     def text(self) -> str:
@@ -604,14 +600,13 @@ def test_an_invalid_metric_raises_input_error_with_its_key() -> None:
 
 
 def test_cut_labels_have_the_whole_name_in_a_tooltip() -> None:
-    labels = [f"{letter} label of more than forty characters, {letter}" for letter in "abc"]
+    labels = [f"{letter} label of many more than forty characters, {letter}" for letter in "abc"]
     run = make_report_input(labels)
     clip_map = ClipMap(tuple(str(clip.clip_id) for clip in run.clips), np.zeros((12, 2)), "t-SNE")
     page = Page(render(replace(run, clip_map=clip_map), ReportConfig()))
-    cut = [text for text in page.cut if any(text.startswith(label[:8]) for label in labels)]
-    assert len(cut) > 50
-    assert {title for text, title in page.titles if text in cut} <= set(labels)
-    assert set(cut) <= {text for text, _ in page.titles}
+    cut = {text: title for text, title in page.names if any(text.startswith(label[:8]) for label in labels)}
+    assert len(cut) == 6  # three labels, in rows and as headings of columns
+    assert {title for text, title in cut.items() if text not in labels} == set(labels)
 
 
 def test_many_labels_are_folded_and_few_are_not() -> None:
