@@ -22,7 +22,7 @@ from ecmf_pipeline.faces.openface import read_openface_rows
 from ecmf_pipeline.faces.tracking import KEYPOINTS, crop_aligned, crop_square, eye_angle
 from ecmf_pipeline.media.clip_reader import ClipReader, span_of
 from ecmf_pipeline.media.config import MediaConfig
-from ecmf_pipeline.report.inputs import FaceSheet
+from ecmf_pipeline.report.inputs import NO_FACE, FaceSheet
 from ecmf_pipeline.runner.quarantine import QuarantineEntry
 from ecmf_pipeline.store import FeatureRow, FeatureStore
 
@@ -132,7 +132,7 @@ def _choose(
             _Choice(by_id[rows[position].clip_id], _describe_rank(rows, position), rows[position])
             for position in positions.tolist()
         ),
-        *(_Choice(by_id[clip_id], "no face found", None) for clip_id in without_face),
+        *(_Choice(by_id[clip_id], NO_FACE, None) for clip_id in without_face),
     ]
 
 

@@ -28,7 +28,7 @@ from ecmf_pipeline.report.blocks import (
     shorten,
 )
 from ecmf_pipeline.report.charts import Colour, stacked
-from ecmf_pipeline.report.inputs import FaceSheet, ReportInput
+from ecmf_pipeline.report.inputs import NO_FACE, FaceSheet, ReportInput
 from ecmf_pipeline.report.runtime import licence_of
 
 COVERAGE: dict[str, tuple[Colour, str]] = {
@@ -225,9 +225,13 @@ def faces_section(report: ReportInput) -> Sequence[Section]:
     shown = [sheet for sheet in report.face_sheets if sheet.picture]
     blocks: list[Block] = []
     if shown:
-        blocks += [
-            Paragraph(f"{count(len(shown), 'clip')}, from the lowest to the highest landmark quality. {_HOW_TO_READ}")
-        ]
+        n_faceless = sum(sheet.reason == NO_FACE for sheet in shown)
+        parts = []
+        if n_faces := len(shown) - n_faceless:
+            parts.append(f"{count(n_faces, 'clip')}, from the lowest to the highest landmark quality. {_HOW_TO_READ}")
+        if n_faceless:
+            parts.append(f"{count(n_faceless, 'clip')} in which no face was found: some of the searched frames.")
+        blocks.append(Paragraph(" ".join(parts)))
         blocks.append(_photograph(shown[0]))
         if shown[1:]:
             blocks.append(Collapsible(f"{count(len(shown) - 1)} more", [_photograph(sheet) for sheet in shown[1:]]))

@@ -87,6 +87,10 @@ def predicted_labels(predictions: Sequence[PredictedClip]) -> dict[str, str]:
     return {clip_id: label for clip_id, label, is_flagged in pairs if not is_flagged}
 
 
+NO_FACE = "no face found"
+"""Reason of the contact sheet of a clip without a face."""
+
+
 @dataclass(frozen=True, slots=True)
 class FaceSheet:
     """Contact sheet of one clip.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from ecmf_pipeline.core.predictions import Basis
@@ -141,7 +142,11 @@ def next_steps(report: ReportInput, evaluation: Evaluation, ablation: Ablation |
     n_quarantined = len({entry.clip_id for entry in report.quarantine})
     if report.clips and n_quarantined / len(report.clips) >= _MUCH_QUARANTINED:
         share = percent(n_quarantined / len(report.clips))
-        steps.append(Step(f"Find out why {share} of the clips are quarantined.", "ecmf-pipe status"))
+        ((reason, modality), number), *_ = Counter(
+            (e.reason, e.modality or e.stage) for e in report.quarantine
+        ).most_common(1)
+        why = f"most often {shorten(reason, 60)} ({modality}, {count(number, 'clip')})"
+        steps.append(Step(f"Find out why {share} of the clips are quarantined: {why}.", "ecmf-pipe status"))
     steps += _about_the_model(evaluation, ablation)
     sparse = [
         f"{name} ({count(int(states.get('done') or 0))} of {count(len(report.clips))} clips)"
