@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.fusion.config import FusionConfig, modality_of
@@ -77,10 +78,8 @@ class TokenAttention(nn.Module):
         packed = self.query_key_value(self.norm(tokens))  # (B, M, 3H)
         packed = packed.view(batch, modalities, 3, self.heads, hidden // self.heads)  # (B, M, 3, heads, h)
         query, key, value = packed.permute(2, 0, 3, 1, 4)  # each (B, heads, M, h)
-        scores = query @ key.transpose(2, 3) * (hidden // self.heads) ** -0.5  # (B, heads, M, M)
-        scores = scores.masked_fill(~present[:, None, None, :], -torch.inf)
-        attended = (scores.softmax(dim=3) @ value).transpose(1, 2).reshape(batch, modalities, hidden)  # (B, M, H)
-        output: Tensor = tokens + self.dropout(self.project(attended))
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=present[:, None, None, :])
+        output: Tensor = tokens + self.dropout(self.project(attended.transpose(1, 2).reshape(tokens.shape)))
         return output
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -244,21 +246,27 @@ class Ensemble(ShortRepr):
         totals = Outputs(np.zeros((*shape[:2], shape[3])), np.zeros(shape[:3]), np.zeros(shape))
         counts, branch_counts = np.zeros(shape[:2]), np.zeros(shape[:3])
         present = inputs.present.numpy()
-        fold, standard, path = ALL_MEMBERS, inputs, None
-        for member in self.members:
-            if member.fold != fold:  # the members of a fold share their standardisation and their kernel path
-                fold, standard = member.fold, standardise(member.model, inputs)
-                path = None if member.path is None else member.path.log_probs(standard.features)
-            seen = member.model.seen.cpu().numpy()
-            uses = [((folds == fold) | (folds == ALL_MEMBERS)) & (present & seen).any(1) for folds in fold_sets]
-            rows = np.flatnonzero(np.logical_or.reduce(uses))
-            outputs = predict_with_model(member.model, standard, torch.from_numpy(rows), member.shares, path)
-            for number, used in enumerate(uses):
-                chosen = used[rows]
-                for total, values in zip(totals, outputs, strict=True):
-                    total[number, rows[chosen]] += values[chosen]
-                counts[number] += used
-                branch_counts[number] += used[:, None] & present & seen
+        for fold, members in groupby(self.members, key=attrgetter("fold")):
+            asked = [((folds == fold) | (folds == ALL_MEMBERS)) & present.any(1) for folds in fold_sets]
+            rows = np.flatnonzero(np.logical_or.reduce(asked))
+            if not len(rows):
+                continue
+            chosen = inputs if len(rows) == len(inputs) else inputs[torch.from_numpy(rows)]
+            standard, path = None, None
+            for member in members:
+                if standard is None:  # the members of a fold share their standardisation and their kernel path
+                    standard = standardise(member.model, chosen)
+                    path = None if member.path is None else member.path.log_probs(standard.features)
+                known = present[rows] & member.model.seen.cpu().numpy()
+                usable = np.flatnonzero(known.any(1))
+                outputs = predict_with_model(member.model, standard, torch.from_numpy(usable), member.shares, path)
+                for number, is_asked in enumerate(asked):
+                    used = is_asked[rows[usable]]
+                    at = rows[usable[used]]
+                    for total, values in zip(totals, outputs, strict=True):
+                        total[number, at] += values[used]
+                    counts[number, at] += 1
+                    branch_counts[number, at] += known[usable[used]]
         with np.errstate(invalid="ignore", divide="ignore"):
             return [
                 Outputs(probs / count[:, None], weights / count[:, None], branches / branch_count[:, :, None])
