@@ -18,6 +18,7 @@ PARTS: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "no attention between modalities": ({"layers": 0}, {}),
     "two attention layers": ({"layers": 2}, {}),
     "no LayerNorm": ({"layer_norm": False}, {}),
+    "no kernel path": ({"kernel_path": False}, {}),
     "tokens summed without projection": ({"joint": "sum"}, {}),
     "fixed modality weights": ({"weighting": "fixed"}, {}),
     "equal modality weights": ({"weighting": "equal"}, {}),

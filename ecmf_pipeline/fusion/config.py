@@ -46,6 +46,7 @@ class FusionConfig(Config):
         joint: How attended tokens are joined: ``mlp`` applies a linear layer for each modality before the weighted sum,
             which can learn interactions of modalities; ``sum`` sums the tokens directly.
         layer_norm: Whether tokens are normalised (LayerNorm) before they are joined.
+        kernel_path: Whether `ecmf` is mixed with a kernel ridge regression on the joined features.
     """
 
     kind: FusionKind = "ecmf"
@@ -59,6 +60,7 @@ class FusionConfig(Config):
     token_path: bool = True
     joint: Literal["mlp", "sum"] = "mlp"
     layer_norm: bool = True
+    kernel_path: bool = True
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Self:
@@ -67,6 +69,11 @@ class FusionConfig(Config):
         if not (self.own_path or self.token_path):
             raise ValueError("own_path and token_path cannot both be off: nothing would reach the logits")
         return self
+
+    @property
+    def has_kernel_path(self) -> bool:
+        """Whether models of this kind are mixed with a kernel path."""
+        return self.kind == "ecmf" and self.kernel_path
 
     @property
     def single(self) -> str | None:

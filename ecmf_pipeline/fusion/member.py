@@ -31,8 +31,9 @@ from torch.optim.adamw import adamw
 
 from ecmf_pipeline.core.arrays import weighted_f1_of
 from ecmf_pipeline.fusion.config import TrainingConfig
+from ecmf_pipeline.fusion.ecmf import BranchedFusion, EcmfFusion
 from ecmf_pipeline.fusion.inputs import Inputs
-from ecmf_pipeline.fusion.model import BranchedFusion, EcmfFusion, FusionModel
+from ecmf_pipeline.fusion.model import FusionModel
 
 RELIABILITY_STEPS = 30
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,9 +13,11 @@ from ecmf_pipeline.core.arrays import validation_rows
 from ecmf_pipeline.core.errors import TooFewClips
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.fusion.inputs import Inputs
-from ecmf_pipeline.fusion.member import Examples, MemberTraining
-from ecmf_pipeline.fusion.model import Standardiser, build_model
-from ecmf_pipeline.fusion.prediction import Member
+from ecmf_pipeline.fusion.kernel import FittedPath, fit_kernel_path, fit_shares
+from ecmf_pipeline.fusion.kinds import build_model
+from ecmf_pipeline.fusion.member import Examples, MemberTraining, class_weights
+from ecmf_pipeline.fusion.model import Standardiser
+from ecmf_pipeline.fusion.trained import Member
 
 NO_TRAINING = -2
 """Fold of a row that no model is trained on."""
@@ -43,10 +45,13 @@ class StandardRows:
     examples: Examples
     standardisers: Sequence[Standardiser]
 
+    def positions(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the positions of some of the rows, given by their numbers."""
+        return np.searchsorted(self.rows, rows)
+
     def select(self, rows: NDArray[np.int64]) -> Examples:
         """Return some of the rows by their numbers."""
-        positions = np.searchsorted(self.rows, rows)
-        return self.examples[torch.from_numpy(positions).to(self.examples.labels.device)]
+        return self.examples[torch.from_numpy(self.positions(rows)).to(self.examples.labels.device)]
 
 
 @dataclass(frozen=True)
@@ -88,11 +93,14 @@ class Plan:
         held_out = np.flatnonzero(self.folds == fold)
         optimistic = optimistic and self._can_predict(rows, held_out, settings.fusion)
         standard = self.standardise(rows, np.union1d(rows, held_out) if optimistic else rows)
-        for repeat in range(self.training.seeds):
-            if optimistic:
-                yield self.train_on(rows, held_out, (fold, repeat), settings, standard, select_by_f1=True)
-                continue
-            yield self._train_repeat(rows, fold, repeat, settings, standard)
+        repeats = range(self.training.seeds)
+        splits = [(rows, held_out) if optimistic else self._split(rows, fold, one, settings.fusion) for one in repeats]
+        fitted = None
+        if settings.fusion.has_kernel_path:
+            fitted = self._fit_path(fold, rows, [validation for _, validation in splits], settings.training, standard)
+        for repeat, (training, validation) in enumerate(splits):
+            member = self.train_on(training, validation, (fold, repeat), settings, standard, select_by_f1=optimistic)
+            yield member if fitted is None else self._add_path(member, fitted, standard.select(validation))
 
     def standardise(self, fitted_rows: NDArray[np.int64], rows: NDArray[np.int64]) -> StandardRows:
         """Standardise ``rows`` (ascending) by the mean and deviation of ``fitted_rows``."""
@@ -116,9 +124,45 @@ class Plan:
         )
         return StandardRows(rows, examples, standardisers)
 
-    def _train_repeat(
-        self, rows: NDArray[np.int64], fold: int, repeat: int, settings: Settings, standard: StandardRows
-    ) -> Member:
+    def _fit_path(
+        self,
+        fold: int,
+        rows: NDArray[np.int64],
+        validations: Sequence[NDArray[np.int64]],
+        training: TrainingConfig,
+        standard: StandardRows,
+    ) -> FittedPath:
+        """Fit the kernel path of a fold to ``rows``."""
+        weights = class_weights(standard.select(rows), self.n_classes, training.class_weights)
+        return fit_kernel_path(
+            standard.examples,
+            standard.examples.weights * weights[standard.examples.labels],
+            standard.positions(rows),
+            [standard.positions(validation) for validation in validations],
+            self.n_classes,
+            seed=int(np.random.SeedSequence([self.training.seed, fold]).generate_state(1)[0]),
+        )
+
+    @torch.no_grad()
+    def _add_path(self, member: Member, fitted: FittedPath, validation: Examples) -> Member:
+        """Return the member with the path of its fold, and with shares fitted to its validation rows."""
+        model, present = member.model, validation.inputs.present
+        rows = (present & model.seen).any(dim=1).nonzero().squeeze(1)
+        chosen = validation[rows]
+        weights = class_weights(chosen, self.n_classes, member.training.class_weights)[chosen.labels]
+        shares = fit_shares(
+            model.combine(chosen.inputs.features, chosen.inputs.present).logits.log_softmax(dim=1),
+            fitted.held_out[member.repeat][rows],
+            model.available(chosen.inputs.present),
+            chosen.labels,
+            chosen.weights * weights,
+        )
+        return replace(member, path=fitted.path, shares=shares)
+
+    def _split(
+        self, rows: NDArray[np.int64], fold: int, repeat: int, fusion: FusionConfig
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return training and validation rows of a model."""
         is_validation = validation_rows(
             self.classes[rows],
             self.groups_of(rows),
@@ -126,7 +170,10 @@ class Plan:
             part=repeat,
             rng=np.random.default_rng([self.training.seed, fold]),  # the same parts for all repeats of a fold
         )
-        return self.train_on(rows[~is_validation], rows[is_validation], (fold, repeat), settings, standard)
+        training, validation = rows[~is_validation], rows[is_validation]
+        if self._can_predict(training, validation, fusion):
+            return training, validation
+        return self._split_by_label(training, validation, (fold, repeat), fusion)
 
     def train_on(
         self,

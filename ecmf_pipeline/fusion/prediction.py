@@ -1,67 +1,33 @@
-"""A trained ensemble: its predictions, and its storage on disk (weights in safetensors, folds in Arrow, else JSON)."""
+"""A trained ensemble and its predictions."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from pydantic import Field, ValidationError
-from torch import Tensor
 
 from ecmf_pipeline.core.arrays import ShortRepr
-from ecmf_pipeline.core.config import Config, PoolOrFrames
-from ecmf_pipeline.core.errors import MissingInput, ModelError
-from ecmf_pipeline.core.files import read_sealed_json, sha256_bytes, write_atomic, write_sealed_json
+from ecmf_pipeline.core.config import PoolOrFrames
+from ecmf_pipeline.core.errors import MissingInput
 from ecmf_pipeline.extraction.features import FeatureOrigin
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
+from ecmf_pipeline.fusion.ensemble_files import TRAIN_COMMAND, SavedModality, read_files, write_files
 from ecmf_pipeline.fusion.folds import ClipFolds
 from ecmf_pipeline.fusion.inputs import Inputs, LabelType, decode_labels, read_inputs, read_mask
-from ecmf_pipeline.fusion.model import FusionModel, build_model
+from ecmf_pipeline.fusion.trained import CHUNK, Member, Outputs, predict_with_model, standardise
 
 ALL_MEMBERS = -1
 """Key of the temperature for clips that no fold held out."""
 
 SINGLE_MODELS = "single_modalities"
 """Folder of the models of single modalities, if the fusion has no such branches; see `Ensemble.has_single_models`."""
-
-WEIGHTS_FILE = "weights.safetensors"
-CONFIG_FILE = "config.json"
-FOLDS_FILE = "folds.arrow"
-TRAIN_HINT = "train the models again"
-TRAIN_COMMAND = "ecmf-pipe train"
-"""Command that trains the models on given labels again."""
-
-CHUNK = 512
-"""Clips in one forward pass of a prediction; the size fits a CPU cache and changes results only by rounding."""
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class Member(ShortRepr):
-    """One trained model of an ensemble.
-
-    Attributes:
-        model: The model, in eval mode.
-        fold: The fold that it was not trained on.
-        repeat: Index of the model within the fold.
-        epochs: The best epoch of joint training.
-        validation_loss: Validation loss of that epoch; NaN if the model can predict no validation clip.
-        training: Its training settings; a search may have chosen other settings than those of the ensemble.
-        curve: Validation loss and weighted F1 of each epoch of joint training, from epoch 0; not saved.
-    """
-
-    model: FusionModel
-    fold: int
-    repeat: int
-    epochs: int
-    validation_loss: float
-    training: TrainingConfig
-    curve: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -240,7 +206,7 @@ class Ensemble(ShortRepr):
             if folds.shape != (clips,) or not set(folds.tolist()) <= known:
                 raise ValueError(f"held_out must be one of the folds {sorted(known)} for each of {clips} clips")
         mask_arrays = {name: read_mask(name, mask, clips) for name, mask in (masks or {}).items()}
-        parts: list[list[_Means]] = []
+        parts: list[list[Outputs]] = []
         for start in range(0, max(clips, 1), CHUNK):
             rows = slice(start, start + CHUNK)
             inputs = read_inputs(
@@ -250,11 +216,11 @@ class Ensemble(ShortRepr):
             )
             parts.append(self._mean_outputs(inputs, [folds[rows] for folds in fold_sets]))
         return [
-            self._calibrate(_Means(*map(np.concatenate, zip(*means, strict=True))), folds)
+            self._calibrate(Outputs(*map(np.concatenate, zip(*means, strict=True))), folds)
             for means, folds in zip(zip(*parts, strict=True), fold_sets, strict=True)
         ]
 
-    def _calibrate(self, means: _Means, folds: NDArray[np.int64]) -> Prediction:
+    def _calibrate(self, means: Outputs, folds: NDArray[np.int64]) -> Prediction:
         def of_clips(by_fold: Mapping[int, float], default: float = 1.0) -> NDArray[np.float64]:
             return np.array([by_fold.get(fold, default) for fold in folds.tolist()])
 
@@ -274,46 +240,45 @@ class Ensemble(ShortRepr):
             self.label_type,
         )
 
-    def _mean_outputs(self, inputs: Inputs, fold_sets: Sequence[NDArray[np.int64]]) -> list[_Means]:
+    def _mean_outputs(self, inputs: Inputs, fold_sets: Sequence[NDArray[np.int64]]) -> list[Outputs]:
         """Return the mean outputs of the members of each set of folds, (r,) each; NaN without a member for a row."""
         shape = (len(fold_sets), len(inputs), len(self.dims), len(self.label_names))
-        totals = _Means(np.zeros((*shape[:2], shape[3])), np.zeros(shape[:3]), np.zeros(shape))
+        totals = Outputs(np.zeros((*shape[:2], shape[3])), np.zeros(shape[:3]), np.zeros(shape))
         counts, branch_counts = np.zeros(shape[:2]), np.zeros(shape[:3])
         present = inputs.present.numpy()
-        fold, standard = ALL_MEMBERS, inputs
-        for member in self.members:
-            if member.fold != fold:  # the members of a fold share their standardisation
-                fold, standard = member.fold, standardise(member.model, inputs)
-            seen = member.model.seen.cpu().numpy()
-            uses = [((folds == fold) | (folds == ALL_MEMBERS)) & (present & seen).any(1) for folds in fold_sets]
-            rows = np.flatnonzero(np.logical_or.reduce(uses))
-            outputs = predict_with_model(member.model, standard, torch.from_numpy(rows))
-            for number, used in enumerate(uses):
-                chosen = used[rows]
-                for total, values in zip(totals, outputs, strict=True):
-                    total[number, rows[chosen]] += values[chosen]
-                counts[number] += used
-                branch_counts[number] += used[:, None] & present & seen
+        for fold, members in groupby(self.members, key=attrgetter("fold")):
+            asked = [((folds == fold) | (folds == ALL_MEMBERS)) & present.any(1) for folds in fold_sets]
+            rows = np.flatnonzero(np.logical_or.reduce(asked))
+            if not len(rows):
+                continue
+            chosen = inputs if len(rows) == len(inputs) else inputs[torch.from_numpy(rows)]
+            standard, path = None, None
+            for member in members:
+                if standard is None:  # the members of a fold share their standardisation and their kernel path
+                    standard = standardise(member.model, chosen)
+                    path = None if member.path is None else member.path.log_probs(standard.features)
+                known = present[rows] & member.model.seen.cpu().numpy()
+                usable = np.flatnonzero(known.any(1))
+                outputs = predict_with_model(member.model, standard, torch.from_numpy(usable), member.shares, path)
+                for number, is_asked in enumerate(asked):
+                    used = is_asked[rows[usable]]
+                    at = rows[usable[used]]
+                    for total, values in zip(totals, outputs, strict=True):
+                        total[number, at] += values[used]
+                    counts[number, at] += 1
+                    branch_counts[number, at] += known[usable[used]]
         with np.errstate(invalid="ignore", divide="ignore"):
             return [
-                _Means(probs / count[:, None], weights / count[:, None], branches / branch_count[:, :, None])
+                Outputs(probs / count[:, None], weights / count[:, None], branches / branch_count[:, :, None])
                 for probs, weights, branches, count, branch_count in zip(*totals, counts, branch_counts, strict=True)
             ]
 
     def save(self, folder: str | Path) -> None:
         """Write the weights (safetensors), folds (Arrow) and config (JSON); equal ensembles give equal bytes."""
-        from safetensors.torch import save
-
-        folder = Path(folder)
-        state = {
-            f"{index}.{name}": tensor.detach().cpu().contiguous()
-            for index, member in enumerate(self.members)
-            for name, tensor in member.model.state_dict().items()
-        }
-        weights, folds = save(state), self.folds.to_bytes()
-        write_atomic(folder / WEIGHTS_FILE, weights)
-        write_atomic(folder / FOLDS_FILE, folds)
-        saved = SavedEnsemble(
+        write_files(
+            Path(folder),
+            self.members,
+            self.folds,
             modalities=[
                 SavedModality(name=name, dim=dim, origin=self.origins.get(name)) for name, dim in self.dims.items()
             ],
@@ -327,21 +292,7 @@ class Ensemble(ShortRepr):
             pool=self.pool,
             labels_sha256=self.labels_sha256,
             label_type=self.label_type,
-            members=[
-                SavedMember(
-                    fold=member.fold,
-                    repeat=member.repeat,
-                    epochs=member.epochs,
-                    validation_loss=member.validation_loss if math.isfinite(member.validation_loss) else None,
-                    fusion=member.model.config,
-                    training=member.training,
-                )
-                for member in self.members
-            ],
-            weights_sha256=sha256_bytes(weights),
-            folds_sha256=sha256_bytes(folds),
         )
-        write_sealed_json(folder / CONFIG_FILE, saved.model_dump(mode="json"))
 
     @classmethod
     def load(cls, folder: str | Path) -> Ensemble:
@@ -352,20 +303,12 @@ class Ensemble(ShortRepr):
             InputError: If its config is not JSON.
             ModelError: If it is damaged in another way, or has another version.
         """
-        path = Path(folder) / CONFIG_FILE
-        try:
-            saved = SavedEnsemble.model_validate(read_sealed_json(path, made_by="train", error=ModelError))
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(map(str, first["loc"]))
-            location = f"{path}: {key}" if key else str(path)
-            raise ModelError(f"{location}: {first['msg']}", TRAIN_HINT, command=TRAIN_COMMAND) from error
-        dims = {modality.name: modality.dim for modality in saved.modalities}
+        saved, members, folds = read_files(Path(folder))
         return cls(
-            members=tuple(_load_members(Path(folder) / WEIGHTS_FILE, saved, dims)),
-            dims=dims,
+            members=tuple(members),
+            dims={modality.name: modality.dim for modality in saved.modalities},
             label_names=tuple(saved.label_names),
-            folds=ClipFolds.from_bytes(_read_checked(Path(folder) / FOLDS_FILE, saved.folds_sha256)),
+            folds=folds,
             fusion=saved.fusion,
             training=saved.training,
             temperatures=saved.temperatures,
@@ -377,120 +320,6 @@ class Ensemble(ShortRepr):
             label_type=saved.label_type,
             origins={modality.name: modality.origin for modality in saved.modalities if modality.origin},
         )
-
-
-class _Means(NamedTuple):
-    """Outputs for r clips.
-
-    Attributes:
-        probs: Probabilities, (r, C).
-        weights: Modality weights, (r, M).
-        branch_probs: Probabilities by each modality alone, (r, M, C); 0 (summed) or NaN (mean) if it is missing.
-    """
-
-    probs: NDArray[np.float64]
-    weights: NDArray[np.float64]
-    branch_probs: NDArray[np.float64]
-
-
-@torch.inference_mode()
-def standardise(model: FusionModel, inputs: Inputs) -> Inputs:
-    """Return the inputs standardised by a model, on its device."""
-    device = model.seen.device
-    present = inputs.present.to(device)
-    return Inputs(model.standardise([values.to(device) for values in inputs.features], present), present)
-
-
-@torch.inference_mode()
-def predict_with_model(model: FusionModel, standard: Inputs, rows: Tensor) -> _Means:
-    """Return the outputs of one model for distinct ascending ``rows`` of standardised inputs."""
-    outputs = []
-    are_all_rows = len(rows) == len(standard)  # slices avoid a copy
-    for start in range(0, max(len(rows), 1), CHUNK):
-        chunk = standard[
-            slice(start, start + CHUNK) if are_all_rows else rows[start : start + CHUNK].to(model.seen.device)
-        ]
-        output = model.combine(chunk.features, chunk.present)
-        branch_logits = output.branch_logits
-        if branch_logits is None:
-            branch_logits = output.logits.new_full((*chunk.present.shape, model.n_classes), torch.nan)
-        branch_probs = branch_logits.double().softmax(dim=2) * (chunk.present & model.seen)[:, :, None]
-        outputs.append((output.logits.double().softmax(dim=1), output.weights.double(), branch_probs))
-    return _Means(*(torch.cat(parts).cpu().numpy() for parts in zip(*outputs, strict=True)))
-
-
-class SavedModality(Config):
-    """One modality; a list of these keeps the order, because JSON objects are written with sorted keys."""
-
-    name: str
-    dim: int = Field(gt=0)
-    origin: FeatureOrigin | None = None
-
-
-class SavedMember(Config):
-    """The fields of a `Member` except its weights."""
-
-    fold: int = Field(ge=0)
-    repeat: int = Field(ge=0)
-    epochs: int = Field(ge=0)
-    validation_loss: float | None
-    fusion: FusionConfig
-    training: TrainingConfig
-
-
-class SavedEnsemble(Config):
-    """The content of ``config.json``."""
-
-    format: Literal[4] = 4
-    modalities: list[SavedModality] = Field(min_length=1)
-    label_names: list[str] = Field(min_length=2)
-    fusion: FusionConfig
-    training: TrainingConfig
-    temperatures: dict[int, float]
-    missing_factors: dict[str, dict[int, float]] = Field(default_factory=dict)
-    uniform_shares: dict[int, float] = Field(default_factory=dict)
-    branch_temperatures: dict[str, dict[int, float]] = Field(default_factory=dict)
-    pool: PoolOrFrames | Literal[""] = ""
-    labels_sha256: str = ""
-    label_type: LabelType = "name"
-    members: list[SavedMember] = Field(min_length=1)
-    weights_sha256: str
-    folds_sha256: str
-
-
-def _read_checked(path: Path, sha256: str) -> bytes:
-    """Return the content of a file beside the config, which has its SHA-256."""
-    content = path.read_bytes() if path.is_file() else b""
-    if sha256_bytes(content) != sha256:
-        raise ModelError(f"{path} is missing or does not match {CONFIG_FILE}", TRAIN_HINT, command=TRAIN_COMMAND)
-    return content
-
-
-def _load_members(path: Path, saved: SavedEnsemble, dims: dict[str, int]) -> list[Member]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    content = _read_checked(path, saved.weights_sha256)
-    try:
-        state = load(content)
-    except SafetensorError as error:
-        raise ModelError(f"{path} is not a safetensors file ({error})", TRAIN_HINT, command=TRAIN_COMMAND) from error
-    members = []
-    if {name.partition(".")[0] for name in state} != set(map(str, range(len(saved.members)))):
-        raise ModelError(f"the models in {path} do not match {CONFIG_FILE}", TRAIN_HINT, command=TRAIN_COMMAND)
-    for index, entry in enumerate(saved.members):
-        member_state = {name.removeprefix(f"{index}."): t for name, t in state.items() if name.startswith(f"{index}.")}
-        with torch.random.fork_rng(devices=[]):  # initial weights are overwritten: leave the caller's state unchanged
-            model = build_model(entry.fusion, dims, len(saved.label_names))
-        try:
-            model.load_state_dict(member_state)
-        except RuntimeError as error:
-            raise ModelError(
-                f"{path}: the tensors of member {index} do not match {CONFIG_FILE}", TRAIN_HINT, command=TRAIN_COMMAND
-            ) from error
-        loss = math.nan if entry.validation_loss is None else entry.validation_loss
-        members.append(Member(model.eval(), entry.fold, entry.repeat, entry.epochs, loss, entry.training))
-    return members
 
 
 def apply_temperatures(probs: NDArray[np.float64], temperatures: NDArray[np.float64]) -> NDArray[np.float64]:

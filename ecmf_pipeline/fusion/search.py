@@ -15,7 +15,7 @@ from sklearn.model_selection import PredefinedSplit, RandomizedSearchCV
 from ecmf_pipeline.core.arrays import assign_folds, group_indices, validation_rows
 from ecmf_pipeline.core.errors import ParamsError
 from ecmf_pipeline.fusion.plan import Plan, Settings
-from ecmf_pipeline.fusion.prediction import predict_with_model, standardise
+from ecmf_pipeline.fusion.trained import predict_with_model, standardise
 
 SEARCH_FOLD = 1_000_003
 """Fold number that separates the seeds of the search from those of the folds."""

@@ -12,7 +12,8 @@ from ecmf_pipeline.core.clips import Clip, Clips, label_indices
 from ecmf_pipeline.core.console import progress
 from ecmf_pipeline.core.predictions import PredictionTable, fill_with_prior
 from ecmf_pipeline.fusion.config import modality_of
-from ecmf_pipeline.fusion.prediction import ALL_MEMBERS, CHUNK, Ensemble, Member, Prediction
+from ecmf_pipeline.fusion.prediction import ALL_MEMBERS, Ensemble, Prediction
+from ecmf_pipeline.fusion.trained import CHUNK, Member
 
 BLOCK = 4 * CHUNK
 """Clips whose features are read together: 170 MB for 16 frames and 1,280 columns.

@@ -10,7 +10,8 @@ from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.fusion.prediction import Ensemble
 from ecmf_pipeline.fusion.training import fit
 
-CLIPS = 90
+CLIPS = 180
+"""With fewer, one clip is more than the margin of the tests."""
 TRAINING = TrainingConfig(folds=3, seeds=1, epochs=8, patience=4, learning_rate=5e-3, calibration="none")
 
 

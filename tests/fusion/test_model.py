@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.fusion.config import FusionConfig
-from ecmf_pipeline.fusion.model import EcmfFusion, FeatureDropout, FusionModel, Standardiser, build_model
+from ecmf_pipeline.fusion.ecmf import EcmfFusion
+from ecmf_pipeline.fusion.kinds import build_model
+from ecmf_pipeline.fusion.model import FeatureDropout, FusionModel, Standardiser
 
 DIMS = {"global": 9, "face": 6, "audio": 4, "text": 5}
 BATCH = 5

@@ -13,8 +13,9 @@ import pytest
 
 from ecmf_pipeline.core.errors import ModelError
 from ecmf_pipeline.core.files import write_sealed_json
-from ecmf_pipeline.fusion.prediction import CHUNK, Ensemble
+from ecmf_pipeline.fusion.prediction import Ensemble
 from ecmf_pipeline.fusion.tables import BLOCK, FoldwiseEnsemble, predict_in_blocks
+from ecmf_pipeline.fusion.trained import CHUNK
 from ecmf_pipeline.fusion.training import fit
 
 

@@ -11,7 +11,7 @@ import torch
 
 from ecmf_pipeline.core.clips import Clip, ClipId, Split
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig, modality_of
-from ecmf_pipeline.fusion.model import EcmfFusion
+from ecmf_pipeline.fusion.ecmf import EcmfFusion
 from ecmf_pipeline.fusion.prediction import Ensemble
 from ecmf_pipeline.fusion.tables import deployed, out_of_fold, predict_tables, weight_columns
 from ecmf_pipeline.fusion.training import fit

@@ -32,7 +32,8 @@ from ecmf_pipeline.core.tables import seal_of, write_sealed_csv
 from ecmf_pipeline.corpora.last_scan import LastScan
 from ecmf_pipeline.corpora.measuring import CacheWriter, FileToMeasure, IndexCache, Measurement
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
-from ecmf_pipeline.fusion.prediction import CONFIG_FILE, WEIGHTS_FILE, Ensemble
+from ecmf_pipeline.fusion.ensemble_files import CONFIG_FILE, WEIGHTS_FILE
+from ecmf_pipeline.fusion.prediction import Ensemble
 from ecmf_pipeline.fusion.training import fit
 from ecmf_pipeline.labels.decision_files import read_decisions, write_refined
 from ecmf_pipeline.labels.refine import Decision, LabelAction

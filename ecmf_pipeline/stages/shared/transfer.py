@@ -11,7 +11,8 @@ from ecmf_pipeline.core.files import write_json
 from ecmf_pipeline.evaluation.scoring import Evaluator
 from ecmf_pipeline.evaluation.transfer import evaluate_transfer, label_map, transfer_summary
 from ecmf_pipeline.extraction.features import check_feature_origins
-from ecmf_pipeline.fusion.prediction import CONFIG_FILE, Ensemble
+from ecmf_pipeline.fusion.ensemble_files import CONFIG_FILE
+from ecmf_pipeline.fusion.prediction import Ensemble
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.stages.shared.inputs import (
     feature_origins,

@@ -11,7 +11,8 @@ from ecmf_pipeline.core.errors import InputError, MissingInput
 from ecmf_pipeline.encoders.config import MiniXceptionConfig, VisionConfig
 from ecmf_pipeline.evaluation.transfer import transfer_votes
 from ecmf_pipeline.extraction.features import StoredFeatures, check_feature_origins
-from ecmf_pipeline.fusion.prediction import CONFIG_FILE, Ensemble
+from ecmf_pipeline.fusion.ensemble_files import CONFIG_FILE
+from ecmf_pipeline.fusion.prediction import Ensemble
 from ecmf_pipeline.labels.zero_shot import map_labels, map_probs
 from ecmf_pipeline.settings.params import Params
 from ecmf_pipeline.stages.shared.inputs import feature_origins, open_stored
