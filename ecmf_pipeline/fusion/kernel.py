@@ -255,7 +255,7 @@ def _draw(rng: np.random.Generator, rows: Ints, limit: int) -> Ints:
 
 def _project(standard: Sequence[Tensor], components: Tensor) -> Tensor:
     """Project the joined columns of standardised features; sequences by the mean of their frames."""
-    blocks = components.split([values.shape[-1] for values in standard])
+    blocks = torch.split(components, [values.shape[-1] for values in standard])
     projected = standard[0].new_zeros(len(standard[0]), components.shape[1])
     for values, block in zip(standard, blocks, strict=True):
         projected.addmm_(values if values.ndim == 2 else _mean_frames(values), block)
@@ -302,7 +302,7 @@ def _targets(examples: Examples, n_classes: int) -> tuple[Tensor, Tensor]:
 
 def _moments(columns: Tensor, weights: Tensor) -> Tensor:
     """Return the weighted second moments of columns, (n, B) -> (B, B)."""
-    blocks = zip(columns.split(_BLOCK_ROWS), weights.split(_BLOCK_ROWS), strict=True)
+    blocks = zip(torch.split(columns, _BLOCK_ROWS), torch.split(weights, _BLOCK_ROWS), strict=True)
     zero = columns.new_zeros(columns.shape[1], columns.shape[1])
     return sum(((block * share[:, None]).T @ block for block, share in blocks), zero)
 
