@@ -146,7 +146,7 @@ def _with_clips(
     content: ReportInput, params: Params, stores: Mapping[str, FeatureStore], evaluated: PredictionTable
 ) -> ReportInput:
     """Add near-duplicates and outliers, and the map and the thumbnails of the clips that get a card."""
-    stored = open_stored(params, content.clips)
+    stored = open_stored(params, content.clips, stores)
 
     def read(clip_ids: Sequence[str]) -> Mapping[str, NDArray[np.float32]]:
         return stored.read(clip_ids, params.train.vector_pool)

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save
 
 from ecmf_pipeline.core.errors import InputError, MissingInput, ModelError
-from ecmf_pipeline.core.files import read_sealed_json, write_sealed_json
+from ecmf_pipeline.core.files import read_sealed_json, sha256_file, write_sealed_json
 from ecmf_pipeline.extraction.features import FeatureOrigin
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.fusion.folds import ClipFolds
@@ -189,6 +190,16 @@ def damage(folder: Path, kind: str) -> None:
         write_sealed_json(config, {**content, "modalities": content["modalities"][:1]})
     elif kind == "missing member":
         write_sealed_json(config, {**content, "members": content["members"][:-1]})
+    elif kind in {"path without a tensor", "path of another shape"}:
+        tensors = load_file(weights)
+        columns = tensors.pop("path0.center")
+        if kind == "path of another shape":
+            tensors["path0.center"] = columns[:-1]
+        weights.write_bytes(save(tensors))
+        write_sealed_json(config, {**content, "weights_sha256": sha256_file(weights)})
+    elif kind == "shares without a path":
+        weights.write_bytes(save({n: t for n, t in load_file(weights).items() if not n.startswith("path0.")}))
+        write_sealed_json(config, {**content, "weights_sha256": sha256_file(weights)})
     elif kind == "unknown key":
         write_sealed_json(config, {**content, "unknown": 1})
     elif kind == "another format":
@@ -210,6 +221,9 @@ def damage(folder: Path, kind: str) -> None:
         "another shape",
         "missing modality",
         "missing member",
+        "path without a tensor",
+        "path of another shape",
+        "shares without a path",
         "unknown key",
         "another format",
         "missing folds",
