@@ -347,7 +347,10 @@ def test_balanced_weights_equalise_the_classes() -> None:
     torch.testing.assert_close(balanced * torch.tensor([3.0, 1.0]), torch.tensor([2.0, 2.0]))
     torch.testing.assert_close(class_weights(some, 2, "sqrt"), balanced.sqrt())
     torch.testing.assert_close(class_weights(some, 2, "none"), torch.ones(2))
-    assert bool(class_weights(some, 3, "balanced").isfinite().all())
+    with_unseen = class_weights(some, 3, "balanced")
+    assert bool(with_unseen.isfinite().all())
+    scaled = replace(some, weights=4 * some.weights)
+    torch.testing.assert_close(class_weights(scaled, 3, "balanced"), with_unseen, rtol=0, atol=0)
 
 
 def test_a_clip_of_weight_two_counts_as_two_clips() -> None:
