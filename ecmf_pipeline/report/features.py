@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ecmf_pipeline.core.clips import MAX_CLIP_ID_BYTES
@@ -134,10 +134,10 @@ def _first_two(hashes: Sequence[str]) -> str:
 
 
 def origin_blocks(report: ReportInput) -> list[Block]:
-    """Show one row per model; a modality with concatenated encoders has several."""
+    """Show one row per modality or encoder."""
     rows = [
         [
-            corpus_text(name, 40),
+            corpus_text(modality, 40),
             corpus_text(str(origin.get("model") or UNKNOWN), 80),
             corpus_text(_revision(origin), 60),
             corpus_text(_weights(origin), 120),
@@ -147,7 +147,7 @@ def origin_blocks(report: ReportInput) -> list[Block]:
             corpus_text(_versions(report.computed_with.get(modality, ())), 800),
         ]
         for modality in report.encoders
-        for name, origin in _origins(modality, report)
+        for origin in [_origin(modality, report)]
     ]
     columns = [
         "Modality", "Model", "Revision", "Weights (start of SHA-256)", "Preprocessing", "Precision", "Device",
@@ -163,16 +163,12 @@ def origin_blocks(report: ReportInput) -> list[Block]:
     return blocks
 
 
-def _origins(modality: str, report: ReportInput) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _origin(modality: str, report: ReportInput) -> Mapping[str, Any]:
     origin = report.provenance.get(modality)
     if origin is None:  # settings of imported features contain only name and dtype
         encoder = report.encoders[modality].get("encoder", {})
-        origin = {"model": encoder.get("name"), "precision": encoder.get("dtype")}
-    members: Sequence[Mapping[str, Any]] = origin.get("members", ())
-    if not members:
-        yield modality, origin
-    for number, member in enumerate(members, start=1):
-        yield f"{modality} ({number} of {len(members)})", member
+        return {"model": encoder.get("name"), "precision": encoder.get("dtype")}
+    return origin
 
 
 def _revision(origin: Mapping[str, Any]) -> str:
