@@ -10,16 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ecmf_pipeline.core.clips import Clip, ClipId
+from ecmf_pipeline.core import paths
+from ecmf_pipeline.core.clips import Clip, ClipId, Clips
 from ecmf_pipeline.core.errors import InputError
-from ecmf_pipeline.core.predictions import Basis
+from ecmf_pipeline.core.predictions import Basis, PredictionTable
 from ecmf_pipeline.report.blocks import Collapsible, Figure, Table
 from ecmf_pipeline.report.inputs import PredictedClip, ReportInput
 from ecmf_pipeline.report.timeline import timeline_section
 from ecmf_pipeline.segmentation.config import SegmentConfig
 from ecmf_pipeline.settings.params import Params
 from ecmf_pipeline.stages.shared.single_clip import cut_recording
-from ecmf_pipeline.stages.shared.timeline import Moment, moments_of, write_timeline
+from ecmf_pipeline.stages.shared.timeline import Moment, moments_of, write_timeline, write_timelines
 
 CLIPS = [
     Clip(ClipId("b"), "talk.mp4", start=400, end=404, transcript="Bye."),
@@ -34,6 +35,20 @@ def test_moments_are_spans_in_order_of_time():
         Moment("talk.mp4", "a", 1.5, 4, "Hello.", "happy", "given", {"sad": 0.25, "happy": 0.75}),
         Moment("talk.mp4", "b", 400, 404, "Bye.", "", "given", {}),
     ]
+
+
+def test_only_spans_of_recordings_become_objects(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    created = []
+    monkeypatch.setattr(Clips, "row_type", staticmethod(lambda *fields: created.append(fields) or Clip(*fields)))
+    table = PredictionTable(
+        ("b", "a", "whole"), ("train",) * 3, np.zeros(3, bool), ("", "", ""), ("sad", "happy"), PROBS[[1, 1, 2]], (),
+        np.zeros((3, 0), np.float32),
+    )  # fmt: skip
+    write_timelines("given", Clips.of(CLIPS), table)
+    assert len(created) == 2
+    rows = csv.DictReader(paths.timeline("given", "csv").read_text().splitlines())
+    assert [row["clip_id"] for row in rows] == ["a", "b"]
 
 
 def test_a_timeline_is_written_as_csv_and_json(tmp_path):

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import Clip
+from ecmf_pipeline.core.clips import Clip, Clips
 from ecmf_pipeline.core.files import write_atomic
 from ecmf_pipeline.core.predictions import Basis, PredictionTable
 from ecmf_pipeline.core.tables import as_spreadsheet_text, seal_of, write_sealed_csv
@@ -69,8 +69,10 @@ def moments_of(
 
 def write_timelines(labels: paths.Labels, clips: Sequence[Clip], table: PredictionTable) -> None:
     """Write the timeline of the corpus as csv and JSON; remove an earlier one if no clip is a span of a file."""
-    rows = {clip_id: row for row, clip_id in enumerate(table.clip_ids)}
-    known = [clip for clip in clips if clip.clip_id in rows]
+    columns = Clips.of(clips)
+    spans = columns.where(columns.column("end") > 0)  # a million clips as objects take more than a gigabyte
+    rows = {clip_id: row for row, clip_id in enumerate(table.clip_ids)} if len(spans) else {}
+    known = [clip for clip in spans if clip.clip_id in rows]
     is_usable = np.array([not flag for flag in table.flags], bool)
     probs = np.where(is_usable[:, None], table.probs, np.nan)[[rows[clip.clip_id] for clip in known]]
     moments = moments_of(known, probs, table.label_names, table.basis)
