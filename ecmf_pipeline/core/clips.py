@@ -9,15 +9,16 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from functools import cached_property
+from itertools import starmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NewType
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.columns import Rows, are_all_in, are_all_numbers, are_unique, interned
+from ecmf_pipeline.core.columns import Rows, are_all_in, are_all_numbers, are_not_blank, are_unique, interned
 from ecmf_pipeline.core.errors import CorpusError
 from ecmf_pipeline.core.files import read_sealed_json, sha256_bytes, sha256_file, write_csv, write_sealed_json
 from ecmf_pipeline.core.tables import (
@@ -32,6 +33,7 @@ from ecmf_pipeline.core.tables import (
 
 if TYPE_CHECKING:
     import numpy as np
+    import pyarrow as pa
     from numpy.typing import NDArray
 
 ClipId = NewType("ClipId", str)
@@ -421,14 +423,59 @@ def write_texts(path: Path, texts: Mapping[str, ClipText]) -> bool:
     Returns:
         Whether the file's bytes changed.
     """
-    rows = (
-        [clip_id, text.original, text.enriched, text.translation, " ".join(text.foreign)]
-        for clip_id, text in sorted(texts.items())
-    )
-    return write_sealed_csv(path, _TEXT_COLUMNS, rows)
+    return write_sealed_csv(path, _TEXT_COLUMNS, starmap(_text_cells, sorted(texts.items())))
 
 
-def read_texts(path: Path) -> dict[str, ClipText]:
+class Texts(Mapping[str, ClipText]):
+    """Texts by clip id, stored as columns; instances are created when the first is accessed.
+
+    Args:
+        table: The columns of the table of texts, all of text; the clip ids differ.
+    """
+
+    def __init__(self, table: pa.Table) -> None:
+        self.table = table
+
+    @classmethod
+    def of(cls, texts: Mapping[str, ClipText]) -> Texts:
+        """Return texts as columns; texts that are columns already are returned unchanged."""
+        if isinstance(texts, cls):
+            return texts
+        import pyarrow as pa
+
+        rows = [_text_cells(clip_id, text) for clip_id, text in texts.items()]
+        columns = list(zip(*rows, strict=True)) or [()] * len(_TEXT_COLUMNS)
+        return cls(pa.table([pa.array(column, pa.string()) for column in columns], names=_TEXT_COLUMNS))
+
+    def having(self, columns: Sequence[str]) -> pa.Table:
+        """Return the rows in which no text of ``columns`` is blank or foreign; see `ClipText.having`."""
+        import pyarrow.compute as pc
+
+        table = self.table
+        for column in columns:
+            table = table.filter(are_not_blank(table.column(column)))
+            table = table.filter(pc.invert(pc.match_substring_regex(table.column("foreign"), rf"\b{column}\b")))
+        return table
+
+    @cached_property
+    def _instances(self) -> dict[str, ClipText]:
+        return dict(map(_parse_text, zip(*(column.to_pylist() for column in self.table.columns), strict=True)))
+
+    def __getitem__(self, clip_id: str) -> ClipText:
+        """Return the texts of a clip."""
+        return self._instances[clip_id]
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the clip ids."""
+        return iter(self._instances)
+
+    def __len__(self) -> int:
+        """Return the number of clips."""
+        length: int = self.table.num_rows
+        return length
+
+
+def read_texts(path: Path) -> Texts:
     """Read the table of texts, by clip id.
 
     Raises:
@@ -436,7 +483,14 @@ def read_texts(path: Path) -> dict[str, ClipText]:
         InputError: If the file is damaged.
     """
     table = open_table(path, command="ecmf-pipe rewrite")
-    return dict(table.parse(_parse_text, _TEXT_COLUMNS))
+    columns = table.arrow(dict.fromkeys(_TEXT_COLUMNS, "string"))
+    if columns is None or not are_unique(columns.column("clip_id")):
+        return Texts.of(dict(table.parse(_parse_text, _TEXT_COLUMNS)))  # its errors name the row
+    return Texts(columns)
+
+
+def _text_cells(clip_id: str, text: ClipText) -> list[str]:
+    return [clip_id, text.original, text.enriched, text.translation, " ".join(text.foreign)]
 
 
 def _parse_text(row: Sequence[str]) -> tuple[str, ClipText]:

@@ -74,11 +74,7 @@ class Rows(Sequence[RowT], Generic[RowT]):
 
     def is_not_blank(self, name: str) -> NDArray[np.bool_]:
         """Return whether each text of a field holds more than white space, (n,)."""
-        import pyarrow.compute as pc
-
-        stripped = pc.utf8_trim_whitespace(self._table.column(name))
-        is_text: NDArray[np.bool_] = pc.not_equal(stripped, "").to_numpy()
-        return is_text
+        return are_not_blank(self._table.column(name))
 
     def where(self, mask: NDArray[np.bool_]) -> Self:
         """Return the rows for which ``mask``, (n,), is True."""
@@ -188,6 +184,14 @@ def interned(column: pa.ChunkedArray) -> tuple[str, ...]:
     encoded = column.combine_chunks().dictionary_encode()
     names = encoded.dictionary.to_pylist()
     return tuple(map(names.__getitem__, encoded.indices.to_pylist()))
+
+
+def are_not_blank(column: pa.ChunkedArray) -> NDArray[np.bool_]:
+    """Return whether each text holds more than white space, (n,)."""
+    import pyarrow.compute as pc
+
+    is_text: NDArray[np.bool_] = pc.not_equal(pc.utf8_trim_whitespace(column), "").to_numpy()
+    return is_text
 
 
 def are_unique(column: pa.ChunkedArray) -> bool:

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ecmf_pipeline.core.clips import Clip, Clips, ClipText, Modality
+from ecmf_pipeline.core.clips import Clip, Clips, ClipText, Modality, Texts
 from ecmf_pipeline.core.console import warn
 from ecmf_pipeline.core.errors import ClipTimeout, MissingInput, TooManyQuarantined, TruncatedMedia, TryAgain
-from ecmf_pipeline.core.files import fingerprint, sha256_text
+from ecmf_pipeline.core.files import fingerprint, sha256_bytes, sha256_text
 from ecmf_pipeline.encoders.base_config import DEFAULT_TEXT_COLUMNS, BaseEncoderConfig
 from ecmf_pipeline.encoders.config import ImportedConfig, has_imported_features, text_columns
 from ecmf_pipeline.extraction.config import ExtractConfig
@@ -33,6 +33,12 @@ from ecmf_pipeline.store import (
     make_current,
 )
 from ecmf_pipeline.store.shards import shard_stores
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_SEPARATOR = "\0"
+"""Between the texts of a clip whose digest is computed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +82,7 @@ class Branch:
         encoder: Parameters of the encoder.
         settings: All settings that change the features.
         quarantine: Table of its bad clips.
-        digests: Digest of the input of each clip that has one.
+        digests: Digest of the input of each clip without features.
         todo: Clips to compute.
         reused: Number of clips whose features are stored.
         absent: Number of clips without this input (no audio stream, no words, ...): masked in training, not bad.
@@ -114,22 +120,42 @@ def input_digests(
         texts: Transcripts by clip id; only the text branch reads them.
         branch_inputs: The inputs of the branch; clips that lack one of them are left out.
     """
+    return _as_dict(_input_table(modality, clips, texts, branch_inputs))
+
+
+def _input_table(
+    modality: Modality, clips: Sequence[Clip], texts: Mapping[str, ClipText], branch_inputs: BranchInputs
+) -> pa.Table:
+    """Return the columns ``clip_id`` and ``digest`` of the inputs; a million clips are too many for Python objects."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     columns = Clips.of(clips)
+    table = columns.table
     if modality is Modality.TEXT:
-        return {
-            clip_id: text_digest(texts[clip_id], branch_inputs.columns)
-            for clip_id in columns.ids
-            if clip_id in texts and texts[clip_id].having(branch_inputs.columns)
-        }
+        found = Texts.of(texts).having(branch_inputs.columns)
+        read = pc.binary_join_element_wise(*map(found.column, sorted(branch_inputs.columns)), _SEPARATOR)
+        digests = pa.array(map(sha256_bytes, read.cast(pa.binary()).to_pylist()), pa.string())
+        return _rows_of(pa.table({"clip_id": found.column("clip_id"), "digest": digests}), table.column("clip_id"))
     if modality is Modality.AUDIO:
-        digests, has_input = columns.sound_digests, columns.column("has_audio")
+        digests, has_input = pa.array(columns.sound_digests, pa.string()), table.column("has_audio")
     elif modality is Modality.FACE and branch_inputs.face_crops:
-        digests = columns.column("face_digest")
-        has_input = digests != ""
+        digests = table.column("face_digest")
+        has_input = pc.not_equal(digests, "")
     else:
-        digests, has_input = columns.column("digest"), columns.column("has_video")
-    found = zip(columns.ids, digests.tolist(), has_input.tolist(), strict=True)
-    return {clip_id: digest for clip_id, digest, is_present in found if is_present}
+        digests, has_input = table.column("digest"), table.column("has_video")
+    return pa.table({"clip_id": table.column("clip_id"), "digest": digests}).filter(has_input)
+
+
+def _rows_of(inputs: pa.Table, clip_ids: pa.ChunkedArray) -> pa.Table:
+    """Return the inputs of the given clips, in their order."""
+    import pyarrow.compute as pc
+
+    return inputs.take(pc.index_in(clip_ids, value_set=inputs.column("clip_id")).drop_null())
+
+
+def _as_dict(inputs: pa.Table) -> dict[str, str]:
+    return dict(zip(*(inputs.column(name).to_pylist() for name in ("clip_id", "digest")), strict=True))
 
 
 def current_digests(
@@ -151,17 +177,26 @@ def current_digests(
         store: The features; None if there are none yet.
         branch_inputs: The inputs of the branch; used only if ``store`` is None.
     """
+    return _as_dict(_valid_table(modality, clips, texts, store, branch_inputs))
+
+
+def _valid_table(
+    modality: Modality,
+    clips: Sequence[Clip],
+    texts: Mapping[str, ClipText],
+    store: FeatureStore | None,
+    branch_inputs: BranchInputs,
+) -> pa.Table:
     if store is None:
-        return input_digests(modality, clips, texts, branch_inputs)
+        return _input_table(modality, clips, texts, branch_inputs)
     if not has_imported_features(store.settings):
-        return input_digests(modality, clips, texts, BranchInputs.of_settings(store.settings))
-    newest = store.newest()
-    return {clip_id: newest[clip_id] for clip_id in Clips.of(clips).ids if clip_id in newest}
+        return _input_table(modality, clips, texts, BranchInputs.of_settings(store.settings))
+    return _rows_of(store.newest_table(), Clips.of(clips).table.column("clip_id"))
 
 
 def text_digest(text: ClipText, columns: Sequence[str] = DEFAULT_TEXT_COLUMNS) -> str:
     """Return the digest of the texts in ``columns``; the other texts of the clip may change."""
-    return sha256_text("\0".join(getattr(text, column) for column in sorted(columns)))
+    return sha256_text(_SEPARATOR.join(getattr(text, column) for column in sorted(columns)))
 
 
 def clip_limits(config: ExtractConfig, media: MediaConfig) -> Limits:
@@ -211,9 +246,9 @@ def plan_branch(
             "import them, or pull them from the DVC remote",
             command=f"ecmf-pipe store import PATH --modality {modality.value} --encoder {encoder.name}",
         )
-    digests = current_digests(modality, clips, texts, store, BranchInputs.of_settings(settings))
-    computed = computed_clips(root, store, key, digests)
-    missing = {clip_id: digest for clip_id, digest in digests.items() if clip_id not in computed}
+    inputs = _valid_table(modality, clips, texts, store, BranchInputs.of_settings(settings))
+    missing = _missing(inputs, root, store, key)
+    reused, absent = inputs.num_rows - len(missing), len(clips) - inputs.num_rows
 
     def open_table(path: Path) -> Quarantine:
         return Quarantine(
@@ -235,22 +270,22 @@ def plan_branch(
         for clip_id, digest in missing.items()
         if not any(table.holds(clip_id, digest) for table in (quarantine, *earlier))
     )
-    absent = len(clips) - len(digests)
     name = name or modality.value
-    return Branch(name, modality, encoder, settings, quarantine, digests, todo, len(computed), absent, tuple(in_use))
+    return Branch(name, modality, encoder, settings, quarantine, missing, todo, reused, absent, tuple(in_use))
 
 
-def computed_clips(root: Path, store: FeatureStore | None, key: str, digests: Mapping[str, str]) -> set[str]:
-    """Return the clips with features of the given inputs, in the store of a modality or in one of its shards.
+def _missing(inputs: pa.Table, root: Path, store: FeatureStore | None, key: str) -> dict[str, str]:
+    """Return the inputs without features, in the store of a modality and in each of its shards.
 
     Args:
+        inputs: The columns ``clip_id`` and ``digest`` of the inputs.
         root: Folder of the store.
         store: The store; None if it has no features of these settings.
         key: Fingerprint of the settings.
-        digests: Digest of the input of each clip.
     """
-    stores = [*([] if store is None else [store]), *shard_stores(root, key)]
-    return set().union(*(one.clips_with_features(digests) for one in stores))
+    for one in (*([] if store is None else [store]), *shard_stores(root, key)):
+        inputs = inputs.filter(~one.have_features(inputs))
+    return _as_dict(inputs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,7 +330,8 @@ def coverage(
     """
     current = fingerprint or current_fingerprint(root)
     store = FeatureStore(root, current) if current and has_fingerprint(root, current) else None
-    digests = current_digests(modality, clips, texts, store, branch_inputs)
+    inputs = _valid_table(modality, clips, texts, store, branch_inputs)
+    missing = _missing(inputs, root, store, current or "none")
     quarantine = Quarantine(
         quarantine_path,
         stage="extract",
@@ -304,9 +340,9 @@ def coverage(
         limits=limits,
         others={entry.fingerprint for entry in read_quarantine(quarantine_path)} - {current},
     )
-    done = computed_clips(root, store, current or "none", digests)
-    bad = {clip_id for clip_id, digest in digests.items() if quarantine.holds(clip_id, digest)} - done
-    return Coverage(len(done), len(digests) - len(done) - len(bad), len(clips) - len(digests), len(bad))
+    bad = sum(quarantine.holds(clip_id, digest) for clip_id, digest in missing.items())
+    n_inputs = inputs.num_rows
+    return Coverage(n_inputs - len(missing), len(missing) - bad, len(clips) - n_inputs, bad)
 
 
 Writers = Mapping[str, StoreWriter]
@@ -464,7 +500,7 @@ def _finish_complete_branches(
             report.count(branch.name, branch.quarantine)
         branch.quarantine.write()  # without entries that are outdated
         try:
-            branch.quarantine.check_share(len(branch.digests), config.max_quarantined)
+            branch.quarantine.check_share(branch.reused + len(branch.digests), config.max_quarantined)
         except TooManyQuarantined as error:
             failures.append(error)
             continue

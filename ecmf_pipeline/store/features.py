@@ -35,6 +35,7 @@ from ecmf_pipeline.store.state import encoder_name
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -236,6 +237,35 @@ class FeatureStore:
     def holds(self, clip_id: str, digest: str) -> bool:
         """Return whether the store has features of this clip that were computed from exactly this input."""
         return self._table.find(clip_id, digest) >= 0
+
+    def newest_table(self) -> pa.Table:
+        """Return the columns ``clip_id`` and ``digest`` of the newest features of each clip; see `newest`."""
+        import pyarrow as pa
+
+        newest = self._table.newest
+        entries = pa.array(np.fromiter(newest.values(), np.int64, len(newest)))
+        digests = pa.array(self._table.digests, pa.string()).take(entries)
+        return pa.table({"clip_id": pa.array(list(newest), pa.string()), "digest": digests})
+
+    def have_features(self, inputs: pa.Table) -> NDArray[np.bool_]:
+        """Return whether the store has features of each clip that were computed from exactly this input, (n,).
+
+        Args:
+            inputs: The columns ``clip_id`` and ``digest`` of the inputs, (n,).
+        """
+        import pyarrow.compute as pc
+
+        newest = self.newest_table()
+        entries = pc.index_in(inputs.column("clip_id"), value_set=newest.column("clip_id"))
+        is_newest = pc.equal(newest.column("digest").take(entries), inputs.column("digest"))
+        found: NDArray[np.bool_] = pc.fill_null(is_newest, False).to_numpy().copy()
+        rows = np.flatnonzero(~found) if self._table.older else np.empty(0, np.int64)
+        if len(rows):
+            others = inputs.take(rows)
+            found[rows] = list(
+                map(self.holds, others.column("clip_id").to_pylist(), others.column("digest").to_pylist())
+            )
+        return found
 
     def clips_with_features(self, digests: Mapping[str, str]) -> set[str]:
         """Return the clips whose features were computed from exactly the given inputs.

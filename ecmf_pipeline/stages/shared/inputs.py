@@ -21,6 +21,7 @@ from ecmf_pipeline.core.clips import (
     read_manifest,
     read_texts,
 )
+from ecmf_pipeline.core.columns import are_not_blank
 from ecmf_pipeline.core.console import echo, format_count, warn
 from ecmf_pipeline.core.errors import CorpusError, MissingInput
 from ecmf_pipeline.core.files import read_sealed_json, sha256_file
@@ -179,7 +180,7 @@ def refined_labels(corpus: Corpus) -> TrainingLabels:
     return TrainingLabels(corpus.columns.where(chosen), labels, decisions.column("weight")[chosen])
 
 
-def read_needed_texts(params: Params, clips: Sequence[Clip]) -> dict[str, ClipText]:
+def read_needed_texts(params: Params, clips: Sequence[Clip]) -> Mapping[str, ClipText]:
     """Read the texts by clip id; empty if no encoder in use computes features of texts.
 
     Raises:
@@ -192,7 +193,7 @@ def read_needed_texts(params: Params, clips: Sequence[Clip]) -> dict[str, ClipTe
     needed = [column for column in ("original", "enriched") if column in params.text_columns]
     if Clips.of(clips).has_words.any():
         for column in needed:
-            if not any(getattr(text, column).strip() for text in texts.values()):
+            if not are_not_blank(texts.table.column(column)).any():
                 raise MissingInput(
                     f"{paths.REWRITES} holds no {column} transcripts, which an encoder in use reads",
                     "write it again",
