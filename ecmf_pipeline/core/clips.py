@@ -454,7 +454,7 @@ class Texts(Mapping[str, ClipText]):
         table = self.table
         for column in columns:
             table = table.filter(are_not_blank(table.column(column)))
-            table = table.filter(pc.invert(pc.match_substring_regex(table.column("foreign"), rf"\b{column}\b")))
+            table = table.filter(pc.invert(pc.match_substring(table.column("foreign"), column)))
         return table
 
     @cached_property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ecmf_pipeline.core.clips import ClipText, Modality
 from ecmf_pipeline.core.files import sha256_text
-from ecmf_pipeline.extraction.run import Coverage, coverage, text_digest
+from ecmf_pipeline.extraction.run import BranchInputs, Coverage, coverage, input_digests, text_digest
 from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.settings.params import branch_settings
@@ -63,6 +63,23 @@ def test_the_digest_covers_the_texts_that_are_read():
     assert text_digest(text, ["original", "enriched"]) == text_digest(text, ["enriched", "original"])
     assert text_digest(text, ["original", "enriched"]) == sha256_text("b\0a")
     assert text_digest(text, ["original", "translation"]) == sha256_text("a\0c")
+
+
+def test_inputs_of_the_text_branch_have_the_digests_of_their_texts_in_the_order_of_the_manifest(project):
+    texts = {"tree": ClipText("a", "b", "c"), "face": ClipText("å", "\U0001f600"), "mute": ClipText("a", " ")}
+    for columns in (["original"], ["original", "enriched"], ["enriched", "translation"]):
+        digests = input_digests(Modality.TEXT, project.clips, texts, BranchInputs(columns))
+        expected = [clip.clip_id for clip in project.clips if texts[clip.clip_id].having(columns)]
+        assert list(digests.items()) == [(clip_id, text_digest(texts[clip_id], columns)) for clip_id in expected]
+
+
+def test_a_plan_holds_the_inputs_of_clips_without_features_only(project):
+    project.texts = {"face": ClipText("a"), "tree": ClipText("b")}
+    project.run(Modality.TEXT)
+    project.texts |= {"face": ClipText("changed"), "mute": ClipText("c")}
+    plan = project.plan(Modality.TEXT)
+    assert plan.digests == {"face": sha256_text("changed"), "mute": sha256_text("c")}
+    assert (plan.reused, plan.absent, plan.todo) == (1, 0, {"face", "mute"})
 
 
 def test_coverage_needs_only_the_store(project):

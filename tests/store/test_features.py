@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
@@ -125,6 +126,17 @@ def test_a_row_counts_only_for_the_digest_it_was_computed_from(root, row, write)
     assert store.newest() == {"a": "new", "b": "d"}
     assert store.digests() == {"a": ["old", "new"], "b": ["d"]}
     assert len(store) == 2
+
+
+def test_columns_of_inputs_count_like_single_rows(root, row, write):
+    write(root, [row("a", digest="old"), row("b")])
+    for last in ("new", "b"):  # without and with clips that have several rows
+        inputs = pa.table({"clip_id": list("babacb"), "digest": ["d", "old", "x", "new", "d", "b"]})
+        store = write(root, [row("c" if last == "b" else "a", digest=last)])
+        pairs = zip(*inputs.to_pydict().values(), strict=True)
+        assert store.have_features(inputs).tolist() == [store.holds(clip_id, digest) for clip_id, digest in pairs]
+        assert dict(zip(*store.newest_table().to_pydict().values(), strict=True)) == store.newest()
+    assert store.have_features(inputs.slice(0, 0)).tolist() == []
 
 
 def test_the_last_of_duplicate_rows_counts(root, fingerprint):
