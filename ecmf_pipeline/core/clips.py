@@ -449,13 +449,14 @@ class Texts(Mapping[str, ClipText]):
 
     def having(self, columns: Sequence[str]) -> pa.Table:
         """Return the rows in which no text of ``columns`` is blank or foreign; see `ClipText.having`."""
+        import numpy as np
         import pyarrow.compute as pc
 
-        table = self.table
+        usable = np.ones(len(self), np.bool_)
         for column in columns:
-            table = table.filter(are_not_blank(table.column(column)))
-            table = table.filter(pc.invert(pc.match_substring(table.column("foreign"), column)))
-        return table
+            usable &= are_not_blank(self.table.column(column))
+            usable &= ~pc.match_substring(self.table.column("foreign"), column).to_numpy()
+        return self.table.filter(usable)
 
     @cached_property
     def _instances(self) -> dict[str, ClipText]:
