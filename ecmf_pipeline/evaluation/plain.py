@@ -7,6 +7,7 @@ training part of each fold. Their hyperparameters, and the best of them, are cho
 from __future__ import annotations
 
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -78,9 +79,8 @@ def plain_predictions(
         classes = np.unique(labels[training])
         if len(classes) < 2:
             continue
-        data = _FoldData.of(tables, present, training, seed)
         indices = np.searchsorted(classes, labels).clip(max=len(classes) - 1)
-        for name, probs in _predict_fold(data, indices, groups, training, queries, seed).items():
+        for name, probs in _predict_fold(tables, present, indices, groups, training, queries, seed).items():
             predicted.setdefault(name, np.full(len(labels), -1, np.int64))[queries] = classes[probs.argmax(axis=1)]
     if not predicted:
         raise TooFewClips("no fold leaves two classes to train plain models on", "label more clips")
@@ -198,11 +198,24 @@ def _components(values: NDArray[np.float32], training: Ints, seed: int) -> Float
 
 
 def _predict_fold(
-    data: _FoldData, labels: Ints, groups: Sequence[str] | None, training: Ints, queries: Ints, seed: int
+    tables: Mapping[str, NDArray[np.float32]],
+    present: Bools,
+    labels: Ints,
+    groups: Sequence[str] | None,
+    training: Ints,
+    queries: Ints,
+    seed: int,
 ) -> dict[str, Floats]:
     """Return the probabilities of each model for the clips of a fold, (q, C), and those of the best model."""
-    candidates = _candidates(data)
-    scores = _inner_scores(candidates, labels, groups, training, seed)
+    candidates = _candidates(_FoldData.of(tables, present, training, seed))
+    rows = np.sort(np.random.default_rng(seed).permutation(training)[:INNER_CLIPS])
+    scores = _inner_scores(
+        {name: table[rows] for name, table in tables.items()},
+        present[rows],
+        labels[rows],
+        None if groups is None else [groups[row] for row in rows.tolist()],
+        seed,
+    )
     chosen = {name: max(options, key=lambda value: scores[name, value]) for name, options in candidates.items()}
     probs = {name: candidates[name][value](training, labels[training], queries) for name, value in chosen.items()}
     best = max(chosen, key=lambda name: scores[name, chosen[name]])
@@ -210,31 +223,31 @@ def _predict_fold(
 
 
 def _inner_scores(
-    candidates: Mapping[str, Mapping[float, Classifier]],
-    labels: Ints,
-    groups: Sequence[str] | None,
-    training: Ints,
-    seed: int,
+    tables: Mapping[str, NDArray[np.float32]], present: Bools, labels: Ints, groups: Sequence[str] | None, seed: int
 ) -> dict[tuple[str, float], float]:
-    """Return the weighted F1 of each candidate on inner folds of the training clips; all 0 if there are too few."""
+    """Return the weighted F1 of each candidate on inner folds of training clips; 0 if there are too few.
+
+    Principal components are fitted to the inner training part: those of clips that they were fitted to have a larger
+    variance than those of others, which would favour trees.
+    """
     rng = np.random.default_rng(seed)
-    rows = np.sort(rng.permutation(training)[:INNER_CLIPS])
-    indices = group_indices(None if groups is None else [groups[row] for row in rows.tolist()])
+    indices = group_indices(groups)
     is_grouped = indices is not None and len(np.unique(indices)) > 1
-    predicted = {(name, value): np.full(len(rows), -1) for name, options in candidates.items() for value in options}
+    predicted: dict[tuple[str, float], Ints] = {}
     try:
-        inner = assign_folds(labels[rows], indices if is_grouped else None, INNER_FOLDS, rng=rng)
+        inner = assign_folds(labels, indices if is_grouped else None, INNER_FOLDS, rng=rng)
     except TooFewClips:
-        return dict.fromkeys(predicted, 0.0)
-    for fold in np.unique(inner):
-        fitted_to, held_out = rows[inner != fold], rows[inner == fold]
+        inner = np.full(len(labels), -1)
+    for fold in np.unique(inner[inner >= 0]):
+        fitted_to, held_out = np.flatnonzero(inner != fold), np.flatnonzero(inner == fold)
         classes, inner_labels = np.unique(labels[fitted_to], return_inverse=True)
         if len(classes) < 2:
             continue
-        for (name, value), classes_of_rows in predicted.items():
-            probs = candidates[name][value](fitted_to, inner_labels, held_out)
-            classes_of_rows[inner == fold] = classes[probs.argmax(axis=1)]
-    return {key: weighted_f1(labels[rows], values) for key, values in predicted.items()}
+        for name, options in _candidates(_FoldData.of(tables, present, fitted_to, seed)).items():
+            for value, classify in options.items():
+                of_rows = predicted.setdefault((name, value), np.full(len(labels), -1))
+                of_rows[held_out] = classes[classify(fitted_to, inner_labels, held_out).argmax(axis=1)]
+    return defaultdict(float, {key: weighted_f1(labels, values) for key, values in predicted.items()})
 
 
 def _candidates(data: _FoldData) -> dict[str, dict[float, Classifier]]:

@@ -13,7 +13,6 @@ from typing import Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ecmf_pipeline.core.arrays import Floats, Ints
@@ -31,8 +30,11 @@ WIDTH = 4.0
 PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 """Ridge penalties to choose from, in rows."""
 
-SCALE, SCALE_BOUNDS = 8.0, (1.0, 64.0)
-"""Prior mode and bounds of the scale that turns scores between 0 and 1 into logits; the prior counts as one row."""
+SCALE = 8.0
+"""Prior mode of the scale that turns scores between 0 and 1 into logits."""
+
+LOGITS_PRIOR = 1.0
+"""Strength of the prior of the scale and of the offsets of the classes, in rows."""
 
 SHARES_PRIOR = 1.0
 """Strength of the prior that pulls the shares towards equal ones, in rows."""
@@ -136,7 +138,8 @@ def fit_kernel_path(
 ) -> FittedPath:
     """Fit a path.
 
-    Penalty and scale are chosen by the loss of all validation rows, each predicted without those of its model.
+    The penalty, the scale of the scores and an offset of each class are chosen by the loss of all validation rows, each
+    predicted without those of its model. Without the offsets, the squared loss favours frequent classes.
 
     Args:
         examples: Standardised rows.
@@ -168,20 +171,20 @@ def fit_kernel_path(
         ridges.append(_Ridge.of(total - _moments(columns[removed], scaled[removed]), n_classes))
     chosen = torch.cat(parts)
     labels, importance = examples.labels[chosen].cpu().numpy(), scaled[chosen].cpu().numpy()
-    best, penalty, scale = np.inf, PENALTIES[0], SCALE
+    best, penalty, scale, offsets = np.inf, PENALTIES[0], SCALE, np.zeros(n_classes)
     for candidate in PENALTIES:
         scores = torch.cat([ridge.scores(columns[part], candidate) for ridge, part in zip(ridges, parts, strict=True)])
-        loss, fitted_scale = _fit_scale(scores.cpu().numpy(), labels, importance)
+        loss, fitted_scale, fitted_offsets = _fit_logits(scores.cpu().numpy(), labels, importance)
         if loss < best:
-            best, penalty, scale = loss, candidate, fitted_scale
+            best, penalty, scale, offsets = loss, candidate, fitted_scale, fitted_offsets
+    offset = torch.from_numpy(offsets).to(device)
     held_out = tuple(
-        (scale * ridge.scores(columns[part], penalty)).log_softmax(dim=1)
+        (scale * ridge.scores(columns[part], penalty) + offset).log_softmax(dim=1)
         for ridge, part in zip(ridges, parts, strict=True)
     )
     solution, intercept = _Ridge.of(total, n_classes).solve(penalty)
-    path = KernelPath(
-        components, center, landmarks, decay, (scale * basis @ solution).float(), (scale * intercept).float()
-    )
+    coefficients = scale * basis @ solution
+    path = KernelPath(components, center, landmarks, decay, coefficients.float(), (scale * intercept + offset).float())
     return FittedPath(path, held_out)
 
 
@@ -314,16 +317,22 @@ def _moments(columns: Tensor, weights: Tensor) -> Tensor:
     return sum(((block * share[:, None]).T @ block for block, share in blocks), zero)
 
 
-def _fit_scale(scores: Floats, labels: NDArray[np.int64], weights: Floats) -> tuple[float, float]:
-    """Return the penalised loss and the scale of scores (n, C) that minimises it."""
-    from scipy.optimize import minimize_scalar
+def _fit_logits(scores: Floats, labels: Ints, weights: Floats) -> tuple[float, float, Floats]:
+    """Return the penalised loss of scores (n, C), and the scale and the offsets of the classes that minimise it."""
+    from scipy.optimize import minimize
     from scipy.special import log_softmax
 
-    rows = np.arange(len(labels))
+    importance, one_hot = weights / weights.sum(), np.eye(scores.shape[1])[labels]
+    mode = np.append(np.log(SCALE), np.zeros(scores.shape[1]))
 
-    def loss(log_scale: float) -> float:
-        logs = log_softmax(np.exp(log_scale) * scores, axis=1)[rows, labels]
-        return float(-(weights @ logs) / weights.sum() + (log_scale - np.log(SCALE)) ** 2 / len(rows))
+    def loss(values: Floats) -> tuple[float, Floats]:
+        scaled = np.exp(values[0]) * scores
+        logs = log_softmax(scaled + values[1:], axis=1)
+        error = (np.exp(logs) - one_hot) * importance[:, None]
+        distance = values - mode
+        prior = LOGITS_PRIOR / len(labels) * distance
+        gradient = np.append((error * scaled).sum(), error.sum(axis=0)) + 2 * prior
+        return float(prior @ distance - importance @ (logs * one_hot).sum(axis=1)), gradient
 
-    found = minimize_scalar(loss, bounds=np.log(SCALE_BOUNDS), method="bounded", options={"xatol": 1e-3})
-    return float(found.fun), float(np.exp(found.x))
+    found = minimize(loss, mode, jac=True, method="L-BFGS-B")
+    return float(found.fun), float(np.exp(found.x[0])), found.x[1:]

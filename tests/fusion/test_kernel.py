@@ -34,6 +34,7 @@ def examples() -> Examples:
 
 def test_the_path_is_a_kernel_ridge_regression(examples: Examples, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel, "PENALTIES", (0.5,))
+    monkeypatch.setattr(kernel, "_fit_logits", lambda *_: (0.0, 8.0, np.zeros(CLASSES)))
     weights = 1 + examples.labels.float()
     validation = np.arange(80, ROWS)
     path = fit_kernel_path(examples, weights, np.arange(80), [validation], CLASSES, seed=1).path
@@ -60,7 +61,7 @@ def test_the_path_is_a_kernel_ridge_regression(examples: Examples, monkeypatch: 
 
 def test_held_out_rows_are_predicted_without_their_labels(examples: Examples, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel, "PENALTIES", (0.5,))
-    monkeypatch.setattr(kernel, "_fit_scale", lambda *_: (0.0, 8.0))
+    monkeypatch.setattr(kernel, "_fit_logits", lambda *_: (0.0, 8.0, np.zeros(CLASSES)))
     validation = np.arange(0, ROWS, 5)
     labels = examples.labels.clone()
     labels[validation] = (labels[validation] + 1) % CLASSES
