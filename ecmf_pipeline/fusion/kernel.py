@@ -271,7 +271,7 @@ def _project(standard: Sequence[Tensor], components: Tensor) -> Tensor:
 
 def _mean_frames(values: Tensor) -> Tensor:
     """Return the mean of the frames, (n, T, D) -> (n, D); block by block, because `nanmean` copies all frames."""
-    return torch.cat([block.nanmean(dim=1).nan_to_num() for block in values.split(_FRAMES_ROWS)])
+    return torch.cat([block.nanmean(dim=1).nan_to_num() for block in torch.split(values, _FRAMES_ROWS)])
 
 
 def _components(features: Sequence[Tensor], rows: Tensor, rng: np.random.Generator) -> Tensor:
