@@ -46,7 +46,7 @@ _LEAST_DEVIATION = 1e-5
 """Least deviation along a component, as a share of the greatest one; smaller ones are rounding errors."""
 
 _EQUAL = (0.5, 0.5)
-_BLOCK_ROWS = 4_096
+_BLOCK_ROWS, _FRAMES_ROWS = 4_096, 256
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -150,7 +150,8 @@ def fit_kernel_path(
         seed: Seed of the landmarks and of the randomised principal components.
     """
     rng = np.random.default_rng(seed)
-    device, features = examples.labels.device, examples.inputs.features
+    device = examples.labels.device
+    features = [values if values.ndim == 2 else _mean_frames(values) for values in examples.inputs.features]
     rows = torch.from_numpy(fitted).to(device)
     components = _components(features, torch.from_numpy(_draw(rng, fitted, COMPONENT_ROWS)).to(device), rng)
     projected = _project(features, components)  # (r, K)
@@ -269,12 +270,13 @@ def _project(standard: Sequence[Tensor], components: Tensor) -> Tensor:
 
 
 def _mean_frames(values: Tensor) -> Tensor:
-    return values.nanmean(dim=1).nan_to_num()  # (n, T, D) -> (n, D)
+    """Return the mean of the frames, (n, T, D) -> (n, D); block by block, because `nanmean` copies all frames."""
+    return torch.cat([block.nanmean(dim=1).nan_to_num() for block in torch.split(values, _FRAMES_ROWS)])
 
 
 def _components(features: Sequence[Tensor], rows: Tensor, rng: np.random.Generator) -> Tensor:
-    """Return the principal axes of the joined columns of some rows, (D, K); zeros if there are fewer."""
-    joined = torch.cat([v[rows] if v.ndim == 2 else _mean_frames(v[rows]) for v in features], dim=1)  # (n, D)
+    """Return the principal axes of the joined columns (r, D_m) of some rows, (D, K); zeros if there are fewer."""
+    joined = torch.cat([values[rows] for values in features], dim=1)  # (n, D)
     count = max(1, min(COMPONENTS, len(joined) - 1, joined.shape[1]))
     joined -= joined.mean(dim=0)
     device = joined.device

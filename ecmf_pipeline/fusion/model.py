@@ -51,7 +51,8 @@ class Standardiser(nn.Module):
         mean, std = _mean_and_std(rows)
         constant = std <= 1e-6 * mean.abs().clamp(min=1e-6)
         self.mean.copy_(mean)
-        self.std.copy_(torch.where(constant, torch.ones_like(std), std))
+        # 0 for any value: nothing is known about other values, and their weights would stay at random initial ones.
+        self.std.copy_(torch.where(constant, torch.finfo(self.std.dtype).max, std))
 
     def forward(self, values: Tensor, present: Tensor) -> Tensor:
         """Standardise (B, D) or (B, T, D) with mask (B,); rows of missing clips become 0, missing frames stay NaN."""

@@ -87,6 +87,25 @@ def test_sequences_are_represented_by_the_mean_of_their_frames(examples: Example
     torch.testing.assert_close(path.log_probs([frames, second]), path.log_probs([first, second]), rtol=1e-4, atol=1e-4)
 
 
+def test_means_of_frames_need_no_copy_of_all_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    nanmean = torch.Tensor.nanmean
+
+    def record(values: torch.Tensor, dim: int) -> torch.Tensor:
+        sizes.append(len(values))
+        return nanmean(values, dim=dim)
+
+    monkeypatch.setattr(torch.Tensor, "nanmean", record)
+    frames = torch.randn(1000, 3, 5)
+    frames[::2, 1] = torch.nan
+    examples = Examples(
+        Inputs((frames,), torch.ones(1000, 1, dtype=torch.bool)), torch.arange(1000) % 2, torch.ones(1000)
+    )
+    fit_kernel_path(examples, torch.ones(1000), np.arange(1000), [np.arange(10)], 2, seed=1)
+    assert sum(sizes) == 1000, "once for each row"
+    assert max(sizes) <= 256
+
+
 @pytest.mark.parametrize("rows", [3, 3000])
 def test_shares_are_equal_with_few_rows_and_learned_with_many(rows: int) -> None:
     labels = torch.arange(rows) % CLASSES
