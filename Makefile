@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-PARALLEL := -n auto --maxprocesses 8 --dist worksteal
+PARALLEL := -n auto --maxprocesses 8 --dist load  # with worksteal, a worker that dies stops the others
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: help env models browser run test test-fast soak lint format docs pictures bench gpu-check clean

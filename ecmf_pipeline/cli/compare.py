@@ -49,6 +49,7 @@ def comparison_lines(comparison: Mapping[str, Any]) -> list[str]:
     """Return the lines that `compare` prints."""
     first, second = (comparison[side]["title"] for side in ("first", "second"))
     lines = [f"compare: {first}, then {second}"]
+    lines += ["  both are the same commit"] if comparison["same_commit"] else []
     params = comparison["params"]
     lines += [f"  params: {len(params)} differ"]
     lines += _listed([f"{row['key']}: {_value(row['first'])}, then {_value(row['second'])}" for row in params])

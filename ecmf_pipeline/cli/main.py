@@ -388,7 +388,8 @@ def plan(
     ] = None,
 ) -> None:
     """Project time, cost, storage and files of each stage from the trial that `doctor` measured; prints assumptions."""
-    from ecmf_pipeline.doctor.projection import Machine, show_plan
+    from ecmf_pipeline.doctor.machines import Machine
+    from ecmf_pipeline.doctor.projection import show_plan
     from ecmf_pipeline.settings.params import load_params
 
     show_plan(load_params(), clips, Machine(gpu, gpus, cores, price))
@@ -413,7 +414,7 @@ def slurm(
     ] = None,
 ) -> None:
     """Print a script that submits an array job for the missing clips, and the job that merges the results."""
-    from ecmf_pipeline.doctor.projection import Machine, find_gpu
+    from ecmf_pipeline.doctor.machines import Machine, find_gpu
     from ecmf_pipeline.doctor.slurm import Job, show_jobs
     from ecmf_pipeline.settings.params import load_params
 

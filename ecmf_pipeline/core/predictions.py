@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import io
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core.clips import Clip, Clips, Split
 from ecmf_pipeline.core.columns import are_all_in, are_all_numbers, are_unique, indices_in, interned
+from ecmf_pipeline.core.errors import InputError, MissingInput
 from ecmf_pipeline.core.files import write_atomic
 from ecmf_pipeline.core.tables import TableFile, one_of, open_table, parse_flag, parse_number, write_sealed_csv
 
@@ -64,6 +68,9 @@ class PredictionTable:
         modalities: Names of the modalities, M of them.
         modality_weights: Share of each modality in the decision, (n, M); NaN if the clip is flagged.
         basis: What the predictions rest on: the labels that the model was trained on, or `Basis.ZERO_SHOT`.
+        branches: Names of the branches of ``branch_probs``, B of them; each is one of ``modalities``.
+        branch_probs: Probability of each label by each branch alone, (n, B, C); NaN if the clip lacks it. None if they
+            are not stored; only the npz file holds them.
     """
 
     clip_ids: tuple[str, ...]
@@ -75,6 +82,8 @@ class PredictionTable:
     modalities: tuple[str, ...]
     modality_weights: NDArray[np.float32]
     basis: Basis = Basis.GIVEN
+    branches: tuple[str, ...] = ()
+    branch_probs: NDArray[np.float16] | None = None
 
     @property
     def labels(self) -> list[str]:
@@ -109,8 +118,8 @@ class PredictionTable:
         """Write the table as csv, rounded, and as npz, unrounded; equal tables give equal bytes.
 
         The npz file holds no pickled objects: ``clip_ids``, ``splits``, ``labels``, ``out_of_fold`` and ``flags``,
-        (n,), ``label_names``, (C,), ``probs``, (n, C), ``modalities``, (M,), ``modality_weights``, (n, M), and
-        ``basis``.
+        (n,), ``label_names``, (C,), ``probs``, (n, C), ``modalities``, (M,), ``modality_weights``, (n, M),
+        ``basis``, and, if they are stored, ``branches``, (B,), and ``branch_probs``, (n, B, C).
 
         Args:
             path: The csv file; the npz file has the same name with the suffix ``.npz``.
@@ -125,6 +134,9 @@ class PredictionTable:
         )
         write_sealed_csv(path, header, rows)
         npz = io.BytesIO()
+        of_branches: dict[str, NDArray[Any]] = {}
+        if self.branch_probs is not None:
+            of_branches = {"branches": np.array(self.branches, dtype=np.str_), "branch_probs": self.branch_probs}
         np.savez_compressed(
             npz,
             allow_pickle=False,
@@ -138,8 +150,36 @@ class PredictionTable:
             modalities=np.array(self.modalities, dtype=np.str_),
             modality_weights=self.modality_weights,
             basis=np.array(self.basis.value, dtype=np.str_),
+            **of_branches,
         )
         write_atomic(path.with_suffix(".npz"), npz.getvalue())
+
+    def with_branches(self, path: Path, *, command: str = "ecmf-pipe predict") -> PredictionTable:
+        """Return the table with the probabilities of the branches, if its npz file holds them.
+
+        Args:
+            path: The csv file of the table.
+            command: The shell command that writes the files, for messages.
+
+        Raises:
+            MissingInput: If the npz file does not exist.
+            InputError: If it is damaged or belongs to other predictions.
+        """
+        npz = path.with_suffix(".npz")
+        if not npz.is_file():
+            raise MissingInput(f"{npz} does not exist", "write it again", command=command)
+        try:
+            with npz.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                if "branch_probs" not in arrays.files:
+                    return self
+                branches, branch_probs = tuple(arrays["branches"].tolist()), arrays["branch_probs"]
+                is_of_table = np.allclose(arrays["probs"], self.probs, atol=2 * _ROUNDING)
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise InputError(f"{npz} is damaged: {error}", "write it again", command=command) from error
+        shape = (len(self.clip_ids), len(branches), len(self.label_names))
+        if not is_of_table or branch_probs.shape != shape or not set(branches) <= set(self.modalities):
+            raise InputError(f"{npz} and {path.name} hold other predictions", "write them again", command=command)
+        return replace(self, branches=branches, branch_probs=branch_probs)
 
     @classmethod
     def read(

@@ -5,10 +5,11 @@ The record is for people (the report shows it). It differs between runs and mach
 
 from __future__ import annotations
 
+import json
 import resource
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,9 @@ def recorded(arguments: Sequence[str], path: Path = paths.RESOURCES) -> Iterator
     """Record the resources of one command, if it is a stage and succeeds.
 
     Two runs of each stage are kept: the last one, and the one with the most processor time, because a later run often
-    has nothing to do. ``seconds``, ``cpu_seconds`` (of all processes), ``memory`` (most bytes of the main process) and
-    ``worker_memory`` (most bytes of one worker process) are stored under ``last`` and ``longest``.
+    has nothing to do. ``seconds``, ``cpu_seconds`` (of all processes), ``memory`` (most bytes of the main process),
+    ``worker_memory`` (most bytes of one worker process) and ``clips`` (of the corpus; 0 before `index`) are stored
+    under ``last`` and ``longest``.
 
     Args:
         arguments: Arguments of the command line; they name the stage and its variant.
@@ -50,6 +52,7 @@ def recorded(arguments: Sequence[str], path: Path = paths.RESOURCES) -> Iterator
         "cpu_seconds": round(_cpu_seconds() - cpu, 2),
         "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _UNIT,
         "worker_memory": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * _UNIT,
+        "clips": _clips(),
     }
     record = read_resources(path)
     name = " ".join(arguments)
@@ -61,6 +64,30 @@ def recorded(arguments: Sequence[str], path: Path = paths.RESOURCES) -> Iterator
 def read_resources(path: Path = paths.RESOURCES) -> dict[str, Any]:
     """Return the recorded runs by command; empty if there are none."""
     return read_local_cache(path)
+
+
+def runs_of_stage(record: Mapping[str, Any], stage: str) -> list[dict[str, Any]]:
+    """Return the longest recorded run of a stage for each kind of labels, without those of shards.
+
+    Args:
+        record: The recorded runs; see `read_resources`.
+        stage: Name of the stage.
+    """
+    longest: dict[str, dict[str, Any]] = {}
+    for name, runs in record.items():
+        words = name.replace("=", " ").split()
+        if words[0] == stage and "--shard" not in words:
+            labels = words[words.index("--labels") + 1] if "--labels" in words[:-1] else "given"
+            longest[labels] = max(longest.get(labels, runs["longest"]), runs["longest"], key=lambda r: r["cpu_seconds"])
+    return list(longest.values())
+
+
+def _clips() -> int:
+    """Return the number of clips that `index` found."""
+    try:
+        return int(json.loads(paths.INDEX_METRICS.read_bytes())["clips"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
 
 
 def _cpu_seconds() -> float:

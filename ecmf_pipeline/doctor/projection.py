@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -12,51 +11,15 @@ from typing import Any, cast
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import read_manifest
 from ecmf_pipeline.core.console import echo, format_bytes
-from ecmf_pipeline.core.errors import InputError, MissingInput
+from ecmf_pipeline.core.errors import MissingInput
 from ecmf_pipeline.core.files import read_sealed_json
+from ecmf_pipeline.core.resources import read_resources, runs_of_stage
 from ecmf_pipeline.doctor.checks import duration
+from ecmf_pipeline.doctor.machines import CPU_CORE, GPU_SHARE, GPUS, Machine, find_gpu, speed_of_network
 from ecmf_pipeline.settings.params import Params
 
-GPUS: Mapping[str, float] = {
-    "t4": 65,
-    "l4": 121,
-    "v100": 125,
-    "a10": 125,
-    "a10g": 70,
-    "a40": 150,
-    "rtx4090": 165,
-    "a100": 312,
-    "l40": 181,
-    "l40s": 362,
-    "h100": 989,
-    "h200": 989,
-    "b200": 2250,
-}
-"""Published peak of dense 16-bit matrix products in TFLOP/s, by GPU (NVIDIA's data sheets; SXM where there are two)."""
-CPU_CORE = 0.1
-"""Peak of one CPU core in TFLOP/s: two units of 8 fp32 lanes, multiply and add, at 3 GHz (AVX2)."""
-GPU_SHARE = 0.25
-"""Assumed share of its peak that a GPU reaches, relative to the share that the measured CPU core reaches."""
-DEFAULT_CORES = 16
-_SPACED = re.compile(r"([a-z])(\d)")
-"""Between letters and digits, names of devices may have a separator."""
-
-
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """The machine to project to.
-
-    Attributes:
-        gpu: Name of the GPU in `GPUS`; empty for CPUs only.
-        gpus: Number of GPUs; without a GPU, of machines.
-        cores: CPU cores beside each.
-        price: Price of an hour of each; None if it is not asked for.
-    """
-
-    gpu: str = ""
-    gpus: int = 1
-    cores: int = DEFAULT_CORES
-    price: float | None = None
+ONE_MACHINE = "one machine"
+"""Limit of stages that run on one machine, however many there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +31,8 @@ class Cost:
         seconds: Wall time of all machines together.
         bytes: Storage.
         files: Number of files.
-        limit: What the time depends on: ``cores`` or ``gpu``.
+        limit: What the time depends on: ``cores``, ``gpu``, ``llm`` or ``one machine``.
+        from_runs: Whether the time comes from the recorded runs of the stage.
     """
 
     stage: str
@@ -76,6 +40,7 @@ class Cost:
     bytes: float | None = None
     files: int | None = None
     limit: str = ""
+    from_runs: bool = False
 
 
 def read_trial() -> dict[str, Any]:
@@ -90,44 +55,6 @@ def read_trial() -> dict[str, Any]:
             "nothing was measured in this project yet", "measure a trial of four clips", command="ecmf-pipe doctor"
         )
     return read_sealed_json(paths.TRIAL, made_by="doctor")
-
-
-def find_gpu(name: str) -> str:
-    """Return the entry of `GPUS` that a name or the name of a device means.
-
-    Raises:
-        InputError: If it is unknown.
-    """
-    matches = [gpu for gpu in GPUS if re.search(_SPACED.sub(r"\1[ _-]*\2", gpu) + r"(?!\d)", name.lower())]
-    if not matches:
-        raise InputError(f"unknown GPU {name!r}", f"use one of {', '.join(GPUS)}")
-    return max(matches, key=len)
-
-
-def speed_of_network(machine: Machine, measured_on: str) -> float:
-    """Return how many times as fast as in the trial a network runs on the GPU of a machine, or on one of its cores.
-
-    Args:
-        machine: The machine.
-        measured_on: Name of the GPU of the trial; empty if it ran on one CPU core.
-
-    Raises:
-        InputError: If one of the GPUs is unknown.
-    """
-    try:
-        measured = _speed(find_gpu(measured_on)) if measured_on else 1.0
-    except InputError as error:
-        raise InputError(
-            f"doctor measured on a GPU whose peak is not known: {measured_on}",
-            "measure on a CPU with extract.device: cpu, or on a GPU of the kind to project to",
-            command="ecmf-pipe doctor",
-        ) from error
-    return _speed(machine.gpu and find_gpu(machine.gpu)) / measured
-
-
-def _speed(gpu: str) -> float:
-    """Return the assumed speed of a GPU relative to that of a CPU core; without a GPU, of a core."""
-    return GPU_SHARE * GPUS[gpu] / CPU_CORE if gpu else 1.0
 
 
 def seconds_of_clip(
@@ -160,26 +87,50 @@ def seconds_of_text(params: Params, trial: Mapping[str, Any], machine: Machine) 
     return float(seconds) * cores / speed_of_network(machine, measured_on) / (1 if machine.gpu else machine.cores)
 
 
-def project(params: Params, trial: Mapping[str, Any], clips: int, machine: Machine) -> Iterator[Cost]:
-    """Yield the projection of each stage, in the order of the pipeline; see `assumptions`."""
+def project(
+    params: Params, trial: Mapping[str, Any], clips: int, machine: Machine, runs: Mapping[str, Any] | None = None
+) -> Iterator[Cost]:
+    """Yield the projection of each stage, in the order of the pipeline; see `assumptions`.
+
+    Args:
+        params: The params of the project.
+        trial: Figures of `doctor`.
+        clips: Number of clips.
+        machine: The machine.
+        runs: The recorded runs of the stages; see `core.resources.read_resources`.
+    """
     rows = len(read_manifest(paths.MANIFEST)) if paths.MANIFEST.is_file() else 0
 
     def scaled(*outputs: Path) -> float | None:
         size = sum(_size(path) for path in outputs)
         return size / rows * clips if rows and size else None
 
-    yield Cost("index", bytes=scaled(paths.MANIFEST, paths.INDEX_CACHE), files=7)
+    def from_runs(stage: str, *outputs: Path, files: int | None = None, machines: int = 1) -> Cost:
+        longest = runs_of_stage(runs or {}, stage)
+        of_clips = [(run["seconds"], run.get("clips") or rows) for run in longest]
+        if files is None:
+            files = sum(map(_count, outputs)) or None
+        if not of_clips or not all(count for _, count in of_clips):
+            return Cost(stage, bytes=scaled(*outputs), files=files)
+        seconds = sum(run * clips / count for run, count in of_clips) / machines
+        return Cost(stage, seconds, scaled(*outputs), files, "" if machines > 1 else ONE_MACHINE, from_runs=True)
+
+    yield from_runs("index", paths.MANIFEST, paths.INDEX_CACHE, files=7)
     if params.needs_transcripts:
-        yield Cost("transcribe", bytes=scaled(paths.TRANSCRIPTS.parent), files=_files(clips, 256))
+        yield from_runs("transcribe", paths.TRANSCRIPTS.parent, files=_files(clips, 256), machines=machine.gpus)
     if params.needs_llm:
         seconds = seconds_of_text(params, trial, machine)
         total = None if seconds is None else seconds * clips / machine.gpus
         yield Cost("rewrite", total, scaled(paths.REWRITE), _files(clips, 1024), "llm")
     for features in params.tokens:
         yield _extraction(params, features, trial, clips, machine)
-    yield Cost("predict", bytes=scaled(paths.DATA / "predictions"))
-    yield Cost("vote", bytes=scaled(paths.VOTES.parent))
-    yield Cost("refine", bytes=scaled(paths.REFINED.parent))
+    yield from_runs("train", paths.DATA / "fusion")
+    yield from_runs("predict", paths.DATA / "predictions")
+    answers = _files(clips, 1024) if params.needs_llm else 0
+    yield from_runs("vote", paths.VOTES.parent, files=2 + answers)
+    yield from_runs("refine", paths.REFINED.parent)
+    yield from_runs("evaluate")
+    yield from_runs("report", paths.REPORT)
 
 
 def _extraction(params: Params, features: str, trial: Mapping[str, Any], clips: int, machine: Machine) -> Cost:
@@ -195,7 +146,7 @@ def _extraction(params: Params, features: str, trial: Mapping[str, Any], clips: 
     return Cost(name, seconds * clips / machine.gpus, None if size is None else size * clips, files, limit)
 
 
-def assumptions(trial: Mapping[str, Any], machine: Machine) -> Iterator[str]:
+def assumptions(trial: Mapping[str, Any], machine: Machine, costs: Sequence[Cost]) -> Iterator[str]:
     """Yield the assumptions of a projection, one a line."""
     measured_on = trial.get("device", {}).get("gpu", "")
     where = measured_on or "one core of this machine's CPU"
@@ -204,15 +155,22 @@ def assumptions(trial: Mapping[str, Any], machine: Machine) -> Iterator[str]:
     gpu = machine.gpu and find_gpu(machine.gpu)
     if gpu or measured_on:
         speed = speed_of_network(machine, measured_on)
-        peaks = f"{GPUS[gpu or find_gpu(measured_on)]:g} TFLOP/s (published peak, dense 16 bit)"
+        peaks = f"{GPUS[gpu or find_gpu(measured_on)]:g} TFLOP/s (peak published by the vendor, dense 16 bit)"
         ratio = f"{GPU_SHARE:g} x {peaks} / {CPU_CORE:g} TFLOP/s of a core"
         basis = "the ratio of published peaks" if gpu and measured_on else ratio if gpu else f"1 / ({ratio})"
         yield f"ASSUMED, not measured: networks of torch run {speed:,.4g} times as fast on {gpu or 'a core'}: {basis}"
+        yield "  `ecmf-pipe doctor` on such a machine measures it"
     if gpu:
         yield f"{machine.cores} CPU cores beside each GPU decode, as fast as those of the trial, at the same time"
     else:
         yield f"{machine.cores} CPU cores of the speed of the trial"
     yield "each modality decodes on its own; in one command the media modalities share a decode and take less"
+    if stages := [cost.stage for cost in costs if cost.from_runs]:
+        yield f"{', '.join(stages)}: the longest recorded run in this project, in proportion to the clips"
+        yield "  a run of few clips is mostly start, which is multiplied too: measure thousands of clips"
+        yield "  one machine runs them, whose CPUs are as fast as here; only transcribe is divided among the machines"
+    if stages := [cost.stage for cost in costs if cost.seconds is None]:
+        yield f"NOT MEASURED, and not in the total: the time of {', '.join(stages)}"
     yield "tables grow with the clips as in this project; - is unknown: nothing was measured or written yet"
 
 
@@ -234,33 +192,48 @@ def show_plan(params: Params, clips: int | None, machine: Machine) -> None:
     count = len(read_manifest(paths.MANIFEST)) if clips is None else clips
     hardware = f"{machine.gpus} x {find_gpu(machine.gpu)}" if machine.gpu else f"{machine.gpus} x CPU"
     echo(f"plan: {count:,} clips on {hardware} with {machine.cores} cores each")
-    costs = list(project(params, trial, count, machine))
+    costs = list(project(params, trial, count, machine, read_resources()))
     width = max(16, *(len(cost.stage) for cost in costs))  # names of encoders may be long
     line = f"{{:<{width}}}{{:>12}}{{:>12}}{{:>11}}{{:>11}}  {{}}"
     echo(line.format("stage", "time", "cost", "storage", "files", "limited by"))
     known = [cost.seconds for cost in costs if cost.seconds is not None]
-    total = Cost("total", sum(known), sum(cost.bytes or 0 for cost in costs), sum(cost.files or 0 for cost in costs))
-    for cost in (*costs, total):
-        paid = None
-        if cost.seconds is not None and machine.price is not None:
-            paid = cost.seconds / 3600 * machine.gpus * machine.price
+    paid = [None if machine.price is None else _price(cost, machine, machine.price) for cost in costs]
+    total = Cost(
+        "total",
+        sum(known) if known else None,
+        sum(cost.bytes or 0 for cost in costs),
+        sum(cost.files or 0 for cost in costs),
+    )
+    prices = [price for price in paid if price is not None]
+    for cost, price in zip((*costs, total), (*paid, sum(prices) if prices else None), strict=True):
         echo(
             line.format(
                 cost.stage,
                 "-" if cost.seconds is None else duration(cost.seconds),
-                "-" if paid is None else f"{paid:,.2f}",
+                "-" if price is None else f"{price:,.2f}",
                 "-" if cost.bytes is None else format_bytes(cost.bytes),
                 "-" if cost.files is None else f"{cost.files:,}",
                 cost.limit,
             ).rstrip()
         )
     echo("assumptions:")
-    for text in assumptions(trial, machine):
+    for text in assumptions(trial, machine, costs):
         echo(f"  {text}")
+
+
+def _price(cost: Cost, machine: Machine, price: float) -> float | None:
+    """Return what a stage costs at a price of an hour of a machine; None if its time is unknown."""
+    machines = 1 if cost.limit == ONE_MACHINE else machine.gpus
+    return None if cost.seconds is None else cost.seconds / 3600 * machines * price
 
 
 def _files(clips: int, part_size: int) -> int:
     return math.ceil(clips / part_size)
+
+
+def _count(path: Path) -> int:
+    """Return the number of files."""
+    return int(path.is_file()) or sum(file.is_file() and file.name != ".gitignore" for file in path.rglob("*"))
 
 
 def _size(path: Path) -> int:

@@ -14,8 +14,10 @@ from ecmf_pipeline.core.clips import Modality, read_manifest, read_texts
 from ecmf_pipeline.core.console import echo, format_count
 from ecmf_pipeline.core.errors import InputError, MissingInput
 from ecmf_pipeline.core.files import fingerprint
+from ecmf_pipeline.core.shards import SHARDS, shard_folders
 from ecmf_pipeline.doctor.checks import duration
-from ecmf_pipeline.doctor.projection import Machine, read_trial, seconds_of_clip, seconds_of_text
+from ecmf_pipeline.doctor.machines import Machine
+from ecmf_pipeline.doctor.projection import read_trial, seconds_of_clip, seconds_of_text
 from ecmf_pipeline.extraction.run import BranchInputs, clip_limits, coverage
 from ecmf_pipeline.settings.params import Params
 from ecmf_pipeline.stages.shared.inputs import read_manifest_with_transcripts, read_needed_texts
@@ -48,6 +50,8 @@ class Job:
 def show_jobs(params: Params, stage: str, modalities: Sequence[Modality], job: Job, shards: int | None = None) -> None:
     """Print a shell script that submits an array job for the present plan, and the job that merges its results.
 
+    If nothing is missing, only a comment is printed.
+
     Args:
         params: The params of the project.
         stage: One of `STAGES`.
@@ -63,6 +67,13 @@ def show_jobs(params: Params, stage: str, modalities: Sequence[Modality], job: J
         raise InputError(f"stage {stage!r} has no shards", f"use one of {', '.join(STAGES)}")
     used = [modality for modality in (modalities or params.extract.encoders) if modality in params.extract.encoders]
     missing = _missing(params, stage, used)
+    if missing and not any(missing.values()):
+        folder = paths.DATA / "features" / SHARDS if stage == "extract" else paths.DATA / SHARDS / stage
+        unmerged = "; its shards are not merged yet" if shard_folders(folder) else ""
+        echo(f"# {stage}: nothing is missing, so there is no job to submit{unmerged}")
+        if unmerged:
+            echo(f"# run: ecmf-pipe {stage}")
+        return
     about = ", ".join(f"{name} {count:,}" for name, count in missing.items()) or "unknown"
     lines = [f"# {stage}: missing clips: {about}"]
     if shards is None:

@@ -15,7 +15,7 @@ from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.arrays import bootstrap_difference, scores
 from ecmf_pipeline.core.clips import read_manifest
 from ecmf_pipeline.core.documents import parse_yaml
-from ecmf_pipeline.core.errors import InputError, ParamsError
+from ecmf_pipeline.core.errors import InputError, MissingInput, ParamsError
 from ecmf_pipeline.core.predictions import PredictionTable
 from ecmf_pipeline.evaluation.config import EvaluateConfig
 from ecmf_pipeline.evaluation.scoring import groups_to_draw
@@ -77,10 +77,18 @@ def read_run(version: Version) -> Run:
     """Read the tables of a version.
 
     Raises:
-        MissingInput: If the version has no manifest.
+        MissingInput: If the version has no manifest, and so no results.
         InputError: If a table is damaged.
     """
     root = version.folder
+    if not (root / paths.MANIFEST).is_file():
+        raise MissingInput(
+            f"{version.name} has no results: {paths.MANIFEST} does not exist there",
+            "compare another version, or check this one out and run its pipeline"
+            if version.commit
+            else "compare another version, or run the pipeline in that folder",
+            command="dvc repro",
+        )
     clips = read_manifest(root / paths.MANIFEST)
     frame = pd.DataFrame({name: clips.column(name) for name in _COLUMNS}, index=pd.Index(clips.ids))
     refined = None
@@ -88,11 +96,12 @@ def read_run(version: Version) -> Run:
         decisions = read_decisions(root / paths.REFINED)
         labels = np.where(decisions.is_trained, decisions.column("refined_label"), "")
         refined = pd.Series(labels, index=decisions.column("clip_id"), dtype=object)
-    predictions = {
+    tables = {
         f"{labels}/{path.stem}": PredictionTable.read(path)
         for labels in ("refined", "given")
         for path in sorted((root / paths.predictions(labels)).glob("*.csv"))
     }
+    predictions = {name: table for name, table in tables.items() if table.clip_ids}  # without labels one is empty
     return Run(version.name, version.commit, _read_params(root / paths.PARAMS), frame, refined, predictions)
 
 
@@ -122,9 +131,9 @@ def compare_runs(first: Run, second: Run, config: EvaluateConfig | None = None) 
         config: Number of bootstrap samples, and their seed.
 
     Returns:
-        Plain JSON values: ``first`` and ``second`` (``name``, ``commit``, ``title``), ``params``, ``clips``,
-        ``labels``, ``scores``, ``changes`` (clips won and lost) and ``not_compared`` (sentences). A param is null on
-        the side that does not set it.
+        Plain JSON values: ``first`` and ``second`` (``name``, ``commit``, ``title``), ``same_commit``, ``params``,
+        ``clips``, ``labels``, ``scores``, ``changes`` (clips won and lost) and ``not_compared`` (sentences). A param is
+        null on the side that does not set it.
 
     Raises:
         InputError: If the runs share no clip.
@@ -136,13 +145,14 @@ def compare_runs(first: Run, second: Run, config: EvaluateConfig | None = None) 
             "compare two versions of the same corpus",
         )
     judged_by, truth = _truth(first, second, shared)
-    models = sorted(first.predictions.keys() & second.predictions.keys(), key=_rank)
+    models = [name for name in _common_models(first, second) if not _labels_of_one(name, first, second)]
     best = next((name for name in ("refined/fusion", "given/fusion") if name in models), None)
     return {
         **{
             side: {"name": run.name, "commit": run.commit, "title": run.title}
             for side, run in (("first", first), ("second", second))
         },
+        "same_commit": bool(first.commit) and first.commit == second.commit,
         "params": [
             {"key": key, "first": first.params.get(key), "second": second.params.get(key)}
             for key in sorted(first.params.keys() | second.params.keys())
@@ -163,6 +173,16 @@ def compare_runs(first: Run, second: Run, config: EvaluateConfig | None = None) 
         else None,
         "not_compared": list(_not_compared(first, second, truth)),
     }
+
+
+def _common_models(first: Run, second: Run) -> list[str]:
+    """Return the models of which both runs have predictions, the most important first."""
+    return sorted(first.predictions.keys() & second.predictions.keys(), key=_rank)
+
+
+def _labels_of_one(model: str, first: Run, second: Run) -> list[str]:
+    """Return the labels that a model has in only one of the runs; scores with other labels cannot be compared."""
+    return sorted({*first.predictions[model].label_names} ^ {*second.predictions[model].label_names})
 
 
 def _truth(first: Run, second: Run, shared: pd.Index[str]) -> tuple[str, pd.Series[str]]:
@@ -266,7 +286,7 @@ def _won_and_lost(name: str, first: Run, second: Run, truth: pd.Series[str]) -> 
 
 
 def _not_compared(first: Run, second: Run, truth: pd.Series[str]) -> Iterator[str]:
-    """Yield a sentence for each part that a run lacks."""
+    """Yield a sentence for each part that cannot be compared."""
     for run in (first, second):
         if run.refined is None:
             yield f"{run.title} has no refined labels"
@@ -275,8 +295,12 @@ def _not_compared(first: Run, second: Run, truth: pd.Series[str]) -> Iterator[st
     for run, other in ((first, second), (second, first)):
         only = sorted(run.predictions.keys() - other.predictions.keys())
         if only and other.predictions:
-            yield f"only {run.title} has predictions of {', '.join(map(model_title, only))}"
-    if first.predictions and second.predictions and not len(truth):
+            yield f"only {run.title} has predictions of {'; '.join(map(model_title, only))}"
+    others = {name: labels for name in _common_models(first, second) if (labels := _labels_of_one(name, first, second))}
+    if others:
+        names = sorted(set().union(*others.values()))
+        yield f"scores, because only one version has the labels {'; '.join(names)}"
+    elif first.predictions and second.predictions and not len(truth):
         yield "no shared clip has a label and predictions in both"
 
 

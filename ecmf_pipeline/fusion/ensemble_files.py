@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field, NonNegativeFloat, PositiveFloat, ValidationError
 from torch import Tensor
 
 from ecmf_pipeline.core.config import Config, PoolOrFrames
@@ -51,7 +51,7 @@ class SavedMember(Config):
     validation_loss: float | None
     fusion: FusionConfig
     training: TrainingConfig
-    shares: tuple[float, float] | None = None
+    shares: tuple[NonNegativeFloat, NonNegativeFloat] | None = None
 
     @classmethod
     def of(cls, member: Member) -> Self:
@@ -88,10 +88,10 @@ class SavedEnsemble(Config):
     label_names: list[str] = Field(min_length=2)
     fusion: FusionConfig
     training: TrainingConfig
-    temperatures: dict[int, float]
-    missing_factors: dict[str, dict[int, float]] = Field(default_factory=dict)
-    uniform_shares: dict[int, float] = Field(default_factory=dict)
-    branch_temperatures: dict[str, dict[int, float]] = Field(default_factory=dict)
+    temperatures: dict[int, PositiveFloat]
+    missing_factors: dict[str, dict[int, PositiveFloat]] = Field(default_factory=dict)
+    uniform_shares: dict[int, Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=dict)
+    branch_temperatures: dict[str, dict[int, PositiveFloat]] = Field(default_factory=dict)
     pool: PoolOrFrames | Literal[""] = ""
     labels_sha256: str = ""
     label_type: LabelType = "name"
@@ -162,6 +162,8 @@ def _load_members(path: Path, saved: SavedEnsemble) -> list[Member]:
         state = load(content)
     except SafetensorError as error:
         raise ModelError(f"{path} is not a safetensors file ({error})", TRAIN_HINT, command=TRAIN_COMMAND) from error
+    if wrong := [name for name, tensor in state.items() if not bool(tensor.isfinite().all())]:
+        raise ModelError(f"{path}: {wrong[0]} has values that are not finite", TRAIN_HINT, command=TRAIN_COMMAND)
     by_model: dict[str, dict[str, Tensor]] = {}
     for name, tensor in state.items():
         model, _, rest = name.partition(".")

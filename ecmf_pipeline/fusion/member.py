@@ -371,7 +371,7 @@ def class_weights(examples: Examples, n_classes: int, kind: str) -> Tensor:
     if kind == "none":
         return torch.ones_like(counts)
     # A class that occurs only in the validation rows counts as one clip.
-    balanced = counts.sum() / (n_classes * torch.where(counts > 0, counts, torch.ones_like(counts)))
+    balanced = counts.sum() / (n_classes * torch.where(counts > 0, counts, examples.weights.mean()))
     return balanced if kind == "balanced" else balanced.sqrt()
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,6 +94,7 @@ def predict_tables(
     read: Callable[[Sequence[str]], Features],
     *,
     branches_of: str | None = None,
+    with_branches: Container[str] = (),
 ) -> dict[str, PredictionTable]:
     """Return the predictions of `predict_in_blocks` as tables; clips without a prediction get the label frequencies.
 
@@ -103,6 +104,7 @@ def predict_tables(
         read: Returns the features of given clips.
         branches_of: Name of the ensemble whose branches get a table too, by modality; branches that predict no clip are
             left out.
+        with_branches: Names of the ensembles whose tables hold the probabilities of the branches.
     """
     tables = {}
     clips = Clips.of(clips)
@@ -133,7 +135,10 @@ def predict_tables(
             )
 
         modalities = foldwise.ensemble.modalities
-        tables[name] = table(prediction.probs, *weight_columns(modalities, prediction.modality_weights))
+        made = table(prediction.probs, *weight_columns(modalities, prediction.modality_weights))
+        if name in with_branches and not np.isnan(prediction.branch_probs).all():
+            made = replace(made, branches=modalities, branch_probs=prediction.branch_probs.astype(np.float16))
+        tables[name] = made
         if name == branches_of:
             for modality, probs in zip(modalities, prediction.branch_probs.swapaxes(0, 1), strict=True):
                 if not (missing := np.isnan(probs[:, :1])).all():

@@ -104,6 +104,9 @@ def fit(
         raise ValueError(f"{clips} labels, but lengths of features, weights, unique clip ids and groups are {lengths}")
     if not np.isfinite(sample_weights).all() or (sample_weights < 0).any():
         raise ValueError("weights must be finite and not negative")
+    # Only ratios matter. A power of two, so that the greatest is from 1 to 2: exact, and within the range of float32.
+    sample_weights = np.ldexp(sample_weights, 1 - np.frexp(sample_weights.max(initial=0.0))[1])
+    sample_weights = sample_weights.astype(np.float32).astype(np.float64)
     if folds is None:
         assigned = assign_folds(classes, groups, training.folds, rng=np.random.default_rng(training.seed))
     else:
@@ -237,11 +240,14 @@ def _device(name: str) -> torch.device:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Limit torch to one thread, which fixes the order of sums; steps this small are not slower."""
+    """Limit torch and NumPy to one thread, which fixes the order of sums; steps this small are not slower."""
+    from threadpoolctl import threadpool_limits
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        with threadpool_limits(1, user_api="blas"):
+            yield
     finally:
         torch.set_num_threads(threads)
 

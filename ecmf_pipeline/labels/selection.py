@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core.arrays import Bools, Floats, Ints
 from ecmf_pipeline.core.clips import Clip, Clips
+
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
 
 _COMPONENTS = 16
 """Maximum number of principal components of a modality for the clusters of the first clips to label."""
@@ -119,18 +124,51 @@ def select_first_clips(
 
 def joint_components(features: Mapping[str, NDArray[np.floating]], clips: int) -> Floats:
     """Return principal components of each modality with unit mean length, side by side; 0 for missing modalities."""
-    from sklearn.decomposition import PCA
+    return JointComponents.fit(features).transform(features, clips)
 
-    parts: list[Floats] = [np.zeros((clips, 0))]
-    for values in features.values():
-        present = np.flatnonzero(np.isfinite(values.sum(axis=1)))
-        if len(present) < 2:
-            continue
-        rows = np.asarray(values[present], np.float64)
-        rows = (rows - rows.mean(axis=0)) / (rows.std(axis=0) + 1e-6)
-        components = min(_COMPONENTS, len(present) - 1, rows.shape[1])
-        projected = PCA(components, random_state=0).fit_transform(rows)
-        part = np.zeros((clips, components))
-        part[present] = projected / (np.sqrt((projected**2).sum(axis=1).mean()) + 1e-9)
-        parts.append(part)
-    return np.concatenate(parts, axis=1)
+
+@dataclass(frozen=True)
+class JointComponents:
+    """Principal components of each modality, fitted to some clips.
+
+    Attributes:
+        fitted: Standardisation and principal components of each modality, and the mean length of its clips; modalities
+            of fewer than two different clips are left out.
+    """
+
+    fitted: Mapping[str, tuple[Pipeline, float]]
+
+    @classmethod
+    def fit(cls, features: Mapping[str, NDArray[np.floating]]) -> JointComponents:
+        """Fit them to the features of some clips, (n, D) each; NaN if a clip has none."""
+        from sklearn.decomposition import PCA
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
+        fitted = {}
+        for name, values in features.items():
+            rows = np.asarray(values[is_present(values)], np.float64)
+            if len(rows) < 2 or not np.ptp(rows, axis=0).any():
+                continue
+            pca = PCA(min(_COMPONENTS, len(rows) - 1, rows.shape[1]), random_state=0)
+            pipeline = make_pipeline(StandardScaler(), pca)
+            projected = pipeline.fit_transform(rows)
+            fitted[name] = pipeline, float(np.sqrt((projected**2).sum(axis=1).mean())) + 1e-9
+        return cls(fitted)
+
+    def transform(self, features: Mapping[str, NDArray[np.floating]], clips: int) -> Floats:
+        """Return the components of n clips with unit mean length, side by side, (n, ...); 0 for missing modalities."""
+        parts: list[Floats] = [np.zeros((clips, 0))]
+        for name, (pipeline, length) in self.fitted.items():
+            present = np.flatnonzero(is_present(features[name]))
+            part = np.zeros((clips, pipeline[-1].n_components_))
+            if len(present):
+                part[present] = pipeline.transform(np.asarray(features[name][present], np.float64)) / length
+            parts.append(part)
+        return np.concatenate(parts, axis=1)
+
+
+def is_present(values: NDArray[np.floating]) -> Bools:
+    """Return whether each clip has features (n, D), (n,)."""
+    present: Bools = np.isfinite(values.sum(axis=1))
+    return present

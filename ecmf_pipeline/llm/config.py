@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from ecmf_pipeline.core.config import Config
 from ecmf_pipeline.core.errors import ModelError, ParamsError
 from ecmf_pipeline.core.languages import Languages, known_languages
+from ecmf_pipeline.core.shards import Shard
 from ecmf_pipeline.core.weights import weights_sha256
 from ecmf_pipeline.llm.prompt import Calibration, Prompt, load_prompt
 
@@ -99,6 +100,8 @@ class ServerConfig(Config):
 class BudgetConfig(Config):
     """Limits of one run; the run stops cleanly at a limit and the next run continues.
 
+    The shards of one number divide them: together, they spend as much as one run may.
+
     Attributes:
         max_requests: Number of requests, retries included; None: no limit.
         max_tokens: Tokens of prompts and answers together, as counted by the server; None: no limit.
@@ -106,6 +109,14 @@ class BudgetConfig(Config):
 
     max_requests: int | None = Field(default=None, ge=0)
     max_tokens: int | None = Field(default=None, ge=0)
+
+    def of_shard(self, shard: Shard) -> BudgetConfig:
+        """Return the share of a shard; the shares of all shards add up to these limits."""
+
+        def share(limit: int | None) -> int | None:
+            return None if limit is None else (limit + shard.count - shard.number) // shard.count
+
+        return BudgetConfig(max_requests=share(self.max_requests), max_tokens=share(self.max_tokens))
 
 
 class PriceConfig(Config):

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from ecmf_pipeline.core.clips import MAX_CLIP_ID_BYTES
 from ecmf_pipeline.core.predictions import NO_MODALITY, Basis
+from ecmf_pipeline.report.alternatives import smallest_blocks
 from ecmf_pipeline.report.blocks import (
     UNKNOWN,
     Block,
@@ -27,10 +28,10 @@ from ecmf_pipeline.report.blocks import (
     signed,
 )
 from ecmf_pipeline.report.charts import PALETTE, Interval, intervals, stacked
-from ecmf_pipeline.report.conclusions import bounds, caveat, compare
+from ecmf_pipeline.report.conclusions import bounds, caveat
 from ecmf_pipeline.report.inputs import PredictedClip, ReportInput
-from ecmf_pipeline.report.metrics import Ablation, Difference, Evaluation, VariantRow
-from ecmf_pipeline.report.zero_shot import Conclusion
+from ecmf_pipeline.report.metrics import Ablation, Difference, VariantRow
+from ecmf_pipeline.report.words import given_label
 
 MOST_FLAGGED = 20
 """Maximum number of rows of the table of clips without a usable modality."""
@@ -45,10 +46,6 @@ HEADINGS = {
     "part": "Parts of the model and its training",
 }
 """Heading of each comparison of `ablate`; a comparison without an entry is shown under its own name."""
-PLAIN = {"mean_probs": "mean of probabilities"}
-"""Fusion models that are plain, and their names in sentences."""
-_BEST = "best plain model"
-"""Name that `evaluate` gives to the model that inner folds choose; importing it would load scikit-learn."""
 ANCHOR, TITLE = "ablation", "Ablation study"
 
 
@@ -56,13 +53,17 @@ def weights_section(report: ReportInput, ablation: Ablation | None = None) -> Se
     """Show the mean weight of each modality, and a warning if the fusion has collapsed onto one."""
     title = "Modality weights"
     weighted = [row for row in report.predictions if any(map(math.isfinite, row.modality_weights.values()))]
-    flagged = _flagged([row for row in report.predictions if row.flag == NO_MODALITY])
+    is_zero_shot = report.corpus.get("basis") == Basis.ZERO_SHOT
+    flagged = [] if is_zero_shot else _flagged([row for row in report.predictions if row.flag == NO_MODALITY])
     if not weighted:
         why = "No prediction has modality weights."
-        if ablation is not None and ablation.basis is Basis.ZERO_SHOT:
+        if is_zero_shot or (ablation is not None and ablation.basis is Basis.ZERO_SHOT):
             why = "No modality weights: there are too few labels to train a model on."
         return Section("weights", title, [Notice(why), *flagged])
     modalities = list(dict.fromkeys(name for row in weighted for name in row.modality_weights))
+    if len(modalities) == 1:
+        text = f"{modalities[0]} has all the weight: no other modality has features."
+        return Section("weights", title, [Paragraph(text[:1].upper() + text[1:]), *flagged])
     n_by_label = Counter(row.label for row in weighted)
     totals = _totals(weighted, modalities)
     labels = [label for label in ordered_labels(report.labels, totals) if label in totals]
@@ -99,7 +100,8 @@ def _distribution(ablation: Ablation | None) -> list[Block]:
     columns = ["Modality", "#Mean", "#Std", "#5%", "#Median", "#95%", "#Largest weight in"]
     effective = ablation.weights.effective_modalities
     text = (
-        "Distribution of the weights over all clips: out-of-fold predictions of the models trained on given labels."
+        "Distribution of the weights over all clips: out-of-fold predictions of the models trained on "
+        f"{given_label(ablation.basis)}s."
         + (
             f" Effective number of modalities: {effective:.1f} of {len(rows)} (exponential of the mean entropy)."
             if effective is not None
@@ -166,6 +168,8 @@ def ablation_section(ablation: Ablation | None) -> Section:
     if ablation.variants:
         tables = Collapsible("Scores of all variants", _tables(ablation.variants))
         blocks += [_chart(ablation.variants), tables]
+    if ablation.smallest is not None:
+        blocks += smallest_blocks(ablation)
     if ablation.skipped:
         rows = [[corpus_text(row.name), corpus_text(row.why, 200)] for row in ablation.skipped]
         table = Table("Variants that could not be trained", ["Variant", "Reason"], rows)
@@ -173,48 +177,11 @@ def ablation_section(ablation: Ablation | None) -> Section:
     return Section(ANCHOR, TITLE, [*blocks, *_robustness(ablation)])
 
 
-def plain_conclusion(evaluation: Evaluation, ablation: Ablation | None) -> Conclusion | None:
-    """Return whether the fusion is better than the best plain model; None if none was trained.
-
-    The plain models of `evaluate` are compared with the fusion of given labels. Without them, those of `ablate` count.
-    """
-    differences = {
-        name: model.fusion_over
-        for name, model in (evaluation.plain.models if evaluation.plain else {}).items()
-        if model.fusion_over is not None
-    }
-    judged_by, basis = evaluation.judged_by, evaluation.basis
-    if not differences and ablation is not None and ablation.reference.kind not in PLAIN:
-        judged_by, basis = ablation.judged_by, ablation.basis
-        differences = {
-            PLAIN.get(row.name, row.name): Difference(difference=-row.difference, low=-row.high, high=-row.low)
-            for row in ablation.variants
-            if (row.name in PLAIN or row.table == "plain")
-            and row.difference is not None
-            and row.low is not None
-            and row.high is not None
-        }
-    known = {name: one.difference for name, one in differences.items() if one.difference is not None}
-    if not known:
-        return None
-    best = min(known, key=lambda name: known[name])
-    conclusion = compare(
-        differences[best],
-        first="The fusion",
-        second=f"the {best}" if best == _BEST else f"a plain model ({best})",
-        caveat=caveat(judged_by, basis),
-    )
-    if conclusion.state not in {"same", "worse"}:
-        return conclusion
-    warning = "does as well" if conclusion.state == "same" else "is better"
-    return Conclusion(conclusion.state, conclusion.short, f"Warning: a plain model {warning}. {conclusion.sentence}")
-
-
 def _introduction(ablation: Ablation) -> str:
     reference = ablation.reference
     text = (
-        f"The reference is the fusion ({reference.kind}) of {join_items(reference.modalities)}, trained on given "
-        f"labels, and scored out of fold on {count(reference.clips, 'clip')}."
+        f"The reference is the fusion ({reference.kind}) of {join_items(reference.modalities)}, trained on "
+        f"{given_label(ablation.basis)}s, and scored out of fold on {count(reference.clips, 'clip')}."
         f"{caveat(ablation.judged_by, ablation.basis)} Each difference is "
         "variant minus reference, with a 95% interval over clips (over groups if they are known) and seeds. Only these "
         "differences can be compared with other figures: a variant has one model for each fold and seed, and its score "

@@ -16,6 +16,12 @@ from markupsafe import Markup
 
 UNKNOWN = "\N{EN DASH}"
 """Content of a table cell whose value is unknown."""
+_COLUMN = 20
+"""Characters of a label that names a column."""
+_WHOLE = 500
+"""Characters of a name in a tooltip."""
+MANY_LABELS = 15
+"""Number of labels above which tables by label are collapsed."""
 State = Literal["better", "worse", "same", "unknown"]
 
 
@@ -154,12 +160,28 @@ class Tile:
     state: State | None = None
 
 
+def fold_long(blocks: Sequence[Block], rows: int, summary: str) -> list[Block]:
+    """Return blocks with a table or chart of ``rows`` labels, collapsed if they are many."""
+    return [Collapsible(summary, blocks)] if rows > MANY_LABELS else list(blocks)
+
+
 def corpus_text(text: str, length: int = 160) -> Markup:
     """Return text from a corpus, cut to ``length`` characters, in isolation from the text around it.
 
     Control characters are replaced and the text direction is isolated.
     """
     return Markup("<bdi>{}</bdi>").format(shorten(text, length))
+
+
+def name_text(name: str, length: int = 40) -> Markup:
+    """Return a name from a corpus, such as a label, as `corpus_text` does; a tooltip shows a cut name in full."""
+    text, whole = shorten(name, length), shorten(name, _WHOLE)
+    return Markup('<bdi title="{}">{}</bdi>').format(whole, text) if text != whole else corpus_text(name, length)
+
+
+def label_column(name: str) -> Markup:
+    """Return the heading of a numeric column that is named by a label."""
+    return Markup("#{}").format(name_text(name, _COLUMN))
 
 
 def shorten(text: str, length: int) -> str:

@@ -13,7 +13,7 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from ecmf_pipeline.core.clips import MAX_CLIP_ID_BYTES, Clip, marked_transcript
-from ecmf_pipeline.core.predictions import Basis
+from ecmf_pipeline.core.predictions import NO_MODALITY, Basis
 from ecmf_pipeline.labels.refine import Decision, LabelAction, Vote
 from ecmf_pipeline.report.blocks import (
     UNKNOWN,
@@ -21,6 +21,7 @@ from ecmf_pipeline.report.blocks import (
     Table,
     corpus_text,
     count,
+    name_text,
     percent,
     shorten,
 )
@@ -141,9 +142,9 @@ def rows_by_clip(rows: Sequence[Any]) -> dict[str, int]:
     return {str(clip_id): row for row, clip_id in enumerate(ids)}
 
 
-def decision_table(cards: Cards, *, judged: str) -> Table:
+def decision_table(cards: Cards, *, given: str, judged: str) -> Table:
     """Return the table of all cards; it can be sorted, filtered and searched."""
-    columns = ["Clip", "Split", "Given", "After", "Decision", "#Probability", "Predicted", judged, "Words"]
+    columns = ["Clip", "Split", given, "After", "Decision", "#Probability", "Predicted", judged, "Words"]
     caption = f"Label decisions: {count(len(cards.cards), 'clip')}"
     if len(cards.cards) < cards.clips:
         caption += (
@@ -155,16 +156,16 @@ def decision_table(cards: Cards, *, judged: str) -> Table:
 def _row(card: Card) -> list[str | Cell]:
     decision = card.decision
     is_changed = decision is not None and decision.decision in {LabelAction.RELABEL, LabelAction.DROP}
-    predicted = corpus_text(card.predicted, 40) if card.predicted else UNKNOWN
+    predicted = name_text(card.predicted) if card.predicted else UNKNOWN
     return [
         Markup('<a href="#{}">{}</a>').format(card.anchor, corpus_text(card.clip.clip_id, MAX_CLIP_ID_BYTES)),
         card.clip.split.value,
-        corpus_text(card.clip.given_label or ABSENT, 40),
-        Cell(corpus_text(card.label_after, 40), 0.5, "change") if is_changed else corpus_text(card.label_after, 40),
+        name_text(card.clip.given_label or ABSENT),
+        Cell(name_text(card.label_after), 0.5, "change") if is_changed else name_text(card.label_after),
         card.action or UNKNOWN,
         f"{decision.confidence:.2f}" if decision else UNKNOWN,
         Cell(predicted, 0.5, "change") if card.is_misjudged else predicted,
-        corpus_text(card.truth, 40) if card.truth else UNKNOWN,
+        name_text(card.truth) if card.truth else UNKNOWN,
         corpus_text(card.clip.transcript, _WORDS_LENGTH) if card.clip.transcript.strip() else UNKNOWN,
     ]
 
@@ -175,7 +176,7 @@ def _texts(card: Card, config: ReportConfig) -> dict[str, object]:
     words = marked_transcript(clip)
     facts: list[tuple[str, str]] = [("Split", clip.split.value)]
     if clip.group:
-        facts.append(("Speaker or dialogue", corpus_text(clip.group, 60)))
+        facts.append(("Speaker or dialogue", name_text(clip.group, 60)))
     if clip.duration:
         facts.append(("Duration", f"{clip.duration:.1f} s"))
     facts.append(("Label", _label_change(card)))
@@ -209,12 +210,12 @@ def _weights(weights: Mapping[str, float]) -> str:
 
 def _label_change(card: Card) -> Markup:
     given, after = card.clip.given_label or ABSENT, card.label_after
-    text = corpus_text(given, 40)
+    text = name_text(given)
     if after != given:
-        text += Markup(" \N{RIGHTWARDS ARROW} <b>{}</b>").format(corpus_text(after, 40))
+        text += Markup(" \N{RIGHTWARDS ARROW} <b>{}</b>").format(name_text(after))
     if gold := card.clip.gold_label:
         outcome = describe_outcome(card.decision, gold) if card.decision else ""
-        text += Markup("; gold: {}{}").format(corpus_text(gold, 40), outcome)
+        text += Markup("; gold: {}{}").format(name_text(gold), outcome)
     return text
 
 
@@ -230,8 +231,11 @@ def _decision(decision: Decision, config: ReportConfig) -> Markup:
 
 def _prediction(card: Card, prediction: PredictedClip) -> Markup | str:
     if prediction.flag or not prediction.label:
+        is_zero_shot = card.decision is not None and card.decision.basis is Basis.ZERO_SHOT
+        if prediction.flag == NO_MODALITY and is_zero_shot:
+            return "no label: no source voted"
         return corpus_text(prediction.flag or "no prediction", 80)
-    text = corpus_text(prediction.label, 40)
+    text = name_text(prediction.label)
     if prediction.probability is not None:
         text += f" {prediction.probability:.2f}"
     if card.truth:
@@ -252,7 +256,7 @@ def format_votes(votes: Sequence[Vote]) -> Markup:
             shorten(vote.source, 40) + ("" if vote.probability is None or not label else f" {vote.probability:.2f}")
             for vote in ballots
         ]
-        heading = Markup("<b>{}</b>").format(corpus_text(label, 40)) if label else "abstain"
+        heading = Markup("<b>{}</b>").format(name_text(label)) if label else "abstain"
         lines.append(Markup("<span>{}: {}</span>").format(heading, ", ".join(names)))
     return Markup("").join(lines) or Markup(UNKNOWN)
 

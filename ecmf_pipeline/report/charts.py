@@ -16,7 +16,7 @@ from typing import Literal
 
 from markupsafe import Markup
 
-from ecmf_pipeline.report.blocks import percent, shorten
+from ecmf_pipeline.report.blocks import name_text, percent, shorten
 
 Colour = Literal["blue", "vermillion", "green", "purple", "sky", "yellow", "grey"]
 PALETTE: tuple[Colour, ...] = ("blue", "vermillion", "green", "purple", "sky", "yellow", "grey")
@@ -346,7 +346,7 @@ def _legend(meanings: Mapping[str, Colour]) -> Markup:
     if not meanings:
         return Markup("")
     items = Markup("").join(
-        Markup('<li><span class="swatch {}"></span>{}</li>').format(colour, shorten(name, 60))
+        Markup('<li><span class="swatch {}"></span>{}</li>').format(colour, name_text(name, 60))
         for name, colour in meanings.items()
     )
     return Markup('<ul class="legend">{}</ul>').format(items)

@@ -1,4 +1,4 @@
-"""Find clips to check: probable label errors, near-duplicates and outliers; and place clips on a map."""
+"""Find given labels that are probably wrong, and place clips on a map."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core.arrays import Floats, Ints
-from ecmf_pipeline.labels.selection import joint_components
+from ecmf_pipeline.core.predictions import PredictionTable
+from ecmf_pipeline.labels.selection import is_present, joint_components
 
 SEED = 0
-LEAST_SIMILARITY = 0.95
-"""Least cosine of standardised features, in each modality of both clips, of near-duplicates."""
-MOST_PAIRS = 200
-_NEIGHBOURS = 10
-_OUTLIER_DEVIATIONS = 4.0
-"""Outliers are farther from their neighbours than the median by this many robust standard deviations."""
+_LEAST_CLIPS = 3
+_LEAST_PROBABILITY = 1e-4
+"""Smaller probabilities count as this one: their logarithms would dominate all distances."""
 _LEAST_CLIPS_OF_TSNE = 30
+_ROUNDING = 1e-6
+"""An axis whose span is a smaller share of that of the other axis shows rounding errors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,21 +42,17 @@ class LabelIssue:
 
 @dataclass(frozen=True)
 class ClipMap:
-    """Positions of n clips on the map, and what their features show.
+    """Positions of n clips on the map.
 
     Attributes:
         clip_ids: The clips, (n,).
         points: Their positions, (n, 2), each from 0 to 1.
-        method: Description of the method.
-        duplicates: Pairs of near-duplicates and their similarity, the most similar first.
-        outliers: Clips far from all others and their distance in units of the median, the farthest first.
+        method: Description of the method and of what it projects.
     """
 
     clip_ids: tuple[str, ...]
     points: NDArray[np.float64]
     method: str
-    duplicates: tuple[tuple[str, str, float], ...] = ()
-    outliers: tuple[tuple[str, float], ...] = ()
 
 
 def find_label_issues(probs: Floats, given: Ints) -> list[int]:
@@ -84,91 +80,76 @@ def find_label_issues(probs: Floats, given: Ints) -> list[int]:
     return found
 
 
-def map_clips(
+def map_decisions(table: PredictionTable, rows: Sequence[int]) -> ClipMap | None:
+    """Place clips on a map by the fusion's decision: what each modality contributes to it, and its result.
+
+    The contribution of a modality is its weight times the log-probabilities of its branch, as the fusion adds them; it
+    is 0 if the clip lacks the modality. They are comparable between clips of different folds, whose models have hidden
+    layers with different bases.
+
+    Args:
+        table: Predictions of a fusion, with the probabilities of its branches if it has any.
+        rows: Rows of the clips; those without a prediction are left out.
+
+    Returns:
+        None if fewer than three clips have a prediction.
+    """
+    kept = np.asarray([row for row in rows if not table.flags[row]], np.int64)
+    parts = [_centred_logs(table.probs[kept])]
+    if table.branch_probs is not None:
+        columns = [table.modalities.index(name) for name in table.branches]
+        weights = table.modality_weights[kept][:, columns]  # (n, B)
+        contributions = weights[:, :, None] * _centred_logs(table.branch_probs[kept])
+        parts += [np.nan_to_num(contributions).reshape(len(kept), -1)]
+    what = "the log-probabilities of the fusion"
+    if len(parts) > 1:
+        what = f"what each modality contributes to the fusion ({', '.join(table.branches)}), and of its result"
+    return _map(
+        np.concatenate(parts, axis=1),
+        [table.clip_ids[row] for row in kept.tolist()],
+        f"{what}, by models that were not trained on the clip",
+    )
+
+
+def _centred_logs(probs: NDArray[np.floating]) -> Floats:
+    """Return log-probabilities minus their mean over the labels, (..., C)."""
+    with np.errstate(invalid="ignore"):
+        logs = np.log(np.maximum(np.asarray(probs, np.float64), _LEAST_PROBABILITY))
+    centred: Floats = logs - logs.mean(axis=-1, keepdims=True)
+    return centred
+
+
+def map_features(
     features: Mapping[str, NDArray[np.floating]], probs: NDArray[np.floating], clip_ids: Sequence[str]
 ) -> ClipMap | None:
-    """Place clips on a map, and find near-duplicates and outliers among them.
+    """Place clips on a map by their features and probabilities, if no fusion was trained.
 
     Args:
         features: Features by modality, (n, D) each; a row of NaN if a clip has none.
-        probs: Predicted probabilities, (n, C); a row of NaN if a clip has no prediction.
+        probs: Predicted probabilities, (n, C).
         clip_ids: The clips, (n,).
 
     Returns:
         None if fewer than three clips have features.
     """
-    with np.errstate(divide="ignore"):
-        logs = np.log(np.maximum(np.asarray(probs, np.float64), 1e-4))
-    has_features = np.zeros(len(clip_ids), bool)
-    for values in features.values():
-        has_features |= np.isfinite(np.asarray(values, np.float64).sum(axis=1))
+    has_features = np.logical_or.reduce([is_present(values) for values in features.values()])
     rows = np.flatnonzero(has_features)
-    if len(rows) < 3:
+    if len(rows) < _LEAST_CLIPS:
         return None
-    inputs = {name: np.asarray(values[rows], np.float64) for name, values in features.items()}
-    components = joint_components({**inputs, "": logs[rows]}, len(rows))
-    if not components.shape[1]:
+    inputs = {name: values[rows] for name, values in features.items()}
+    components = joint_components({**inputs, "": _centred_logs(probs[rows])}, len(rows))
+    what = f"the features of all modalities ({', '.join(features)}), and of the predicted probabilities"
+    return _map(components, [clip_ids[row] for row in rows.tolist()], what)
+
+
+def _map(values: Floats, clip_ids: Sequence[str], what: str) -> ClipMap | None:
+    """Place clips by values (n, D); ``what`` describes them."""
+    if len(values) < _LEAST_CLIPS or not values.shape[1]:
         return None
-    points, method = _project(components)
+    points, method = _project(values)
     span = np.ptp(points, axis=0)
-    ids = [clip_ids[row] for row in rows.tolist()]
-    return ClipMap(
-        tuple(ids),
-        (points - points.min(axis=0)) / np.where(span > 0, span, 1.0),
-        f"{method} of the features of all modalities ({', '.join(features)}) and of the predicted probabilities",
-        tuple((ids[a], ids[b], similarity) for a, b, similarity in find_duplicates(inputs)),
-        tuple((ids[row], distance) for row, distance in find_outliers(components)),
-    )
-
-
-def find_duplicates(features: Mapping[str, NDArray[np.floating]]) -> list[tuple[int, int, float]]:
-    """Find pairs of rows that are similar in each modality that they have; both must have the same modalities.
-
-    Args:
-        features: Features by modality, (n, D) each; a row of NaN if a clip has none.
-
-    Returns:
-        Rows and least cosine of their standardised features, at most `MOST_PAIRS` pairs, the most similar first.
-    """
-    clips = len(next(iter(features.values())))
-    least = np.full((clips, clips), np.inf, np.float32)
-    for values in features.values():
-        present = np.isfinite(values.sum(axis=1))
-        if present.sum() < 2:
-            continue
-        rows = np.asarray(values[present], np.float32)
-        rows = (rows - rows.mean(axis=0)) / (rows.std(axis=0) + 1e-6)
-        rows /= np.linalg.norm(rows, axis=1, keepdims=True) + 1e-9
-        cosine = np.full((clips, clips), np.inf, np.float32)
-        cosine[np.ix_(present, present)] = rows @ rows.T
-        cosine[present[:, None] != present[None, :]] = -1.0
-        np.minimum(least, cosine, out=least)
-    least[~np.isfinite(least)] = -1.0
-    first, second = np.nonzero(np.triu(least >= LEAST_SIMILARITY, k=1))
-    similarity = least[first, second]
-    order = np.argsort(-similarity, kind="stable")[:MOST_PAIRS]
-    return [(int(first[i]), int(second[i]), min(float(similarity[i]), 1.0)) for i in order]
-
-
-def find_outliers(components: Floats) -> list[tuple[int, float]]:
-    """Find rows whose mean distance to their nearest neighbours is unusually large.
-
-    Args:
-        components: One row for each clip, (n, D).
-
-    Returns:
-        Rows and their distance in units of the median distance, the farthest first.
-    """
-    from sklearn.neighbors import NearestNeighbors
-
-    neighbours = min(_NEIGHBOURS, len(components) - 1)
-    distances, _ = NearestNeighbors(n_neighbors=neighbours).fit(components).kneighbors()
-    mean = distances.mean(axis=1)
-    median = float(np.median(mean))
-    deviation = 1.4826 * float(np.median(np.abs(mean - median)))
-    rows = np.flatnonzero(mean > median + _OUTLIER_DEVIATIONS * deviation) if deviation > 0 else np.empty(0, np.int64)
-    order = rows[np.argsort(-mean[rows], kind="stable")]
-    return [(row, float(mean[row]) / median if median else 0.0) for row in order.tolist()]
+    points = (points - points.min(axis=0)) / np.where(span > _ROUNDING * span.max(), span, 1.0)
+    return ClipMap(tuple(clip_ids), points, f"{method} of {what}")
 
 
 def _project(components: Floats) -> tuple[Floats, str]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from ecmf_pipeline.core.predictions import Basis
 from ecmf_pipeline.labels.refine import LabelAction
 from ecmf_pipeline.report.blocks import (
     UNKNOWN,
@@ -21,15 +22,18 @@ from ecmf_pipeline.report.blocks import (
     Table,
     corpus_text,
     count,
+    label_column,
+    name_text,
     percent,
-    shorten,
 )
-from ecmf_pipeline.report.cards import Cards, decision_table
+from ecmf_pipeline.report.cards import Cards, decision_table, rows_by_clip
 from ecmf_pipeline.report.conclusions import evaluation_basis, truth_name
 from ecmf_pipeline.report.inputs import ReportInput, column
 from ecmf_pipeline.report.map import draw_map
 from ecmf_pipeline.report.metrics import Confusion, Evaluation
-from ecmf_pipeline.report.words import DECISIONS
+from ecmf_pipeline.report.neighbours import MOST_PAIRS
+from ecmf_pipeline.report.sample import MOST_OUTLIERS
+from ecmf_pipeline.report.words import ABSENT, DECISIONS
 
 SHOWN = 10
 """Rows of a table of clips to check; the rest is folded."""
@@ -51,10 +55,11 @@ def clips_section(report: ReportInput, evaluation: Evaluation, cards: Cards, pic
             "prediction. Click a point for the card of the clip; the table below has the same clips for the keyboard."
         )
         blocks += [Heading("Map"), Figure(drawing, text)]
+    given = "Verdict" if evaluation.basis is Basis.VERDICTS else "Given"
     blocks += [
         Heading("Label decisions"),
         Paragraph("The probability is that of the label after refinement; click a clip for its votes and its reason."),
-        decision_table(cards, judged=truth_name(evaluation)),
+        decision_table(cards, given=given, judged=truth_name(evaluation)),
         *_label_issues(report, cards),
         *_duplicates(report, cards),
         *_outliers(report, cards),
@@ -89,8 +94,8 @@ def _label_issues(report: ReportInput, cards: Cards) -> list[Block]:
     rows: list[list[str | Cell]] = [
         [
             cards.link(one.clip_id),
-            Markup("{} {:.2f}").format(corpus_text(one.given, 40), one.given_probability),
-            Markup("{} {:.2f}").format(corpus_text(one.likely, 40), one.likely_probability),
+            Markup("{} {:.2f}").format(name_text(one.given), one.given_probability),
+            Markup("{} {:.2f}").format(name_text(one.likely), one.likely_probability),
             DECISIONS[LabelAction(decisions[one.clip_id])][1] if one.clip_id in decisions else UNKNOWN,
         ]
         for one in issues[:_MOST_ROWS]
@@ -100,43 +105,45 @@ def _label_issues(report: ReportInput, cards: Cards) -> list[Block]:
 
 
 def _duplicates(report: ReportInput, cards: Cards) -> list[Block]:
-    pairs = report.clip_map.duplicates if report.clip_map else ()
+    pairs = report.neighbours.duplicates if report.neighbours else ()
     if not pairs:
         return []
+    rows_of = rows_by_clip(report.clips)
     rows: list[list[str | Cell]] = []
     n_differing = 0
     for first, second, similarity in pairs:
-        if first not in cards.by_clip or second not in cards.by_clip:
-            continue
-        clips = [cards.by_clip[name].clip for name in (first, second)]
+        clips = [report.clips[rows_of[name]] for name in (first, second)]
         labels = [clip.given_label or clip.gold_label or UNKNOWN for clip in clips]
         differ = UNKNOWN not in labels and labels[0] != labels[1]
         n_differing += differ
-        text = Markup("{}, {}").format(*(corpus_text(label, 40) for label in labels))
+        text = Markup("{}, {}").format(*(name_text(label) for label in labels))
         shown: str | Cell = Cell(text, 0.5, "change") if differ else text
         splits = ", ".join(dict.fromkeys(clip.split.value for clip in clips))
         rows.append([cards.link(first), cards.link(second), f"{similarity:.3f}", shown, splits])
-    sentence = (
-        f"{count(len(pairs), 'pair')} of clips with nearly the same features in each modality "
-        f"({count(n_differing)} with different labels)."
-    )
+    found = count(len(pairs), "pair") if len(pairs) < MOST_PAIRS else f"The {count(len(pairs))} most similar pairs"
+    sentence = f"{found} of clips with nearly the same features in each modality ({_with_labels(n_differing)})."
     columns = ["Clip", "Other clip", "#Similarity", "Labels", "Split"]
     return [Heading("Near-duplicates"), Paragraph(sentence), *_folded("Near-duplicates", columns, rows, len(pairs))]
 
 
+def _with_labels(n_differing: int) -> str:
+    return f"{count(n_differing)} with different labels" if n_differing else "none with different labels"
+
+
 def _outliers(report: ReportInput, cards: Cards) -> list[Block]:
-    outliers = report.clip_map.outliers if report.clip_map else ()
+    outliers = report.neighbours.outliers if report.neighbours else ()
     if not outliers:
         return []
+    rows_of = rows_by_clip(report.clips)
     rows: list[list[str | Cell]] = []
-    for clip_id, distance in outliers[:_MOST_ROWS]:
-        card = cards.by_clip.get(clip_id)
+    for clip_id, distance in outliers[:MOST_OUTLIERS]:
+        clip, card = report.clips[rows_of[clip_id]], cards.by_clip.get(clip_id)
         rows.append(
             [
                 cards.link(clip_id),
                 f"{distance:.1f}",
-                corpus_text(card.label_after, 40) if card else UNKNOWN,
-                corpus_text(card.clip.transcript, 60) if card and card.clip.transcript else UNKNOWN,
+                name_text(card.label_after if card else clip.given_label or ABSENT),
+                corpus_text(clip.transcript, 60) if clip.transcript else UNKNOWN,
             ]
         )
     sentence = (
@@ -180,9 +187,9 @@ def confusion_section(evaluation: Evaluation, cards: Cards) -> Section:
                 lists.append(_behind(anchor, true, predicted, number, behind[true, predicted], cards))
             cells.append(Cell(text, number / total if total else 0.0, "count" if true == predicted else "change"))
         recall = percent(counts[true_index] / total) if total else UNKNOWN
-        rows.append([corpus_text(true, 40), *cells, count(total), recall])
+        rows.append([name_text(true), *cells, count(total), recall])
     truth = truth_name(evaluation)
-    columns = [truth, *(f"#{shorten(label, 40)}" for label in confusion.labels), "#Clips", "#Recall"]
+    columns = [truth, *(label_column(label) for label in confusion.labels), "#Clips", "#Recall"]
     caption = (
         f"Confusion matrix ({evaluation_basis(evaluation)}). A darker tint means a larger share of the row; a number "
         "opens its clips."
@@ -196,12 +203,12 @@ def confusion_section(evaluation: Evaluation, cards: Cards) -> Section:
 def _behind(anchor: str, true: str, predicted: str, number: int, clips: Sequence[str], cards: Cards) -> Collapsible:
     relation = Markup("predicted right")
     if true != predicted:
-        relation = Markup("predicted as {}").format(corpus_text(predicted, 40))
+        relation = Markup("predicted as {}").format(name_text(predicted))
     shown = clips[:_CELL_CLIPS]
     links = Markup(", ").join(cards.link(clip_id) for clip_id in shown)
     rest = f" and {count(number - len(shown))} more" if number > len(shown) else ""
     text = Markup("{}{}.").format(links, rest)
-    summary = Markup("{}: {} {}").format(count(number, "clip"), corpus_text(true, 40), relation)
+    summary = Markup("{}: {} {}").format(count(number, "clip"), name_text(true), relation)
     return Collapsible(summary, [Paragraph(text)], anchor=anchor)
 
 
@@ -221,8 +228,8 @@ def _most_frequent_error(confusion: Confusion, truth: str) -> str:
         count(wrong),
         count(total, "prediction"),
         truth,
-        corpus_text(true, 40),
-        corpus_text(predicted, 40),
+        name_text(true),
+        name_text(predicted),
         count(number),
         count(n_true),
         percent(number / n_true),

@@ -36,7 +36,8 @@ def render_comparison(comparison: Mapping[str, Any]) -> str:
     return render_page(
         title="Comparison of two versions",
         subtitle=f"{first}, then {second}",
-        warnings=[f"Not compared: {sentence}." for sentence in comparison["not_compared"]],
+        warnings=(["Both versions are the same commit."] if comparison["same_commit"] else [])
+        + [f"Not compared: {sentence}." for sentence in comparison["not_compared"]],
         tiles=_tiles(comparison),
         sections=[
             _scores_section(comparison),
@@ -98,7 +99,7 @@ def _scores_section(comparison: Mapping[str, Any]) -> Section:
         ]
         for row in scores["models"]
     ]
-    columns = ["Model", "#F1, first", "#F1, second", "#Difference", "95% interval"]
+    columns = ["Model", "#F1, first", "#F1, second", "#Difference", "#95% interval"]
     table = Table("Weighted F1 and accuracy of each model", [*columns, "#Accuracy, first", "#Accuracy, second"], rows)
     drawing = intervals(
         [

@@ -16,6 +16,7 @@ from ecmf_pipeline.report.blocks import (
 )
 from ecmf_pipeline.report.inputs import column
 from ecmf_pipeline.report.metrics import Difference, Evaluation, LabelScores
+from ecmf_pipeline.report.words import given_label
 from ecmf_pipeline.report.zero_shot import Conclusion
 
 GIVEN_CAVEAT = "The evaluation uses given labels, some of which may be wrong."
@@ -53,12 +54,13 @@ def fusion_conclusion(evaluation: Evaluation) -> Conclusion:
         return Conclusion(
             "unknown",
             "unknown",
-            f"Fusion cannot be compared with the best single modality: {_missing_comparison(evaluation)}.",
+            f"There is only one modality ({next(iter(evaluation.modalities))}), so nothing is fused."
+            if len(evaluation.modalities) == 1
+            else f"Fusion cannot be compared with the best single modality: {_missing_comparison(evaluation)}.",
         )
-    which = {"given": " trained on given labels", "refined": " trained on refined labels"}
     return compare(
         difference,
-        first=f"Fusion{which.get(difference.model or '', '')}",
+        first=f"Fusion {trained_on(difference.model, evaluation)}" if difference.model else "Fusion",
         second=f"the best single modality{f' ({difference.best})' if difference.best else ''}",
         caveat=caveat(evaluation.judged_by, evaluation.basis),
     )
@@ -70,8 +72,7 @@ def training_conclusion(evaluation: Evaluation) -> Conclusion:
     labels_already_used = difference is not None and evaluation.judged_by == "given"
     if difference is None or difference.difference is None or labels_already_used:
         if labels_already_used:
-            of = "verdicts" if evaluation.basis is Basis.VERDICTS else "given labels"
-            why = f"there are no gold labels, and refinement used the {of}"
+            why = f"there are no gold labels, and refinement used the {given_label(evaluation.basis)}s"
         elif evaluation.fusion is None or evaluation.fusion.refined is None:
             why = "no model trained on refined labels was evaluated"
         else:
@@ -84,7 +85,7 @@ def training_conclusion(evaluation: Evaluation) -> Conclusion:
     return compare(
         difference,
         first="The fusion model trained on refined labels",
-        second="the one trained on the given labels",
+        second=f"the one trained on the {given_label(evaluation.basis)}s",
         caveat=caveat(evaluation.judged_by, evaluation.basis),
     )
 
@@ -174,6 +175,11 @@ def _human_share(part: int, whole: int) -> str:
     return f" ({share})" if (share := format_share(part, whole, "by human labels")) else ""
 
 
+def trained_on(labels: str, evaluation: Evaluation) -> str:
+    """Return what a model is trained on; ``labels`` is ``given``, ``refined`` or ``zero-shot``."""
+    return f"trained on {given_label(evaluation.basis)}s" if labels == "given" else f"trained on {labels} labels"
+
+
 def truth_name(evaluation: Evaluation) -> str:
     """Return the name of the labels that clips are judged by, as the heading of a column."""
     return "Given label" if evaluation.judged_by == "given" and evaluation.basis is Basis.GIVEN else "True label"
@@ -194,5 +200,5 @@ def headline_score(evaluation: Evaluation) -> tuple[str, str]:
     """Return the weighted F1 of the fusion model and a description of its basis."""
     if evaluation.weighted_f1 is None:
         return "unknown", "there are no labels for evaluation"
-    model = f", model trained on {evaluation.model} labels" if evaluation.model else ""
+    model = f", model {trained_on(evaluation.model, evaluation)}" if evaluation.model else ""
     return score(evaluation.weighted_f1), f"{evaluation_basis(evaluation)}, {count(evaluation.clips, 'clip')}{model}"

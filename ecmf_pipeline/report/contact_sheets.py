@@ -6,6 +6,7 @@ The choice depends only on the store, the manifest and the quarantine table.
 from __future__ import annotations
 
 import hashlib
+import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecmf_pipeline.core.clips import Clip, Modality
+from ecmf_pipeline.core.clips import Clip, Clips, Modality
 from ecmf_pipeline.core.errors import ChangedSinceIndex, ClipError, FileUnreachable
 from ecmf_pipeline.extraction.run import BranchInputs, current_digests
 from ecmf_pipeline.faces.contact_sheet import FaceShot, Picture, draw_sheet, jpeg, mark_face
@@ -22,7 +23,7 @@ from ecmf_pipeline.faces.openface import read_openface_rows
 from ecmf_pipeline.faces.tracking import KEYPOINTS, crop_aligned, crop_square, eye_angle
 from ecmf_pipeline.media.clip_reader import ClipReader, span_of
 from ecmf_pipeline.media.config import MediaConfig
-from ecmf_pipeline.report.inputs import FaceSheet
+from ecmf_pipeline.report.inputs import NO_FACE, FaceSheet
 from ecmf_pipeline.runner.quarantine import QuarantineEntry
 from ecmf_pipeline.store import FeatureRow, FeatureStore
 
@@ -109,7 +110,6 @@ def face_shots(
 def _choose(
     store: FeatureStore, clips: Sequence[Clip], quarantine: Iterable[QuarantineEntry], count: int
 ) -> list[_Choice]:
-    by_id: dict[str, Clip] = {clip.clip_id: clip for clip in clips}
     digests = current_digests(Modality.FACE, clips, {}, store)
     without_face = sorted(
         {
@@ -122,17 +122,22 @@ def _choose(
         },
         key=_hash_order,
     )[: count // 3]
-    sampled = sorted(store.clips_with_features(digests), key=_hash_order)[:MAX_SAMPLED]
+    sampled = heapq.nsmallest(MAX_SAMPLED, store.clips_with_features(digests), key=_hash_order)
     rows = [store.row(clip_id, digests[clip_id]) for clip_id in sampled]
     rows = [row for row in rows if "boxes" in row.side]  # imported features have no boxes
     rows.sort(key=lambda row: (_quality(row), row.clip_id))
     positions = _spread_positions(len(rows), count - len(without_face))
+    columns, shown = Clips.of(clips), {*without_face, *(rows[position].clip_id for position in positions.tolist())}
+    # Only these become objects: a million clips would take more than a gigabyte.
+    by_id: dict[str, Clip] = {
+        clip.clip_id: clip for clip in columns.where(np.array([clip_id in shown for clip_id in columns.ids], np.bool_))
+    }
     return [
         *(
             _Choice(by_id[rows[position].clip_id], _describe_rank(rows, position), rows[position])
             for position in positions.tolist()
         ),
-        *(_Choice(by_id[clip_id], "no face found", None) for clip_id in without_face),
+        *(_Choice(by_id[clip_id], NO_FACE, None) for clip_id in without_face),
     ]
 
 

@@ -23,6 +23,7 @@ from ecmf_pipeline.report.blocks import (
     corpus_text,
     count,
     join_items,
+    name_text,
     ordered_labels,
     percent,
     shorten,
@@ -30,9 +31,11 @@ from ecmf_pipeline.report.blocks import (
 from ecmf_pipeline.report.charts import Bar, Colour, bars
 from ecmf_pipeline.report.config import ReportConfig
 from ecmf_pipeline.report.inputs import ReportInput, column, predicted_labels
+from ecmf_pipeline.report.words import given_label
 
 LABEL_SETS: dict[str, Colour] = {
     "given labels": "blue",
+    "verdicts": "blue",
     "refined labels": "vermillion",
     "gold labels": "green",
     "predictions for candidates": "purple",
@@ -116,7 +119,7 @@ def _label_counts(report: ReportInput) -> dict[str, Counter[str]]:
     pairs = zip(column(report.clips, "clip_id"), column(report.clips, "split"), strict=True)
     candidates = (labels[name] for name, split in pairs if split == Split.CANDIDATE and name in labels)
     return {
-        "given labels": Counter(filter(None, column(report.clips, "given_label"))),
+        f"{given_label(report.corpus.get('basis'))}s": Counter(filter(None, column(report.clips, "given_label"))),
         "refined labels": Counter(filter(None, column(report.refined, "refined_label"))),
         "gold labels": Counter(filter(None, column(report.clips, "gold_label"))),
         "predictions for candidates": Counter(candidates),
@@ -131,7 +134,7 @@ def _label_bar(name: str, tally: Counter[str], label: str) -> Bar:
 def _most_and_least_frequent(name: str, tally: Counter[str], labels: Sequence[str]) -> Markup:
     ranked = sorted(labels, key=lambda label: -tally[label])
     most, least = (
-        Markup("{} ({})").format(corpus_text(label, 40), percent(tally[label] / tally.total()))
+        Markup("{} ({})").format(name_text(label), percent(tally[label] / tally.total()))
         for label in (ranked[0], ranked[-1])
     )
     sentence = Markup("Of the {} {}, the most frequent is {} and the least frequent {}.")
@@ -199,7 +202,7 @@ def quarantine_section(report: ReportInput, config: ReportConfig) -> Section:
         "Entries by stage, modality and reason",
         ["Stage", "Modality", "Reason", "#Entries"],
         [
-            [corpus_text(stage), corpus_text(modality or UNKNOWN), corpus_text(reason, 60), count(number)]
+            [corpus_text(stage), corpus_text(modality or UNKNOWN), name_text(reason, 60), count(number)]
             for (stage, modality, reason), number in sorted(places.items(), key=lambda item: (-item[1], item[0]))
         ],
     )
@@ -216,7 +219,7 @@ def _entries(report: ReportInput, config: ReportConfig) -> Table:
             corpus_text(entry.clip_id, MAX_CLIP_ID_BYTES),
             corpus_text(entry.stage),
             corpus_text(entry.modality or UNKNOWN),
-            corpus_text(entry.reason, 60),
+            name_text(entry.reason, 60),
             corpus_text(entry.message, config.text_length),
         ]
         for entry in shown

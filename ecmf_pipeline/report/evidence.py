@@ -6,6 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from markupsafe import Markup
+
 from ecmf_pipeline.labels.refine import Decision, Decisions
 from ecmf_pipeline.report.blocks import (
     UNKNOWN,
@@ -16,8 +18,9 @@ from ecmf_pipeline.report.blocks import (
     Notice,
     Paragraph,
     Table,
-    corpus_text,
     count,
+    label_column,
+    name_text,
     percent,
     shorten,
 )
@@ -48,7 +51,7 @@ def votes_by_source(report: ReportInput) -> list[Block]:
         return [Notice("The votes of the sources are not available.")]
     rows = [
         [
-            corpus_text(source, 60),
+            name_text(source, 60),
             count(counts["voted"]),
             count(counts["abstained"]),
             *(
@@ -100,7 +103,7 @@ def _controls(controls: Mapping[str, Any] | None) -> list[Block]:
 def _compare_sets(controls: Mapping[str, Any], model: str, prefix: str) -> list[Block]:
     rows = [
         [
-            corpus_text(name, 60),
+            name_text(name, 60),
             f"{scores['weighted_f1']:.4f}",
             _format_difference(scores["over_given"]),
             _format_difference(scores["over_rebalanced"]),
@@ -120,7 +123,7 @@ def _methods(metrics: Mapping[str, Any] | None) -> list[Block]:
         return []
     rows = [
         [
-            corpus_text(name, 60),
+            name_text(name, 60),
             "yes" if scores["learns"] else "no",
             percent(scores["accuracy"], 1),
             f"{scores['weighted_f1']:.4f}",
@@ -156,7 +159,7 @@ def _calibration(metrics: Mapping[str, Any] | None) -> list[Block]:
     curve = [[f"{p['confidence']:.2f}", percent(p["accuracy"], 1), count(p["clips"])] for p in metrics["curve"]]
     most_confident = [[percent(point["share"]), percent(point["accuracy"], 1)] for point in metrics["coverage"]]
     without = [
-        [corpus_text(name, 60), percent(scores["accuracy"], 1), f"{scores['ece']:.3f}"]
+        [name_text(name, 60), percent(scores["accuracy"], 1), f"{scores['ece']:.3f}"]
         for name, scores in metrics["without"].items()
     ]
     blocks: list[Block] = [
@@ -188,7 +191,7 @@ def vote_source_blocks(metrics: Mapping[str, Any] | None) -> list[Block]:
     )
     rows = [
         [
-            corpus_text(name, 60),
+            name_text(name, 60),
             percent(source["coverage"], 1),
             count(source["votes"]),
             _format_reliability(source),
@@ -225,7 +228,8 @@ def _most_frequent_error(source: Mapping[str, Any], metrics: Mapping[str, Any]) 
     if not source["votes"] or not pairs:
         return UNKNOWN, UNKNOWN
     true, voted = max(pairs, key=lambda pair: source["confusion"][pair[0]][pair[1]])
-    return f"{shorten(labels[true], 30)} voted as {shorten(labels[voted], 30)}", _format_share(source, true, voted)
+    names = Markup("{} voted as {}").format(name_text(labels[true], 30), name_text(labels[voted], 30))
+    return names, _format_share(source, true, voted)
 
 
 def _format_share(source: Mapping[str, Any], true: int, voted: int) -> str:
@@ -236,7 +240,7 @@ def _format_share(source: Mapping[str, Any], true: int, voted: int) -> str:
 def _confusion(name: str, source: Mapping[str, Any], labels: Sequence[str]) -> Table:
     rows: list[list[str | Cell]] = [
         [
-            corpus_text(true, 40),
+            name_text(true),
             *(
                 Cell(_format_share(source, t, v), source["confusion"][t][v], "count" if t == v else "change")
                 for v in range(len(labels))
@@ -244,7 +248,7 @@ def _confusion(name: str, source: Mapping[str, Any], labels: Sequence[str]) -> T
         ]
         for t, true in enumerate(labels)
     ]
-    columns = ["True label", *(f"#{shorten(label, 40)}" for label in labels)]
+    columns = ["True label", *(label_column(label) for label in labels)]
     caption = (
         f"{shorten(name, 60)}: share of votes by true label with 95% intervals, shrunk towards equal shares by one "
         "vote per row"
@@ -256,7 +260,7 @@ def _correlations(sources: Mapping[str, Mapping[str, Any]]) -> Table:
     names = [name for name, source in sources.items() if source["votes"]]
     rows: list[list[str | Cell]] = [
         [
-            corpus_text(f"{number}. {name}", 60),
+            name_text(f"{number}. {name}", 60),
             *("" if other == name else _correlation(sources[name]["error_correlation"].get(other)) for other in names),
         ]
         for number, name in enumerate(names, start=1)

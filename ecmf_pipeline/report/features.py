@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ecmf_pipeline.core.clips import MAX_CLIP_ID_BYTES
@@ -28,7 +28,7 @@ from ecmf_pipeline.report.blocks import (
     shorten,
 )
 from ecmf_pipeline.report.charts import Colour, stacked
-from ecmf_pipeline.report.inputs import FaceSheet, ReportInput
+from ecmf_pipeline.report.inputs import NO_FACE, FaceSheet, ReportInput
 from ecmf_pipeline.report.runtime import licence_of
 
 COVERAGE: dict[str, tuple[Colour, str]] = {
@@ -134,10 +134,10 @@ def _first_two(hashes: Sequence[str]) -> str:
 
 
 def origin_blocks(report: ReportInput) -> list[Block]:
-    """Show one row per model; a modality with concatenated encoders has several."""
+    """Show one row per modality or encoder."""
     rows = [
         [
-            corpus_text(name, 40),
+            corpus_text(modality, 40),
             corpus_text(str(origin.get("model") or UNKNOWN), 80),
             corpus_text(_revision(origin), 60),
             corpus_text(_weights(origin), 120),
@@ -147,7 +147,7 @@ def origin_blocks(report: ReportInput) -> list[Block]:
             corpus_text(_versions(report.computed_with.get(modality, ())), 800),
         ]
         for modality in report.encoders
-        for name, origin in _origins(modality, report)
+        for origin in [_origin(modality, report)]
     ]
     columns = [
         "Modality", "Model", "Revision", "Weights (start of SHA-256)", "Preprocessing", "Precision", "Device",
@@ -163,16 +163,12 @@ def origin_blocks(report: ReportInput) -> list[Block]:
     return blocks
 
 
-def _origins(modality: str, report: ReportInput) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _origin(modality: str, report: ReportInput) -> Mapping[str, Any]:
     origin = report.provenance.get(modality)
     if origin is None:  # settings of imported features contain only name and dtype
         encoder = report.encoders[modality].get("encoder", {})
-        origin = {"model": encoder.get("name"), "precision": encoder.get("dtype")}
-    members: Sequence[Mapping[str, Any]] = origin.get("members", ())
-    if not members:
-        yield modality, origin
-    for number, member in enumerate(members, start=1):
-        yield f"{modality} ({number} of {len(members)})", member
+        return {"model": encoder.get("name"), "precision": encoder.get("dtype")}
+    return origin
 
 
 def _revision(origin: Mapping[str, Any]) -> str:
@@ -225,9 +221,13 @@ def faces_section(report: ReportInput) -> Sequence[Section]:
     shown = [sheet for sheet in report.face_sheets if sheet.picture]
     blocks: list[Block] = []
     if shown:
-        blocks += [
-            Paragraph(f"{count(len(shown), 'clip')}, from the lowest to the highest landmark quality. {_HOW_TO_READ}")
-        ]
+        n_faceless = sum(sheet.reason == NO_FACE for sheet in shown)
+        parts = []
+        if n_faces := len(shown) - n_faceless:
+            parts.append(f"{count(n_faces, 'clip')}, from the lowest to the highest landmark quality. {_HOW_TO_READ}")
+        if n_faceless:
+            parts.append(f"{count(n_faceless, 'clip')} in which no face was found: some of the searched frames.")
+        blocks.append(Paragraph(" ".join(parts)))
         blocks.append(_photograph(shown[0]))
         if shown[1:]:
             blocks.append(Collapsible(f"{count(len(shown) - 1)} more", [_photograph(sheet) for sheet in shown[1:]]))

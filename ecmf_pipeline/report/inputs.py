@@ -12,6 +12,7 @@ from ecmf_pipeline.core.predictions import ABSTAINS, PredictionTable
 from ecmf_pipeline.fusion.config import modality_of
 from ecmf_pipeline.labels.refine import Decision
 from ecmf_pipeline.report.checks import ClipMap, LabelIssue
+from ecmf_pipeline.report.neighbours import Neighbours
 from ecmf_pipeline.report.thumbnails import Thumbnail
 from ecmf_pipeline.runner.quarantine import QuarantineEntry
 
@@ -86,6 +87,10 @@ def predicted_labels(predictions: Sequence[PredictedClip]) -> dict[str, str]:
     return {clip_id: label for clip_id, label, is_flagged in pairs if not is_flagged}
 
 
+NO_FACE = "no face found"
+"""Reason of the contact sheet of a clip without a face."""
+
+
 @dataclass(frozen=True, slots=True)
 class FaceSheet:
     """Contact sheet of one clip.
@@ -129,6 +134,7 @@ class ReportInput:
         evaluated: Predictions that `evaluate` scored, if they differ from ``predictions``: a clip whose group was
             trained on is predicted by the models that held out the group. Empty: ``predictions`` were scored.
         clip_map: Map of the clips with cards; None if there is none.
+        neighbours: Near-duplicates and outliers among all clips; None if no clip has features.
         label_issues: Given labels that are probably wrong, the most probable error first; None if not searched.
         thumbnails: Pictures of clips by clip id.
         resources: Recorded runs by command; see `core.resources`.
@@ -156,6 +162,7 @@ class ReportInput:
     language_notes: Sequence[str] = ()
     evaluated: Sequence[PredictedClip] = ()
     clip_map: ClipMap | None = None
+    neighbours: Neighbours | None = None
     label_issues: Sequence[LabelIssue] | None = None
     thumbnails: Mapping[str, Thumbnail] = field(default_factory=dict)
     resources: Mapping[str, Any] = field(default_factory=dict)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from markupsafe import Markup
 
-from ecmf_pipeline.report.blocks import count, ordered_labels, shorten
+from ecmf_pipeline.report.blocks import count, name_text, ordered_labels, shorten
 from ecmf_pipeline.report.cards import Card, Cards
 from ecmf_pipeline.report.charts import PALETTE
 from ecmf_pipeline.report.checks import ClipMap
@@ -95,13 +95,13 @@ def _places(values: Sequence[str], order: Sequence[str]) -> dict[str, int]:
 
 def _legend(key: str, places: dict[str, int], values: Sequence[str]) -> Markup:
     tally = Counter(values)
-    others = sum(number for value, number in tally.items() if value not in places)
+    others = {value: number for value, number in tally.items() if value not in places}
     entries = [(place, value, tally[value]) for value, place in places.items()]
-    entries += [(_COLOURS, _OTHERS, others)] if others else []
+    if others:
+        name = next(iter(others)) if len(others) == 1 else f"{len(others)} {_OTHERS}"
+        entries.append((_COLOURS, name, sum(others.values())))
     items = [
-        Markup('<li><span class="swatch {}"></span><bdi>{}</bdi> {}</li>').format(
-            PALETTE[place], shorten(value, 40), count(number)
-        )
+        Markup('<li><span class="swatch {}"></span>{} {}</li>').format(PALETTE[place], name_text(value), count(number))
         for place, value, number in entries
     ]
     return Markup('<ul class="legend for-{}">{}</ul>').format(key, Markup("").join(items))

@@ -216,6 +216,22 @@ class Optimistic(MetricsPart):
     weighted_f1: float
 
 
+class SetScore(MetricsPart):
+    """A set of encoders, and its weighted F1 on training labels."""
+
+    kept: tuple[str, ...]
+    weighted_f1: float
+
+
+class Smallest(Difference):
+    """The smallest set of encoders whose score is within ``margin`` of the best, compared with all encoders."""
+
+    kept: tuple[str, ...]
+    margin: float
+    weighted_f1: float
+    path: tuple[SetScore, ...] = ()
+
+
 class Ablation(MetricsPart):
     """Content of the metrics file of `ablate`."""
 
@@ -226,6 +242,7 @@ class Ablation(MetricsPart):
     robustness: tuple[DamageRow, ...] = ()
     skipped: tuple[Skipped, ...] = ()
     weights: Weights = Weights()
+    smallest: Smallest | None = None
     mertools_protocol: Optimistic | None = None
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from ecmf_pipeline.core.predictions import Basis
 from ecmf_pipeline.labels.refine import LabelAction
 from ecmf_pipeline.labels.verdicts import MIN_GOLD
-from ecmf_pipeline.report.ablation import plain_conclusion
+from ecmf_pipeline.report.alternatives import model_advice, plain_conclusion
 from ecmf_pipeline.report.blocks import Tile, count, join_items, percent, score, shorten
 from ecmf_pipeline.report.conclusions import (
     bounds,
@@ -15,6 +16,7 @@ from ecmf_pipeline.report.conclusions import (
     headline_score,
     labels_conclusion,
     majority_f1,
+    trained_on,
     training_conclusion,
 )
 from ecmf_pipeline.report.inputs import ReportInput, column
@@ -24,6 +26,8 @@ from ecmf_pipeline.report.zero_shot import Conclusion, next_step, zero_shot_conc
 REVIEW = "ecmf-pipe review"
 _MUCH_QUARANTINED = 0.05
 _LITTLE_COVERAGE = 0.5
+_WIDE = 0.2
+"""Width of the interval of the score above which more labels come before other steps."""
 _MOST_STEPS = 4
 
 
@@ -61,17 +65,20 @@ def tiles(report: ReportInput, evaluation: Evaluation, ablation: Ablation | None
         interval = f"95% interval {bounds(best)}" if bounds(best) else "no interval"
         comparison = f"against {best.best}, {interval}"
         if best.model and best.model != evaluation.model:  # the difference is not that of the headline
-            comparison = f"trained on {best.model} labels, {comparison}"
+            comparison = f"{trained_on(best.model, evaluation)}, {comparison}"
     shown = [
         Tile("Weighted F1 of the fusion", value, _interval(report, evaluation)),
         Tile("Judged by", *_judges(evaluation)),
         _baseline(evaluation),
-        Tile("Compared with the best single modality", fusion.short, comparison, fusion.state),
     ]
+    if len(evaluation.modalities) != 1:
+        shown.append(Tile("Compared with the best single modality", fusion.short, comparison, fusion.state))
     if plain is not None:
         shown.append(
             Tile("Compared with plain models", plain.short, "the best of them, on the same features", plain.state)
         )
+    if evaluation.basis is Basis.VERDICTS:
+        return shown
     return [
         *shown,
         Tile("Training labels after refinement", refinement.short, _accuracies(evaluation), refinement.state),
@@ -89,7 +96,8 @@ def conclusions(report: ReportInput, evaluation: Evaluation, ablation: Ablation 
     found = [_score_conclusion(report, evaluation), fusion_conclusion(evaluation)]
     if (plain := plain_conclusion(evaluation, ablation)) is not None:
         found.append(plain)
-    found.append(labels_conclusion(evaluation, report.refined))
+    if evaluation.basis is not Basis.VERDICTS:
+        found.append(labels_conclusion(evaluation, report.refined))
     if report.refined or evaluation.refined_over_given:
         found.append(training_conclusion(evaluation))
     warnings = ablation.weights.warnings if ablation else ()
@@ -103,11 +111,27 @@ def next_steps(report: ReportInput, evaluation: Evaluation, ablation: Ablation |
     steps = []
     if evaluation.weighted_f1 is None:
         steps.append(Step("Label some clips: without labels nothing can be judged.", REVIEW))
+    elif evaluation.judged_by == "given" and evaluation.basis is Basis.VERDICTS:
+        steps.append(
+            Step(
+                "Give verdicts on clips drawn at random too: those of the scores were chosen, so the scores of other "
+                "clips may differ.",
+                REVIEW,
+            )
+        )
     elif evaluation.judged_by == "given":
         steps.append(
             Step(
                 f"Give verdicts on at least {MIN_GOLD} clips: the scores only measure agreement with given labels, "
                 "which may be wrong.",
+                REVIEW,
+            )
+        )
+    if evaluation.interval is not None and (width := evaluation.interval[1] - evaluation.interval[0]) > _WIDE:
+        steps.append(
+            Step(
+                f"Label more clips: the 95% interval of the score is {width:.2f} wide, so most differences between "
+                "models cannot be seen.",
                 REVIEW,
             )
         )
@@ -118,7 +142,11 @@ def next_steps(report: ReportInput, evaluation: Evaluation, ablation: Ablation |
     n_quarantined = len({entry.clip_id for entry in report.quarantine})
     if report.clips and n_quarantined / len(report.clips) >= _MUCH_QUARANTINED:
         share = percent(n_quarantined / len(report.clips))
-        steps.append(Step(f"Find out why {share} of the clips are quarantined.", "ecmf-pipe status"))
+        ((reason, modality), number), *_ = Counter(
+            (e.reason, e.modality or e.stage) for e in report.quarantine
+        ).most_common(1)
+        why = f"most often {shorten(reason, 60)} ({modality}, {count(number, 'clip')})"
+        steps.append(Step(f"Find out why {share} of the clips are quarantined: {why}.", "ecmf-pipe status"))
     steps += _about_the_model(evaluation, ablation)
     sparse = [
         f"{name} ({count(int(states.get('done') or 0))} of {count(len(report.clips))} clips)"
@@ -145,15 +173,7 @@ def _about_the_model(evaluation: Evaluation, ablation: Ablation | None) -> list[
     majority_score = majority_f1(evaluation)
     if evaluation.weighted_f1 is not None and majority_score is not None and evaluation.weighted_f1 <= majority_score:
         steps.append(Step("Check labels and features: the model has learned nothing from them.", "ecmf-pipe doctor"))
-    plain = plain_conclusion(evaluation, ablation)
-    if plain is not None and plain.state in {"same", "worse"}:
-        steps.append(
-            Step(
-                "Compare stronger encoders, or use train.fusion.kind: mean_probs: the fusion is not better than a "
-                "plain model.",
-                "ecmf-pipe encoders --list",
-            )
-        )
+    steps += [Step(sentence, command) for sentence, command in model_advice(evaluation, ablation)]
     return steps
 
 
@@ -169,7 +189,7 @@ def _interval(report: ReportInput, evaluation: Evaluation) -> str:
 
 
 def _judges(evaluation: Evaluation) -> tuple[str, str]:
-    model = f"model trained on {evaluation.model} labels, out of fold" if evaluation.model else "out of fold"
+    model = f"model {trained_on(evaluation.model, evaluation)}, out of fold" if evaluation.model else "out of fold"
     if evaluation.judged_by == "gold":
         return count(evaluation.clips, "gold label"), model
     if evaluation.judged_by == "given":

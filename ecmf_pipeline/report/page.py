@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from ecmf_pipeline.core.predictions import Basis
 from ecmf_pipeline.report.ablation import ablation_section, weights_section
 from ecmf_pipeline.report.blocks import Section, Tile
 from ecmf_pipeline.report.cards import make_cards
@@ -49,6 +50,8 @@ def render(report: ReportInput, config: ReportConfig) -> str:
         InputError: If a value of ``report.evaluate`` or ``report.ablate`` has the wrong type.
     """
     evaluation, ablation = read_evaluation(report.evaluate), read_ablation(report.ablate)
+    if ablation is not None and ablation.basis is Basis.GIVEN:  # `ablate` does not record verdicts
+        ablation = ablation.model_copy(update={"basis": evaluation.basis})
     cards = make_cards(report, config, make_environment())
     shown = {str(card.clip.clip_id): card.picture for card in cards.cards if card.picture}
     pictures = describe_thumbnails(shown, len(cards.cards), config.thumbnails)

@@ -6,6 +6,7 @@ from collections import Counter
 
 from markupsafe import Markup
 
+from ecmf_pipeline.core.predictions import Basis
 from ecmf_pipeline.labels.refine import LabelAction
 from ecmf_pipeline.report.blocks import (
     Block,
@@ -17,11 +18,12 @@ from ecmf_pipeline.report.blocks import (
     Paragraph,
     Section,
     Table,
-    corpus_text,
     count,
+    fold_long,
+    label_column,
+    name_text,
     ordered_labels,
     percent,
-    shorten,
 )
 from ecmf_pipeline.report.cards import label_after
 from ecmf_pipeline.report.charts import Bar, bars
@@ -29,7 +31,7 @@ from ecmf_pipeline.report.conclusions import labels_conclusion
 from ecmf_pipeline.report.evidence import evidence_blocks, vote_source_blocks, votes_by_source
 from ecmf_pipeline.report.inputs import ReportInput, column
 from ecmf_pipeline.report.metrics import Evaluation, LabelAccuracy
-from ecmf_pipeline.report.words import ABSENT, DECISIONS
+from ecmf_pipeline.report.words import ABSENT, DECISIONS, given_label
 from ecmf_pipeline.report.zero_shot import UNVERIFIED, next_step
 
 
@@ -37,6 +39,7 @@ def refinement_section(report: ReportInput, evaluation: Evaluation) -> Section:
     """Show decisions, changed labels and votes."""
     title = "Label refinement"
     conclusion = labels_conclusion(evaluation, report.refined)
+    given = given_label(evaluation.basis)
     if not report.refined:
         return Section("refinement", title, [Notice(conclusion.sentence)])
     if evaluation.zero_shot is not None:
@@ -48,7 +51,9 @@ def refinement_section(report: ReportInput, evaluation: Evaluation) -> Section:
                 *votes_by_source(report),
             ],
         )
-    blocks: list[Block] = [Paragraph(conclusion.sentence), *_decisions(report), *_matrix(report)]
+    blocks: list[Block] = [*_decisions(report, given), *_matrix(report, given)]
+    if evaluation.basis is not Basis.VERDICTS:
+        blocks.insert(0, Paragraph(conclusion.sentence))
     details = {
         "Accuracy of the training labels": _accuracy(evaluation),
         "Effect of refined labels, methods and calibration": evidence_blocks(report.evaluate),
@@ -75,7 +80,7 @@ def _accuracy(evaluation: Evaluation) -> list[Block]:
     return [Table("Accuracy of the training labels (gold labels as truth)", ["Labels", "#Clips", "#Accuracy"], rows)]
 
 
-def _decisions(report: ReportInput) -> list[Block]:
+def _decisions(report: ReportInput, given_name: str) -> list[Block]:
     tally = Counter(map(LabelAction, column(report.refined, "decision")))
     groups = []
     for name, (colour, description, _) in DECISIONS.items():
@@ -87,7 +92,7 @@ def _decisions(report: ReportInput) -> list[Block]:
         action == LabelAction.REVIEW and bool(label) for label, action in zip(given, actions, strict=True)
     )
     sentence = (
-        f"Of {count(had_label, 'given label')}, {count(tally[LabelAction.KEEP])} were kept, "
+        f"Of {count(had_label, given_name)}, {count(tally[LabelAction.KEEP])} were kept, "
         f"{count(tally[LabelAction.DOWN_WEIGHT])} kept with a lower weight, {count(tally[LabelAction.RELABEL])} "
         f"replaced, {count(tally[LabelAction.DROP])} dropped"
         + (f", {count(n_for_review)} kept with a low weight and listed for review." if n_for_review else ".")
@@ -99,7 +104,7 @@ def _decisions(report: ReportInput) -> list[Block]:
     return [Heading("Decisions"), Paragraph(sentence), Figure(drawing, f"Clips by decision ({meanings}).", numbers)]
 
 
-def _matrix(report: ReportInput) -> list[Block]:
+def _matrix(report: ReportInput, given_name: str) -> list[Block]:
     columns_of_labels = (column(report.refined, name) for name in ("given_label", "decision", "refined_label"))
     tally = Counter(zip(*columns_of_labels, strict=True))
     transitions: Counter[tuple[str, str]] = Counter()
@@ -119,24 +124,28 @@ def _matrix(report: ReportInput) -> list[Block]:
             Cell(count(number)) if start == end else Cell(count(number) if number else "", number / largest, "change")
             for end, number in ((end, transitions[start, end]) for end in ends)
         ]
-        rows.append([corpus_text(start, 40), *cells])
+        rows.append([name_text(start), *cells])
     changed_given = {pair: number for pair, number in changes.items() if pair[0] != ABSENT and pair[1] not in outcomes}
     if changed_given:
         start, end = max(changed_given, key=lambda pair: (changed_given[pair], pair))
         sentence = Markup("{} changed. The most frequent change is {} to {} ({}).").format(
-            count(sum(changed_given.values()), "given label"),
-            corpus_text(start, 40),
-            corpus_text(end, 40),
+            count(sum(changed_given.values()), given_name),
+            name_text(start),
+            name_text(end),
             count(changed_given[start, end], "clip"),
         )
     else:
-        sentence = Markup("No given label was replaced by another.")
+        sentence = Markup("No {} was replaced by another.").format(given_name)
     if dropped := sum(number for (_, end), number in changes.items() if end == "dropped"):
-        sentence += f" {count(dropped, 'given label')} dropped."
-    caption = "Label changes: given label (rows) and label after refinement (columns). Changes are tinted."
-    columns = ["Given label", *(f"#{shorten(end, 40)}" for end in ends)]
+        sentence += f" {count(dropped, given_name)} dropped."
+    caption = f"Label changes: {given_name} (rows) and label after refinement (columns). Changes are tinted."
+    columns = [given_name.capitalize(), *(label_column(end) for end in ends)]
     return [
         Heading("Label changes"),
         Paragraph(sentence),
-        Table(caption, columns, rows, spread="After refinement", spread_over=len(ends)),
+        *fold_long(
+            [Table(caption, columns, rows, spread="After refinement", spread_over=len(ends))],
+            len(rows),
+            f"Changes of {count(len(rows), 'label')}",
+        ),
     ]

@@ -14,13 +14,14 @@ MAX_CARDS = 2000
 
 CHANGED, DROPPED, REVIEWED, MISJUDGED, OTHER = "changed", "dropped", "reviewed", "misjudged", "other"
 """Kinds of clips, the first ones first."""
+MOST_OUTLIERS = 200
 
 
 def choose_clips(report: ReportInput, count: int = MAX_CARDS) -> list[str]:
     """Return at most ``count`` clip ids, those of the first kinds first.
 
-    If not all clips of the first kinds fit, each kind and label gets an equal number. All other places go to each label
-    in equal numbers. The choice is random, but depends only on the clip ids.
+    If not all clips of the first kinds fit, each kind and label gets an equal number. Near-duplicates and outliers
+    follow. All other places go to each label in equal numbers. The choice is random, but depends only on the clip ids.
 
     Returns:
         The clips that the thumbnails and cards are made for, in this order.
@@ -36,6 +37,13 @@ def choose_clips(report: ReportInput, count: int = MAX_CARDS) -> list[str]:
         kind = kind_of(action, basis, predicted.get(clip_id, ""), truth.get(clip_id, ""))
         (rest if kind == OTHER else first)[kind, given_label or gold_label].append(str(clip_id))
     chosen = _in_turn(first, count)
+    if report.neighbours is not None:
+        pairs = (name for first_id, second_id, _ in report.neighbours.duplicates for name in (first_id, second_id))
+        outliers = (name for name, _ in report.neighbours.outliers[:MOST_OUTLIERS])
+        known = set(chosen)
+        chosen += [name for name in dict.fromkeys((*pairs, *outliers)) if name not in known][: count - len(chosen)]
+    known = set(chosen)
+    rest = {key: [name for name in names if name not in known] for key, names in rest.items()}
     return chosen + _in_turn(rest, count - len(chosen))
 
 

@@ -13,8 +13,9 @@ from ecmf_pipeline.report.blocks import (
     Paragraph,
     Section,
     Table,
-    corpus_text,
     count,
+    fold_long,
+    name_text,
     ordered_labels,
     score,
     signed,
@@ -30,6 +31,7 @@ from ecmf_pipeline.report.conclusions import (
 )
 from ecmf_pipeline.report.inputs import ReportInput
 from ecmf_pipeline.report.metrics import Difference, Evaluation, Scores
+from ecmf_pipeline.report.words import given_label
 from ecmf_pipeline.report.zero_shot import UNVERIFIED, zero_shot_blocks
 
 
@@ -61,8 +63,8 @@ def _modalities(evaluation: Evaluation) -> list[Block]:
         (name, scores) for name, scores in evaluation.modalities.items() if scores and scores.weighted_f1 is not None
     ]
     single.sort(key=lambda item: (-(item[1].weighted_f1 or 0.0), item[0]))
-    fused = evaluation.fusion
-    fusion_models = [("fusion, given labels", fused.given), ("fusion, refined labels", fused.refined)] if fused else []
+    fused, given = evaluation.fusion, given_label(evaluation.basis)
+    fusion_models = [(f"fusion, {given}s", fused.given), ("fusion, refined labels", fused.refined)] if fused else []
     fusion = [(name, scores) for name, scores in fusion_models if scores and scores.weighted_f1 is not None]
     if not single and not fusion:
         return [Notice("There are no scores of single modalities or of fusion.")]
@@ -81,7 +83,8 @@ def _modalities(evaluation: Evaluation) -> list[Block]:
         parts.append("No single modality was evaluated.")
     caption = (
         f"Weighted F1 ({evaluation_basis(evaluation)}), and for how many of these clips the model had an input; the "
-        "others count with the most frequent label. Single modalities are trained on the given labels. Dark blue: the "
+        "others count with the most frequent label. Single modalities are trained on the "
+        f"{given}s. Dark blue: the "
         "fusion of the headline, with its 95% interval. Dashed line: always predicting the most frequent label."
     )
     table = Table(
@@ -117,9 +120,13 @@ def _with_coverage(scores: Scores) -> str:
 
 def _differences(report: ReportInput, evaluation: Evaluation) -> list[Block]:
     fusion, training = evaluation.fusion_over_best_modality, evaluation.refined_over_given
+    before = "given" if evaluation.basis is Basis.GIVEN else "verdicts"
     rows = [
         Interval(name, difference.difference, difference.low, difference.high, _estimate(difference))
-        for name, difference in (("fusion minus best single", fusion), ("refined minus given", training))
+        for name, difference in (
+            ("fusion minus best single", fusion),
+            (f"refined minus {before}", training),
+        )
         if difference is not None and difference.difference is not None
     ]
     conclusion = training_conclusion(evaluation)
@@ -145,7 +152,8 @@ def _by_split(evaluation: Evaluation) -> list[Block]:
         for labels, scores in (("given", models.given), ("refined", models.refined)) if models else ():
             if scores is not None:
                 values = [count(scores.clips), score(scores.weighted_f1), score(scores.accuracy)]
-                rows.append([split, f"{labels} labels", *values])
+                name = f"{given_label(evaluation.basis)}s" if labels == "given" else f"{labels} labels"
+                rows.append([split, name, *values])
     if not rows:
         return []
     columns = ["Split", "Fusion trained on", "#Clips", "#Weighted F1", "#Accuracy"]
@@ -157,12 +165,13 @@ def _per_class(report: ReportInput, evaluation: Evaluation) -> list[Block]:
     if headline is None or not headline.per_class:
         return []
     rows = [
-        [corpus_text(label, 40), score(row.precision), score(row.recall), score(row.f1), count(row.support)]
+        [name_text(label), score(row.precision), score(row.recall), score(row.f1), count(row.support)]
         for label in ordered_labels(report.labels, headline.per_class)
         if (row := headline.per_class.get(label))
     ]
     columns = ["Label", "#Precision", "#Recall", "#F1", "#Clips"]
-    return [Heading("By label"), Table(f"Scores of fusion by label, {evaluation_basis(evaluation)}", columns, rows)]
+    table = Table(f"Scores of fusion by label, {evaluation_basis(evaluation)}", columns, rows)
+    return [Heading("By label"), *fold_long([table], len(rows), f"Scores of {count(len(rows), 'label')}")]
 
 
 def _estimate(difference: Difference) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ecmf_pipeline.core.predictions import Basis
 from ecmf_pipeline.labels.refine import LabelAction
 from ecmf_pipeline.report.charts import Colour
 
@@ -16,3 +17,8 @@ DECISIONS: dict[LabelAction, tuple[Colour, str, str]] = {
 }
 """Colour, word and meaning of each decision."""
 ABSENT = "no label"
+
+
+def given_label(basis: Basis | str | None) -> str:
+    """Return the name of a label that models are trained on before refinement; add ``s`` for several."""
+    return "verdict" if basis == Basis.VERDICTS else "given label"

@@ -15,8 +15,8 @@ from ecmf_pipeline.report.blocks import (
     State,
     Table,
     Tile,
-    corpus_text,
     count,
+    name_text,
     ordered_labels,
     percent,
     score,
@@ -92,7 +92,7 @@ def zero_shot_conclusions(evaluation: Evaluation, labels: ZeroShot) -> list[Conc
                 "were chosen for labelling and not drawn at random, so this is no accuracy of all labels.",
             )
         )
-    return [*conclusions, Conclusion(None, "next", next_step(labels))]
+    return conclusions
 
 
 def next_step(labels: ZeroShot) -> str:
@@ -125,10 +125,8 @@ def zero_shot_blocks(report: ReportInput, evaluation: Evaluation, labels: ZeroSh
         )
     names = [name for name in ordered_labels(report.labels, labels.labels) if name in labels.labels]
     if names:
-        groups = [
-            (corpus_text(name, 40), [Bar(float(labels.labels[name]), count(labels.labels[name]))]) for name in names
-        ]
-        rows = [[corpus_text(name, 40), count(labels.labels[name])] for name in names]
+        groups = [(name, [Bar(float(labels.labels[name]), count(labels.labels[name]))]) for name in names]
+        rows = [[name_text(name), count(labels.labels[name])] for name in names]
         table = Table(f"Clips by label ({UNVERIFIED})", ["Label", "#Clips"], rows)
         caption = f"Clips by label ({UNVERIFIED})."
         blocks.append(Figure(bars(groups, alt=caption), caption, table))
@@ -140,7 +138,7 @@ def zero_shot_blocks(report: ReportInput, evaluation: Evaluation, labels: ZeroSh
             )
         )
     sources = [
-        [corpus_text(name, 60), count(source.votes), UNKNOWN if source.weight is None else f"{source.weight:.2f}"]
+        [name_text(name, 60), count(source.votes), UNKNOWN if source.weight is None else f"{source.weight:.2f}"]
         for name, source in labels.sources.items()
     ]
     blocks += [

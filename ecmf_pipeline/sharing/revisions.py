@@ -49,6 +49,8 @@ def open_version(name: str, files: Sequence[Path]) -> Iterator[Version]:
         InputError: If ``name`` is neither a project nor a revision.
         MissingInput: If a file of the revision is neither in the cache of DVC nor in a remote.
     """
+    if not name.strip():
+        raise InputError("the name of a version is empty", "give a folder, a git revision or a DVC experiment")
     if (Path(name) / paths.PARAMS).is_file():
         yield Version(name, "", Path(name))
         return

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.core.errors import TooFewClips
 from ecmf_pipeline.core.files import write_json, write_sealed_json
-from ecmf_pipeline.core.predictions import Basis
+from ecmf_pipeline.core.predictions import Basis, PredictionTable
 from ecmf_pipeline.evaluation.controls import compare_controls, fusion_predictions, predict_out_of_fold, training_sets
 from ecmf_pipeline.evaluation.label_quality import LabelEvidence, compare_methods, measure_calibration, measure_sources
 from ecmf_pipeline.evaluation.plain import compare_plain
@@ -45,24 +47,55 @@ def run() -> None:
     if labelled.is_zero_shot:
         _evaluate_zero_shot(params, labelled)
         return
-    clips, labels, training = corpus.clips, corpus.labels, params.train.training
+    evaluator = Evaluator(corpus.clips, corpus.labels, params.evaluate)
+    refined = read_refined_predictions(paths.predictions("refined") / "fusion.csv", corpus)
+    results = {"basis": labelled.basis.value, **_score_models(params, labelled, evaluator, refined)}
+    # Both sets of tables take more than a gigabyte for a million clips: those of the models are released by now.
+    votes = all_votes(corpus)
+    evidence = LabelEvidence.of(
+        corpus,
+        votes,
+        human_labels=labelled.known,
+        folds=folds_of(corpus, params.vote.folds, params.vote.seed),
+        seed=params.vote.seed,
+        config=params.refine.label_model,
+        given_are_human=labelled.basis is Basis.VERDICTS,
+    )
+    results["label_model"] = measure_calibration(evidence)
+    results["label_methods"] = compare_methods(evidence, params.evaluate)
+    results["interval"] = evaluator.interval(refined.classes[evaluator.rows])
+    write_sealed_json(paths.SOURCES, measure_sources(evidence, corpus.labels))
+    write_sealed_json(paths.METRICS / "evaluate.json", results)
+    quarantined = {entry.clip_id for entry in read_all(paths.QUARANTINE, params.extract.encoders)}
+    write_json(paths.SUMMARY, summary_metrics(results, results["interval"], len(quarantined)))
+    write_plots(paths.PLOTS, evaluator, refined, results)
+    echo(summary(results))
+
+
+def _score_models(
+    params: Params, labelled: LabelledCorpus, evaluator: Evaluator, refined: PredictionTable
+) -> dict[str, Any]:
+    """Score the models of all variants, and models that are trained only for comparison."""
+    corpus, training = labelled.corpus, params.train.training
+    clips, labels, verdicts = corpus.clips, corpus.labels, labelled.known
     variants = [path.stem for path in sorted(paths.predictions("given").glob("*.csv"))]
     tables = {variant: read_given_predictions(variant, corpus) for variant in variants}
     decisions = read_decisions(paths.REFINED, corpus=corpus)
-    refined = read_refined_predictions(paths.predictions("refined") / "fusion.csv", corpus)
-    verdicts = labelled.known
-    folds, seed = folds_of(corpus, params.vote.folds, params.vote.seed), params.vote.seed
-    evaluator = Evaluator(clips, labels, params.evaluate)
-    results = {"basis": labelled.basis.value, **evaluate(evaluator, clips, tables, refined, decisions, verdicts)}
+    results = evaluate(evaluator, clips, tables, refined, decisions, verdicts)
+    fusion = tables["fusion"]
+    del tables
     sets = training_sets(corpus.given, decisions, labels, verdicts)
+    del decisions
     features = read_features(params, clips)
+    folds, seed = folds_of(corpus, params.vote.folds, params.vote.seed), params.vote.seed
     rows = join_modalities(features)
     linear = {name: predict_out_of_fold(rows, one, folds, seed=seed) for name, one in sets.items()}
+    del rows
     results["controls"] = compare_controls(evaluator, linear)
     training_folds = folds_of(corpus, training.folds, training.seed)
     if params.evaluate.plain:
-        fusion = tables["fusion"].classes[evaluator.rows]
-        results["plain"] = compare_plain(evaluator, corpus, features, training_folds, fusion, seed=training.seed)
+        classes = fusion.classes[evaluator.rows]
+        results["plain"] = compare_plain(evaluator, corpus, features, training_folds, classes, seed=training.seed)
     if params.evaluate.fusion_controls:
         try:
             predictions = fusion_predictions(
@@ -73,32 +106,14 @@ def run() -> None:
                 labels,
                 fusion=params.train.fusion,
                 training=training,
-                trained={"given": tables["fusion"], "refined": refined},
+                trained={"given": fusion, "refined": refined},
             )
             results["controls"]["fusion"] = compare_controls(evaluator, predictions)
         except TooFewClips as error:
             results["controls"]["no_fusion"] = (
                 f"the fusion model cannot be trained on each training set: {error.message}"
             )
-    votes, label_model = all_votes(corpus), params.refine.label_model
-    evidence = LabelEvidence.of(
-        corpus,
-        votes,
-        human_labels=verdicts,
-        folds=folds,
-        seed=seed,
-        config=label_model,
-        given_are_human=labelled.basis is Basis.VERDICTS,
-    )
-    results["label_model"] = measure_calibration(evidence)
-    results["label_methods"] = compare_methods(evidence, params.evaluate)
-    results["interval"] = evaluator.interval(refined.classes[evaluator.rows])
-    write_sealed_json(paths.SOURCES, measure_sources(evidence, labels))
-    write_sealed_json(paths.METRICS / "evaluate.json", results)
-    quarantined = {entry.clip_id for entry in read_all(paths.QUARANTINE, params.extract.encoders)}
-    write_json(paths.SUMMARY, summary_metrics(results, results["interval"], len(quarantined)))
-    write_plots(paths.PLOTS, evaluator, refined, results)
-    echo(summary(results))
+    return results
 
 
 def _evaluate_zero_shot(params: Params, labelled: LabelledCorpus) -> None:

@@ -81,6 +81,7 @@ def run(labels: paths.Labels) -> None:
         corpus.clips,
         lambda some: stored.read(some, params.train.pool),
         branches_of=singles if labels == "given" else None,
+        with_branches={"fusion"} if labels == "refined" else (),  # of the predictions that the report shows
     )
     tables.pop(SINGLE_MODELS, None)
     submitted = tables.pop(_DEPLOYED)

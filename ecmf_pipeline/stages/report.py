@@ -7,10 +7,11 @@ from dataclasses import asdict, replace
 from importlib.metadata import version
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ecmf_pipeline import __version__
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import Modality
+from ecmf_pipeline.core.clips import Clips, Modality
 from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.core.files import read_sealed_json, write_atomic
 from ecmf_pipeline.core.predictions import Basis, PredictionTable
@@ -20,9 +21,10 @@ from ecmf_pipeline.corpora.languages import count_languages, translation_languag
 from ecmf_pipeline.extraction.run import clip_limits, coverage
 from ecmf_pipeline.labels.decision_files import read_decisions
 from ecmf_pipeline.report.cards import rows_by_clip
-from ecmf_pipeline.report.checks import LabelIssue, find_label_issues, map_clips
+from ecmf_pipeline.report.checks import LabelIssue, find_label_issues, map_decisions, map_features
 from ecmf_pipeline.report.contact_sheets import face_sheets
 from ecmf_pipeline.report.inputs import FaceSheet, PredictedClips, ReportInput
+from ecmf_pipeline.report.neighbours import find_neighbours
 from ecmf_pipeline.report.page import render
 from ecmf_pipeline.report.sample import choose_clips
 from ecmf_pipeline.report.thumbnails import make_thumbnails
@@ -80,7 +82,8 @@ def run() -> None:
         )
         for name, store in stores.items()
     }
-    evaluated = read_refined_predictions(paths.predictions("refined") / "fusion.csv", corpus)
+    path = paths.predictions("refined") / "fusion.csv"
+    evaluated = read_refined_predictions(path, corpus).with_branches(path, command="ecmf-pipe predict --labels refined")
     absent = [name for name in stores if covered[name]["absent"] == len(corpus.clips)]
     for name in absent:
         del stores[name], covered[name]
@@ -142,17 +145,26 @@ def run() -> None:
 def _with_clips(
     content: ReportInput, params: Params, stores: Mapping[str, FeatureStore], evaluated: PredictionTable
 ) -> ReportInput:
-    """Add the map and the thumbnails of the clips that get a card."""
+    """Add near-duplicates and outliers, and the map and the thumbnails of the clips that get a card."""
+    stored = open_stored(params, content.clips, stores)
+
+    def read(clip_ids: Sequence[str]) -> Mapping[str, NDArray[np.float32]]:
+        return stored.read(clip_ids, params.train.vector_pool)
+
+    has_features = any(len(store) for store in stores.values())
+    if has_features:
+        content = replace(content, neighbours=find_neighbours(Clips.of(content.clips).ids, read))
     chosen = choose_clips(content)
     rows = rows_by_clip(content.clips)
     clips = [content.clips[rows[clip_id]] for clip_id in chosen]
     thumbnails = make_thumbnails(clips, root=params.corpus.root, media=params.media, pictures=params.report.thumbnails)
     clip_map = None
-    if any(len(store) for store in stores.values()):
-        rows = rows_by_clip(content.scored)
-        probs = evaluated.probs[[rows[clip_id] for clip_id in chosen]]
-        features = open_stored(params, content.clips).read(chosen, params.train.vector_pool)
-        clip_map = map_clips(features, probs, chosen)
+    rows = rows_by_clip(content.scored)
+    predicted = [rows[clip_id] for clip_id in chosen]
+    if evaluated.basis is not Basis.ZERO_SHOT:
+        clip_map = map_decisions(evaluated, predicted)
+    elif has_features:
+        clip_map = map_features(read(chosen), evaluated.probs[predicted], chosen)
     return replace(content, thumbnails=thumbnails, clip_map=clip_map)
 
 

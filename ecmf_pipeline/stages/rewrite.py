@@ -19,10 +19,10 @@ from ecmf_pipeline.stages.shared.languages import foreign_columns, llm_transcrip
 from ecmf_pipeline.stages.shared.llm import (
     REWRITE_ANSWER_FILES,
     REWRITE_FILES,
+    config_of_run,
     labels_to_ask,
     llm_engine,
     read_contexts,
-    with_workers,
 )
 
 
@@ -61,7 +61,7 @@ def run(
         answer_files = files_of_shard(answer_files, shard)
     if contexts:
         rewritten = enrich_transcripts(
-            with_workers(params.llm, workers),
+            config_of_run(params.llm, workers, shard),
             params.rewrite,
             contexts,
             labels_to_ask(),

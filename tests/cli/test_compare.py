@@ -57,7 +57,7 @@ def test_long_lists_are_cut_except_in_json(versions, monkeypatch, capsys):
     assert len(json.loads(capsys.readouterr().out)["labels"]["given"]) == 20
 
 
-@pytest.mark.parametrize("name", ["nonsense", ".."])
+@pytest.mark.parametrize("name", ["nonsense", "..", "", " "])
 def test_names_of_no_version_exit_2_with_one_error(versions, monkeypatch, capsys, name):
     assert run(monkeypatch, name) == 2
     printed = capsys.readouterr()

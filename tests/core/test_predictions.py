@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -68,3 +70,33 @@ def test_table_is_also_written_as_reproducible_npz(table, tmp_path):
             "clip_ids", "splits", "labels", "out_of_fold", "flags", "label_names", "probs", "modalities",
             "modality_weights", "basis",
         }  # fmt: skip
+
+
+def test_probabilities_of_branches_are_kept_in_the_npz_only(table, tmp_path):
+    of_branches = np.array([[[0.25, 0.75], [np.nan, np.nan]]] * 2, np.float16)
+    table.write(tmp_path / "p.csv")
+    csv = (tmp_path / "p.csv").read_bytes()
+    assert PredictionTable.read(tmp_path / "p.csv").with_branches(tmp_path / "p.csv").branch_probs is None
+    replace(table, branches=("face", "text"), branch_probs=of_branches).write(tmp_path / "p.csv")
+    assert (tmp_path / "p.csv").read_bytes() == csv
+    read = PredictionTable.read(tmp_path / "p.csv").with_branches(tmp_path / "p.csv")
+    assert read.branches == ("face", "text")
+    np.testing.assert_array_equal(read.branch_probs, of_branches)
+
+
+@pytest.mark.parametrize("damage", ["missing", "other", "cut"])
+def test_a_damaged_npz_is_reported_with_the_command(table, tmp_path, damage):
+    of_branches = np.full((2, 2, 2), 0.5, np.float16)
+    table = replace(table, branches=("face", "text"), branch_probs=of_branches)
+    table.write(tmp_path / "p.csv")
+    npz = tmp_path / "p.npz"
+    if damage == "missing":
+        npz.unlink()
+    elif damage == "other":
+        replace(table, probs=table.probs[::-1]).write(tmp_path / "q.csv")
+        npz.write_bytes((tmp_path / "q.npz").read_bytes())
+    else:
+        npz.write_bytes(npz.read_bytes()[:-40])
+    with pytest.raises(MissingInput if damage == "missing" else InputError) as caught:
+        table.with_branches(tmp_path / "p.csv")
+    assert caught.value.command == "ecmf-pipe predict"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.resources import read_resources, recorded
 
 
@@ -25,6 +26,17 @@ def test_the_longest_run_is_kept(tmp_path: Path) -> None:
     assert 0.04 <= record["longest"]["cpu_seconds"] < 1
     assert record["last"]["cpu_seconds"] < 0.04
     assert 10**7 < record["last"]["memory"] < 10**11
+
+
+def test_the_number_of_clips_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    paths.METRICS.mkdir(parents=True)
+    for content, clips in ((None, 0), ("{", 0), ('{"clips": 132}', 132)):
+        if content is not None:
+            paths.INDEX_METRICS.write_text(content)
+        with recorded(["vote"]):
+            pass
+        assert read_resources()["vote"]["last"]["clips"] == clips
 
 
 def test_other_commands_and_failed_stages_are_not_recorded(tmp_path: Path) -> None:

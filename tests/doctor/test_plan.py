@@ -14,14 +14,14 @@ from ecmf_pipeline.cli.usage import UsageError, as_input_error
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, ClipId, Corpus, Modality, read_manifest, write_corpus_tables
 from ecmf_pipeline.core.errors import EcmfError, InputError, MissingInput
-from ecmf_pipeline.core.files import fingerprint, write_sealed_json
+from ecmf_pipeline.core.files import fingerprint, write_local_cache, write_sealed_json
+from ecmf_pipeline.core.resources import read_resources
 from ecmf_pipeline.core.shards import Shard
 from ecmf_pipeline.doctor import projection
+from ecmf_pipeline.doctor.machines import GPUS, Machine, find_gpu
 from ecmf_pipeline.doctor.projection import (
-    GPUS,
+    ONE_MACHINE,
     Cost,
-    Machine,
-    find_gpu,
     project,
     read_trial,
     seconds_of_text,
@@ -61,7 +61,60 @@ def project_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, models: Path
 
 
 def costs(machine: Machine, clips: int = 10_000_000) -> dict[str, Cost]:
-    return {cost.stage: cost for cost in project(load_params(), read_trial(), clips, machine)}
+    return {cost.stage: cost for cost in project(load_params(), read_trial(), clips, machine, read_resources())}
+
+
+def record_runs(**seconds: float) -> None:
+    """Record a run of each command, over the fifty clips, as the command line would."""
+    runs = {
+        name.replace("_", " --", 1).replace("_", " "): {
+            "longest": {"seconds": value, "cpu_seconds": value, "clips": 50}
+        }
+        for name, value in seconds.items()
+    }
+    write_local_cache(paths.RESOURCES, runs)
+
+
+@pytest.mark.usefixtures("project_folder")
+def test_recorded_runs_give_the_times_that_doctor_does_not_measure(capsys: pytest.CaptureFixture[str]):
+    record_runs(index=5.0, train=10.0, train_labels_refined=20.0, vote=1.0, vote_shard_1=900.0)
+    projected = costs(Machine(gpus=8), 100)
+    assert projected["index"] == Cost("index", 10.0, projected["index"].bytes, 7, ONE_MACHINE, from_runs=True)
+    assert projected["train"].seconds == 2 * (10 + 20), "of given and of refined labels"
+    assert projected["vote"].seconds == 2, "a shard is no run of the stage"
+    assert projected["refine"].seconds is None
+    show_plan(load_params(), 36_000, Machine("h100", gpus=8, price=2.0))
+    output = capsys.readouterr().out
+    index = next(line for line in output.splitlines() if line.startswith("index"))
+    assert " 2.00 " in index, "an hour of one of the machines"
+    unmeasured = next(line for line in output.splitlines() if "NOT MEASURED" in line)
+    assert "refine" in unmeasured
+    assert "train" not in unmeasured
+
+
+@pytest.mark.usefixtures("project_folder")
+def test_a_run_without_a_number_of_clips_is_taken_for_one_of_the_manifest():
+    write_local_cache(paths.RESOURCES, {"refine": {"longest": {"seconds": 5.0, "cpu_seconds": 5.0}}})
+    assert costs(Machine(), 100)["refine"].seconds == 10
+    paths.MANIFEST.unlink()
+    assert costs(Machine(), 100)["refine"].seconds is None
+
+
+@pytest.mark.usefixtures("project_folder")
+@pytest.mark.parametrize("is_merged", [True, False])
+def test_no_job_is_printed_if_nothing_is_missing(is_merged: bool, capsys: pytest.CaptureFixture[str]):
+    settings = load_params().settings_of(Modality.GLOBAL)
+    root = paths.features(Modality.GLOBAL)
+    root = root if is_merged else shard_root(root, Shard(1, 9))
+    create_settings_group(root, settings, dim=4, dtype="float32")
+    with StoreWriter(root, fingerprint(settings)) as writer:
+        rows = read_manifest(paths.MANIFEST)
+        writer.append(FeatureRow(clip.clip_id, clip.digest, np.ones((1, 4), np.float32)) for clip in rows)
+    for shards in (None, 3):
+        show_jobs(load_params(), "extract", [Modality.GLOBAL], Job(4, Machine()), shards)
+        lines = capsys.readouterr().out.splitlines()
+        assert all(line.startswith("#") for line in lines)
+        assert ("# run: ecmf-pipe extract" in lines) != is_merged
 
 
 @pytest.mark.usefixtures("project_folder")

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, ClipId
 from ecmf_pipeline.core.errors import InputError, MissingInput
+from ecmf_pipeline.core.predictions import PredictionTable
 from ecmf_pipeline.evaluation.comparison import compare_runs, read_run
-from ecmf_pipeline.sharing.revisions import open_version
-from tests.evaluation.versions import PARAMS, make_clips, truth_of, write_version
+from ecmf_pipeline.sharing.revisions import Version, open_version
+from tests.evaluation.versions import PARAMS, make_clips, truth_of, write_predictions, write_version
 
 
 def compared(first: Path, second: Path) -> dict[str, Any]:
@@ -129,6 +131,36 @@ def test_without_predictions_the_rest_is_compared(tmp_path):
     comparison = compared(one, version(tmp_path / "two"))
     assert (comparison["scores"]["models"], comparison["changes"]) == ([], None)
     assert f"{one} has no predictions" in comparison["not_compared"]
+
+
+def test_empty_predictions_count_as_none_and_do_not_hide_others(tmp_path):
+    """Without labels, `predict` writes a table without rows for the given labels."""
+    clips = make_clips()
+    predicted = {"refined/fusion": truth_of(clips)}
+    one = version(tmp_path / "one", clips, predicted=predicted)
+    write_predictions(one / paths.predictions("given") / "fusion.csv", [], [])
+    comparison = compared(one, version(tmp_path / "two", clips, predicted=predicted))
+    assert [row["model"] for row in comparison["scores"]["models"]] == ["refined/fusion"]
+    assert comparison["scores"]["clips"] == len(clips)
+
+
+def test_models_of_other_labels_are_not_scored(tmp_path):
+    clips = make_clips()
+    two = version(tmp_path / "two", clips)
+    path = two / paths.predictions("given") / "fusion.csv"
+    replace(PredictionTable.read(path), label_names=("happy", "calm")).write(path)
+    comparison = compared(version(tmp_path / "one", clips), two)
+    assert (comparison["scores"]["models"], comparison["changes"]) == ([], None)
+    (reason,) = (text for text in comparison["not_compared"] if "labels" in text and "refined" not in text)
+    assert "calm; sad" in reason
+
+
+def test_one_commit_compared_with_itself_is_named(tmp_path):
+    version(tmp_path)
+    runs = [read_run(Version(name, commit, tmp_path)) for name, commit in (("main", "ab" * 20), ("v1", "ab" * 20))]
+    assert compare_runs(*runs)["same_commit"]
+    assert not compare_runs(runs[0], replace(runs[1], commit="cd" * 20))["same_commit"]
+    assert not compared(tmp_path, tmp_path)["same_commit"]
 
 
 def test_corpora_that_share_no_clip_raise_input_error(tmp_path):

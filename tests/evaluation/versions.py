@@ -100,7 +100,9 @@ def write_predictions(path: Path, clips: Sequence[Clip], labels: Sequence[str]) 
         out_of_fold=np.ones(len(clips), bool),
         flags=("",) * len(clips),
         label_names=LABELS,
-        probs=np.array([[0.75, 0.25] if label == LABELS[0] else [0.25, 0.75] for label in labels], np.float32),
+        probs=np.array([[0.75, 0.25] if label == LABELS[0] else [0.25, 0.75] for label in labels], np.float32).reshape(
+            -1, 2
+        ),
         modalities=("audio",),
         modality_weights=np.ones((len(clips), 1), np.float32),
     ).write(path)

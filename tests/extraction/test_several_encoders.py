@@ -52,12 +52,12 @@ def test_each_encoder_has_features_of_its_own_and_a_second_does_not_recompute_th
     params = project / "params.yaml"
     both = params.read_text()
     params.write_text(both.replace("[efficientnet_lite0, mini_xception]", "efficientnet_lite0"))
-    assert "extract face: 2 done" in ecmf_pipe(project, "extract")
+    assert "extract face: 2 done" in ecmf_pipe(project, "extract", "--modality", "face")
     params.write_text(both)
-    output = ecmf_pipe(project, "extract")
+    output = ecmf_pipe(project, "extract", "--modality", "face")
     assert "extract face (efficientnet_lite0): 0 done, 2 reused" in output
     assert "extract face (mini_xception): 2 done" in output
-    assert ecmf_pipe(project, "extract").count("0 done, 2 reused") == 2
+    assert ecmf_pipe(project, "extract", "--modality", "face").count("0 done, 2 reused") == 2
     root = project / "data" / "features" / "face.zarr"
     stores = [FeatureStore.open(root, name) for name in current_fingerprints(root)]
     assert [store.dim for store in stores] == [1280, 180]
@@ -74,6 +74,6 @@ def test_each_encoder_has_features_of_its_own_and_a_second_does_not_recompute_th
     shutil.rmtree(project / ".ecmf", ignore_errors=True)
     twin = both.replace("mini_xception]", "mini_xception, twin]") + "encoders: {twin: {type: efficientnet_lite0}}\n"
     params.write_text(twin)  # another name for the first encoder
-    output = ecmf_pipe(project, "extract")
+    output = ecmf_pipe(project, "extract", "--modality", "face")
     assert output.count("extract face (") == output.count(": 2 done") == 2
     assert parts(root) == alone

@@ -197,6 +197,15 @@ def damage(folder: Path, kind: str) -> None:
             tensors["path0.center"] = columns[:-1]
         weights.write_bytes(save(tensors))
         write_sealed_json(config, {**content, "weights_sha256": sha256_file(weights)})
+    elif kind == "tensor of NaN":
+        weights.write_bytes(
+            save({n: np.full_like(t, np.nan) if n == "path0.center" else t for n, t in load_file(weights).items()})
+        )
+        write_sealed_json(config, {**content, "weights_sha256": sha256_file(weights)})
+    elif kind == "negative shares":
+        write_sealed_json(config, {**content, "members": [one | {"shares": [-1, 1]} for one in content["members"]]})
+    elif kind == "temperature of 0":
+        write_sealed_json(config, {**content, "temperatures": dict.fromkeys(content["temperatures"], 0)})
     elif kind == "shares without a path":
         weights.write_bytes(save({n: t for n, t in load_file(weights).items() if not n.startswith("path0.")}))
         write_sealed_json(config, {**content, "weights_sha256": sha256_file(weights)})
@@ -223,6 +232,9 @@ def damage(folder: Path, kind: str) -> None:
         "missing member",
         "path without a tensor",
         "path of another shape",
+        "tensor of NaN",
+        "negative shares",
+        "temperature of 0",
         "shares without a path",
         "unknown key",
         "another format",

@@ -97,11 +97,17 @@ def test_branches_get_tables_with_their_own_calibration(
         return {name: values[rows] for name, values in features.items()}
 
     ensembles = {"fusion": out_of_fold(ensemble, clips), "deployed": deployed(ensemble, clips)}
-    tables = predict_tables(ensembles, clips, read, branches_of="fusion")
+    tables = predict_tables(ensembles, clips, read, branches_of="fusion", with_branches={"fusion"})
     assert set(tables) == {"fusion", "deployed", "face.a", "face.b", "audio"}
     assert tables["fusion"].modalities == ("face", "audio", "face.a", "face.b")
     weights = tables["fusion"].modality_weights
     np.testing.assert_allclose(weights[:, 0], weights[:, 2:].sum(axis=1), atol=1e-6)
     assert tables["audio"].modalities == ("audio",)
+    assert tables["fusion"].branches == ("face.a", "face.b", "audio")
+    of_audio = tables["fusion"].branch_probs[:, 2]
+    present = [not flag for flag in tables["audio"].flags]
+    np.testing.assert_allclose(of_audio[present], tables["audio"].probs[present], atol=1e-3)
+    assert np.isnan(of_audio[5]).all()
+    assert tables["deployed"].branch_probs is None
     assert [flag for flag in tables["audio"].flags if flag] == ["no modality"] or tables["audio"].flags[5]
     assert (np.array(tables["face.a"].labels) == np.array(names)[corpus.labels]).mean() > 0.5

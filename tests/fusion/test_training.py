@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from ecmf_pipeline.core.errors import InputError, TooFewClips
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
@@ -97,6 +98,39 @@ def test_sample_weights_change_the_model(small: FusionConfig, quick: TrainingCon
     assert (ensemble.predict(features).classes == cluster).mean() > 0.9
 
 
+@pytest.mark.parametrize("factor", [2.0**-160, 2.0**160])
+def test_only_ratios_of_sample_weights_matter(
+    corpus: Any, small: FusionConfig, quick: TrainingConfig, factor: float
+) -> None:
+    weights = factor * np.linspace(0.5, 1.5, 48)
+    once = quick.model_copy(update={"seeds": 1, "epochs": 1})
+    one, two = (
+        fit(corpus.features, corpus.labels, weights=given, fusion=small, training=once)
+        for given in (weights / factor, weights)
+    )
+    np.testing.assert_array_equal(one.predict(corpus.features).probs, two.predict(corpus.features).probs)
+
+
+def test_sums_of_numpy_have_one_order(
+    corpus: Any, small: FusionConfig, quick: TrainingConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[int] = []
+
+    def record(ensemble: Ensemble, *_: Any, **__: Any) -> Ensemble:
+        threads.extend(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
+        return ensemble
+
+    monkeypatch.setattr("ecmf_pipeline.fusion.training.calibrate", record)
+    with threadpool_limits(2, user_api="blas"):
+        fit(
+            corpus.features,
+            corpus.labels,
+            fusion=small,
+            training=quick.model_copy(update={"seeds": 1, "epochs": 1}),
+        )
+    assert set(threads) == {1}
+
+
 def test_an_evaluated_fold_does_not_change_its_models(corpus: Any, small: FusionConfig, quick: TrainingConfig) -> None:
     """Neither its features (standardisation, early stopping) nor its labels change the models."""
     folds = np.arange(48) // 3 % 3
@@ -132,6 +166,16 @@ def test_labels_of_a_fold_affect_its_probabilities_only_through_the_temperature(
         for ensemble in (plain, other)
     ]
     np.testing.assert_array_equal(uncalibrated[0][folds == 0], uncalibrated[1][folds == 0])
+
+
+def test_a_modality_of_no_training_clip_changes_nothing(
+    corpus: Any, small: FusionConfig, quick: TrainingConfig
+) -> None:
+    """The joined columns have fewer principal axes with variance than the kernel path has components."""
+    features = {"face": corpus.features["face"][:, :2], "audio": np.full((48, 20), np.nan, np.float32)}
+    ensemble = fit(features, corpus.labels, fusion=small, training=quick.model_copy(update={"seeds": 1}))
+    present = features | {"audio": np.full((48, 20), 3, np.float32)}
+    np.testing.assert_allclose(ensemble.predict(present).probs, ensemble.predict(features).probs, atol=1e-5)
 
 
 def test_fusion_beats_the_best_single_modality_on_an_easy_set() -> None:
@@ -303,7 +347,10 @@ def test_balanced_weights_equalise_the_classes() -> None:
     torch.testing.assert_close(balanced * torch.tensor([3.0, 1.0]), torch.tensor([2.0, 2.0]))
     torch.testing.assert_close(class_weights(some, 2, "sqrt"), balanced.sqrt())
     torch.testing.assert_close(class_weights(some, 2, "none"), torch.ones(2))
-    assert bool(class_weights(some, 3, "balanced").isfinite().all())
+    with_unseen = class_weights(some, 3, "balanced")
+    assert bool(with_unseen.isfinite().all())
+    scaled = replace(some, weights=4 * some.weights)
+    torch.testing.assert_close(class_weights(scaled, 3, "balanced"), with_unseen, rtol=0, atol=0)
 
 
 def test_a_clip_of_weight_two_counts_as_two_clips() -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from ecmf_pipeline.core.errors import ModelError, ParamsError
 from ecmf_pipeline.core.files import fingerprint
-from ecmf_pipeline.llm.config import LlmConfig
+from ecmf_pipeline.core.shards import Shard
+from ecmf_pipeline.llm.config import BudgetConfig, LlmConfig
 
 SIX = ["neutral", "angry", "happy", "sad", "worried", "surprise"]
 
@@ -72,3 +73,12 @@ def test_the_config_imports_neither_torch_nor_numpy() -> None:
     code = "import ecmf_pipeline.llm.config, sys; print({'torch', 'numpy', 'transformers'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("limit", "shares"), [(None, [None] * 4), (0, [0, 0, 0, 0]), (2, [1, 1, 0, 0]), (11, [3, 3, 3, 2])]
+)
+def test_the_budgets_of_all_shards_add_up_to_that_of_a_run(limit: int | None, shares: list[int | None]) -> None:
+    budget = BudgetConfig(max_requests=limit, max_tokens=limit)
+    found = [budget.of_shard(Shard(number, 4)) for number in (1, 2, 3, 4)]
+    assert [share.max_requests for share in found] == [share.max_tokens for share in found] == shares

@@ -160,9 +160,8 @@ def test_the_first_hour(tmp_path: Path, models: Path) -> None:
     # Fewer rounds of training than the defaults: the test has no hour.
     set_params(project, {"media": {"frames": 4}, "evaluate": {"draws": 100}, "vote": {"folds": 3}})
     set_params(project, {"train": {"training": {"seeds": 1, "epochs": 10, "folds": 3}}})
-    set_params(
-        project, {"evaluate": {"fusion_controls": False}, "ablate": {"seeds": 1, "fusions": ["concat"], "draws": 100}}
-    )
+    set_params(project, {"evaluate": {"fusion_controls": False, "plain": False}})
+    set_params(project, {"ablate": {"seeds": 1, "fusions": ["concat"], "draws": 100, "plain": False}})
 
     # Two mistakes: a label that is misspelt, and a name without a file.
     wrong = [["anna_00", "hapy", "anna"], *rows[1:], ["anna_77", "sad", "anna"]]
@@ -190,6 +189,11 @@ def test_the_first_hour(tmp_path: Path, models: Path) -> None:
     shown = terminal('dvc exp show --only-changed --no-pager --hide-workspace --drop "Created|^data/|^acc$|^single$"')
     assert "small" in shown
     assert "strict" in shown
+    assert "refine.drop_below" in shown.splitlines()[1]
+    assert max(len(row.rstrip()) for row in shown.splitlines()) <= 120
+    counted = subprocess.run(["git", "count-objects", "-v"], cwd=project, capture_output=True, text=True, check=True)
+    (size,) = re.findall(r"(?m)^size: (\d+)$", counted.stdout)
+    assert int(size) < 2_000, "kB in git, which stores no weights"
     for name, section, key in (("small", "train", "fusion"), ("strict", "refine", "drop_below")):
         differing = params_of(project, name), params_of(project, "HEAD")
         for params in differing:

@@ -1,11 +1,14 @@
-"""Clips to check: label errors as cleanlab finds them, near-duplicates, outliers, and a map that never changes."""
+"""Clips to check: label errors as cleanlab finds them, and a map of the fusion's decisions that never changes."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from ecmf_pipeline.report.checks import find_duplicates, find_label_issues, find_outliers, map_clips
+from ecmf_pipeline.core.predictions import NO_MODALITY, PredictionTable
+from ecmf_pipeline.report.checks import find_label_issues, map_decisions, map_features
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -30,47 +33,70 @@ def test_clips_without_label_or_prediction_have_no_issue() -> None:
     assert find_label_issues(probs, np.full(5, -1)) == []
 
 
-def features(clips: int) -> dict[str, np.ndarray]:
+def predictions(clips: int, *, branches: bool = True) -> PredictionTable:
+    """Return predictions of a fusion of face and text for three labels; clip 2 has no modality, clip 3 no text."""
     rng = np.random.default_rng(7)
-    values = {name: rng.normal(size=(clips, dim)).astype(np.float32) for name, dim in (("face", 30), ("text", 20))}
-    for matrix in values.values():
-        matrix[1] = matrix[0] + 0.001
-    values["text"][3] = np.nan
-    values["face"][3] = values["face"][0]  # similar, but only one of the two has a text
-    return values
-
-
-def test_near_duplicates_are_similar_in_each_modality() -> None:
-    ((first, second, similarity),) = find_duplicates(features(40))
-    assert (first, second) == (0, 1)
-    assert similarity > 0.99
-
-
-def test_outliers_are_far_from_all_other_clips() -> None:
-    points = np.random.default_rng(1).normal(size=(60, 3))
-    points[5] = 30.0
-    (row, distance), *others = find_outliers(points)
-    assert row == 5
-    assert distance > 10
-    assert all(other < 4 for _, other in others)
+    text = np.arange(clips) != 3
+    weights = np.stack([np.where(text, 0.4, 1.0), np.where(text, 0.6, 0.0)], axis=1)
+    of_branches = rng.dirichlet(np.ones(3), (clips, 2)).astype(np.float16)
+    of_branches[3, 1] = np.nan
+    return PredictionTable(
+        clip_ids=tuple(f"clip{number}" for number in range(clips)),
+        splits=("train",) * clips,
+        out_of_fold=np.ones(clips, np.bool_),
+        flags=tuple(NO_MODALITY if number == 2 else "" for number in range(clips)),
+        label_names=("angry", "happy", "sad"),
+        probs=rng.dirichlet(np.ones(3), clips).astype(np.float32),
+        modalities=("face", "text"),
+        modality_weights=weights.astype(np.float32),
+        branches=("face", "text") if branches else (),
+        branch_probs=of_branches if branches else None,
+    )
 
 
 @pytest.mark.parametrize(("clips", "method"), [(12, "Principal"), (40, "t-SNE")])
-def test_the_map_holds_all_clips_with_features_and_never_changes(clips: int, method: str) -> None:
-    values = features(clips)
-    values["face"][2] = values["text"][2] = np.nan
-    probs = np.random.default_rng(2).dirichlet(np.ones(3), clips)
-    names = [f"clip{number}" for number in range(clips)]
-    first, again = (map_clips(values, probs, names) for _ in range(2))
+@pytest.mark.parametrize("branches", [True, False])
+def test_the_map_holds_all_predicted_clips_and_never_changes(clips: int, method: str, branches: bool) -> None:
+    table = predictions(clips, branches=branches)
+    first, again = (map_decisions(table, range(clips)) for _ in range(2))
     assert first is not None
     assert again is not None
     assert first.method.startswith(method)
-    assert set(first.clip_ids) == set(names) - {"clip2"}
+    assert ("each modality" in first.method) == branches
+    assert set(first.clip_ids) == set(table.clip_ids) - {"clip2"}
     assert np.array_equal(first.points, again.points)
     assert first.points.min() == 0
     assert first.points.max() == 1
-    assert first.duplicates[0][:2] == ("clip0", "clip1")
+
+
+def test_the_map_places_clips_by_the_weighted_contribution_of_each_modality() -> None:
+    table = predictions(12)
+    probs = np.full((12, 3), 1 / 3, np.float32)  # the decisions are equal: only contributions differ
+    of_branches = np.full((12, 2, 3), 1 / 3, np.float16)
+    of_branches[:6, 0] = [0.8, 0.1, 0.1]
+    of_branches[:3, 1] = [0.1, 0.8, 0.1]
+    weights = np.tile(np.array([1, 0], np.float32), (12, 1))  # the second branch does not contribute
+    changed = map_decisions(
+        replace(table, probs=probs, branch_probs=of_branches, modality_weights=weights, flags=("",) * 12), range(12)
+    )
+    assert changed is not None
+    places = {tuple(point) for point in changed.points.round(6).tolist()}
+    assert len(places) == 2
+    assert len({tuple(point) for point in changed.points[:6].round(6).tolist()}) == 1
+
+
+def test_without_a_fusion_the_map_shows_features() -> None:
+    rng = np.random.default_rng(7)
+    values = {name: rng.normal(size=(40, 20)).astype(np.float32) for name in ("face", "text")}
+    values["face"][2] = values["text"][2] = np.nan
+    values["text"][3] = np.nan
+    names = [f"clip{number}" for number in range(40)]
+    found = map_features(values, rng.dirichlet(np.ones(3), 40), names)
+    assert found is not None
+    assert set(found.clip_ids) == set(names) - {"clip2"}
+    assert "features" in found.method
 
 
 def test_too_few_clips_have_no_map() -> None:
-    assert map_clips({"face": np.ones((2, 3))}, np.ones((2, 2)), ["a", "b"]) is None
+    assert map_features({"face": np.ones((2, 3))}, np.ones((2, 2)), ["a", "b"]) is None
+    assert map_decisions(predictions(5), [0, 1, 2]) is None

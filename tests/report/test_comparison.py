@@ -22,6 +22,7 @@ def comparison(**others: Any) -> dict[str, Any]:
     return {
         "first": {"name": "main", "commit": "0" * 40, "title": "main (0000000)"},
         "second": {"name": ".", "commit": "", "title": "the working tree"},
+        "same_commit": False,
         "params": [{"key": "train.fusion.hidden", "first": 128, "second": None}],
         "clips": {
             "first": 3,

@@ -9,15 +9,17 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ecmf_pipeline.core.clips import Clip, ClipId, Split
 from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.labels.refine import Decision, LabelAction, Vote
-from ecmf_pipeline.report.checks import LabelIssue
+from ecmf_pipeline.report.checks import ClipMap, LabelIssue
 from ecmf_pipeline.report.config import ReportConfig
-from ecmf_pipeline.report.inputs import PredictedClip, ReportInput
+from ecmf_pipeline.report.inputs import FaceSheet, PredictedClip, ReportInput
 from ecmf_pipeline.report.metrics import read_evaluation
+from ecmf_pipeline.report.neighbours import Neighbours
 from ecmf_pipeline.report.overview import tiles
 from ecmf_pipeline.report.page import SYNTHETIC_NOTICE, render
 from ecmf_pipeline.report.thumbnails import Thumbnail
@@ -26,7 +28,7 @@ from ecmf_pipeline.runner.quarantine import QuarantineEntry
 SECTIONS = [
     "scores", "confusion", "clips", "refinement", "weights", "ablation", "corpus", "quarantine", "features", "runtime",
 ]  # fmt: skip
-VOID = {"meta", "rect", "line", "circle", "img"}
+VOID = {"meta", "rect", "line", "circle", "img", "input"}
 
 
 class Page(HTMLParser):
@@ -37,6 +39,7 @@ class Page(HTMLParser):
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.words: list[str] = []
         self.unclosed: list[str] = []
+        self.names: list[tuple[str, str | None]] = []
         self.feed(text)
         self.close()
 
@@ -53,6 +56,8 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.words.append(data)
+        if self.unclosed[-1:] == ["bdi"]:
+            self.names.append((data, self.elements[-1][1].get("title")))
 
     @property
     def text(self) -> str:
@@ -592,3 +597,40 @@ def test_an_invalid_metric_raises_input_error_with_its_key() -> None:
     with pytest.raises(InputError, match=r"fusion\.given\.weighted_f1") as caught:
         render(replace(make_report_input(LABELS), evaluate=metrics), ReportConfig())
     assert caught.value.command == "ecmf-pipe evaluate"
+
+
+def test_cut_labels_have_the_whole_name_in_a_tooltip() -> None:
+    labels = [f"{letter} label of many more than forty characters, {letter}" for letter in "abc"]
+    run = make_report_input(labels)
+    clip_map = ClipMap(tuple(str(clip.clip_id) for clip in run.clips), np.zeros((12, 2)), "t-SNE")
+    page = Page(render(replace(run, clip_map=clip_map), ReportConfig()))
+    cut = {text: title for text, title in page.names if any(text.startswith(label[:8]) for label in labels)}
+    assert len(cut) >= 6  # in rows and, shorter, as headings of columns
+    assert {title for text, title in cut.items() if text not in labels} == set(labels)
+
+
+def test_many_labels_are_folded_and_few_are_not() -> None:
+    few, many = (
+        render(make_report_input([f"label {n:02d}" for n in range(n_labels)]), ReportConfig()) for n_labels in (6, 20)
+    )
+    assert "Scores of 20 labels" in many
+    assert "Scores of 6 labels" not in few
+
+
+def test_near_duplicates_without_a_card_have_labels_and_no_link(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_report_input(LABELS)
+    found = Neighbours(12, (("clip000", "clip001", 0.99),), (("clip003", 4.0),))
+    text = section_text(render(replace(run, neighbours=found), ReportConfig()), "clips")
+    assert "clip000 clip001 0.990 neutral, angry train" in text
+    assert "clip003 4.0" in text
+    monkeypatch.setattr("ecmf_pipeline.report.cards.MAX_BYTES", 1)
+    html = render(replace(run, neighbours=found, label_issues=[]), ReportConfig())
+    assert 'class="card"' not in html
+
+
+@pytest.mark.parametrize(("reasons", "shown"), [(["no face found"], False), (["no face found", "lowest"], True)])
+def test_sheets_without_faces_are_not_explained_as_crops(reasons: list[str], shown: bool) -> None:
+    sheets = [FaceSheet(f"clip00{number}", reason, "", b"JPEG", 8, 8) for number, reason in enumerate(reasons)]
+    text = section_text(render(replace(make_report_input(LABELS), face_sheets=sheets), ReportConfig()), "faces")
+    assert ("landmark quality" in text) == shown
+    assert "1 clip in which no face was found" in text

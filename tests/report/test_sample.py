@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 from ecmf_pipeline.core.clips import Clip, ClipId, Split
 from ecmf_pipeline.labels.refine import Decision, LabelAction
 from ecmf_pipeline.report.inputs import PredictedClip, ReportInput
+from ecmf_pipeline.report.neighbours import Neighbours
 from ecmf_pipeline.report.sample import choose_clips
 
 LABELS = ["sad", "happy"]
@@ -43,3 +45,13 @@ def test_clips_of_interest_come_first_and_the_rest_is_spread_over_labels() -> No
 def test_each_kind_has_a_share_if_not_all_fit() -> None:
     chosen = choose_clips(make_run(4000), 40)
     assert Counter(int(name[4:]) % 100 for name in chosen) == {0: 10, 1: 10, 2: 10, 3: 10}
+
+
+def test_near_duplicates_and_outliers_come_before_the_random_sample() -> None:
+    found = Neighbours(
+        4000, (("clip00010", "clip01020", 0.99), ("clip00010", "clip00000", 0.98)), (("clip02030", 5.0),)
+    )
+    chosen = choose_clips(replace(make_run(4000), neighbours=found), 400)
+    assert len(chosen) == len(set(chosen)) == 400
+    assert chosen[160:163] == ["clip00010", "clip01020", "clip02030"]
+    assert choose_clips(replace(make_run(4000), neighbours=found), 40) == choose_clips(make_run(4000), 40)

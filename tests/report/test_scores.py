@@ -139,7 +139,7 @@ def test_missing_labels_are_named_as_the_reason() -> None:
 
 def test_a_single_modality_is_named_as_the_reason() -> None:
     lone = read_evaluation({"weighted_f1": 0.5, "modalities": {"face": {"weighted_f1": 0.5}}})
-    assert "fewer than two single modalities" in fusion_conclusion(lone).sentence
+    assert "only one modality (face)" in fusion_conclusion(lone).sentence
 
 
 def test_a_conclusion_from_given_labels_has_a_caveat() -> None:

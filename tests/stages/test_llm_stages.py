@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import pytest
 from ecmf_pipeline.cli import llm
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, ClipId, Corpus, Modality, Split, read_texts, write_corpus_tables
-from ecmf_pipeline.core.errors import MissingInput, ParamsError
+from ecmf_pipeline.core.errors import BudgetSpent, MissingInput, ParamsError
 from ecmf_pipeline.core.files import fingerprint
 from ecmf_pipeline.core.shards import SHARDS, Shard
 from ecmf_pipeline.labels.voters import ALL, source_family
@@ -20,6 +22,7 @@ from ecmf_pipeline.stages import cues, rewrite, vote
 from ecmf_pipeline.stages.shared.inputs import read_labelled_corpus
 from ecmf_pipeline.stages.shared.llm import llm_votes, read_contexts
 from ecmf_pipeline.store import FeatureRow, StoreWriter, create_settings_group, make_current
+from tests.llm.fault_server import serving
 
 CLIPS = 30
 
@@ -112,6 +115,30 @@ def test_shards_of_rewrite_and_vote_leave_no_question_to_the_run_that_merges(
     _, (scored,) = llm_votes(load_params(), read_labelled_corpus())
     assert (scored.answered, scored.cached) == (0, CLIPS - 1)
     assert not (paths.DATA / SHARDS).exists()
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize(
+    ("shard", "merge"),
+    [(rewrite.run, rewrite.run), (vote.run, lambda: llm_votes(load_params(), read_labelled_corpus()))],
+)
+def test_shards_divide_the_budget_of_a_run(shard: Callable[..., Any], merge: Callable[[], Any]) -> None:
+    with serving(lambda *_: 'content: {"label": "happy"}') as server:
+        Path("params.yaml").write_text(
+            "transcribe: {model: null}\n"
+            "llm: {backend: openai, model: served, calibration: none, budget: {max_requests: 7},\n"
+            f"      server: {{base_url: '{server.url}', key_env: null, concurrency: 1}}}}\n"
+        )
+        sent = []
+        for number in (1, 2, 3):
+            with pytest.raises(BudgetSpent):
+                shard(shard=Shard(number, 3))
+            sent.append(len(server.received))
+        assert sent == [3, 5, 7], "seven requests: three for the first shard, two for each of the others"
+        with pytest.raises(BudgetSpent):
+            merge()
+        assert len(server.received) == 14, "the run that merges has a budget of its own, and pays for no answer again"
+        assert len(set(server.received)) == 14
 
 
 @pytest.mark.usefixtures("project")

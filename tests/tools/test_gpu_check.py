@@ -15,16 +15,23 @@ import pytest
 import torch
 
 from ecmf_pipeline.core.clips import Modality
+from ecmf_pipeline.encoders.registry import build_preparer
 from ecmf_pipeline.encoders.vision import VisionEncoder
-from tools import gpu_check
+from tools.gpu_check import command, memory
+from tools.gpu_check.bench import N_SOURCES, NAMES, SMALL, Bench
+from tools.gpu_check.fusion import check_fusion
+from tools.gpu_check.inputs import SyntheticOpener, make_item
+from tools.gpu_check.memory import check_halving
+from tools.gpu_check.models import set_up
+from tools.gpu_check.parity import centred_cosines, check_parity
 
 REPOSITORY = Path(__file__).parents[2]
 REQUIREMENTS = REPOSITORY / "requirements-gpu-check.txt"
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory) -> gpu_check.Bench:
-    return gpu_check.set_up(tmp_path_factory.mktemp("bench"), "cpu", gpu_check.SMALL)
+def bench(tmp_path_factory) -> Bench:
+    return set_up(tmp_path_factory.mktemp("bench"), "cpu", SMALL)
 
 
 def listed() -> list[str]:
@@ -34,13 +41,13 @@ def listed() -> list[str]:
 
 def test_without_a_cuda_device_the_exit_code_is_2(capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert gpu_check.main([]) == 2
+    assert command.main([]) == 2
     assert capsys.readouterr().err.startswith("error: ")
 
 
-@pytest.mark.parametrize("modality", list(gpu_check.NAMES))
+@pytest.mark.parametrize("modality", list(NAMES))
 def test_half_precision_has_parity(bench, modality):
-    row = gpu_check.check_parity(bench, modality)
+    row = check_parity(bench, modality)
     assert row.passed, row.figures
 
 
@@ -52,7 +59,7 @@ def test_parity_fails_if_two_clips_are_swapped(bench, monkeypatch):
         return [second, first, *others] if self.settings["precision"] == "bf16" else [first, second, *others]
 
     monkeypatch.setattr(VisionEncoder, "encode", swapped)
-    assert not gpu_check.check_parity(bench, Modality.GLOBAL).passed
+    assert not check_parity(bench, Modality.GLOBAL).passed
 
 
 def test_parity_fails_if_the_device_adds_noise(bench, monkeypatch):
@@ -67,43 +74,43 @@ def test_parity_fails_if_the_device_adds_noise(bench, monkeypatch):
         return encodings
 
     monkeypatch.setattr(VisionEncoder, "encode", noisy)
-    assert not gpu_check.check_parity(bench, Modality.GLOBAL).passed
+    assert not check_parity(bench, Modality.GLOBAL).passed
 
 
 def test_centring_hides_what_all_rows_share():
     rows = np.array([[1, 0], [0, 1], [-1, -1]], np.float32)
-    np.testing.assert_allclose(gpu_check.centred_cosines(rows + 100, rows - 3).diagonal(), 1)
+    np.testing.assert_allclose(centred_cosines(rows + 100, rows - 3).diagonal(), 1)
 
 
 def test_out_of_memory_is_halved(bench):
-    assert gpu_check.check_halving(bench).passed
+    assert check_halving(bench).passed
 
 
 def test_halving_fails_if_the_batch_size_stays(bench, monkeypatch):
-    monkeypatch.setattr(gpu_check.Inference, "_halve_batch_size", lambda self, _: setattr(self, "batch_size", 1))
-    assert not gpu_check.check_halving(bench).passed
+    monkeypatch.setattr(memory.Inference, "_halve_batch_size", lambda self, _: setattr(self, "batch_size", 1))
+    assert not check_halving(bench).passed
 
 
 def test_the_fusion_is_trained(bench):
-    assert gpu_check.check_fusion(bench).passed
+    assert check_fusion(bench).passed
 
 
 def test_a_failed_check_makes_the_exit_code_1(monkeypatch, capsys):
     def broken(bench):
         raise RuntimeError("CUDA error: no kernel image is available")
 
-    monkeypatch.setattr(gpu_check, "CHECKS", (broken, gpu_check.check_halving))
-    assert gpu_check.main(["--device", "cpu", "--small"]) == 1
+    monkeypatch.setattr(command, "CHECKS", (broken, check_halving))
+    assert command.main(["--device", "cpu", "--small"]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines if line.startswith("broken")] == ["FAIL"]
     assert lines[-1].startswith("1 of 2 checks passed")
 
 
-@pytest.mark.parametrize("modality", list(gpu_check.NAMES))
+@pytest.mark.parametrize("modality", list(NAMES))
 def test_without_a_decoder_views_are_synthetic(bench, modality):
-    preparer = gpu_check.build_preparer(bench.encoders[modality])
-    opener = gpu_check.SyntheticOpener({modality: preparer}, bench.sizes)
-    item, repeated, other = (gpu_check.make_item(bench, modality, number) for number in (0, gpu_check.N_SOURCES, 1))
+    preparer = build_preparer(bench.encoders[modality])
+    opener = SyntheticOpener({modality: preparer}, bench.sizes)
+    item, repeated, other = (make_item(bench, modality, number) for number in (0, N_SOURCES, 1))
     first, second, third = (pickle.dumps(opener.open(clip)) for clip in (item, repeated, other))
     assert first == second != third
 
@@ -141,4 +148,4 @@ def test_all_checks_pass_with_nothing_but_the_listed_packages(tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"{len(gpu_check.CHECKS)} of {len(gpu_check.CHECKS)} checks passed" in done.stdout
+    assert f"{len(command.CHECKS)} of {len(command.CHECKS)} checks passed" in done.stdout

@@ -117,7 +117,7 @@ def run_stage(project: Path, command: str) -> Usage:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise RuntimeError(f"ecmf-pipe {command} failed with {process.returncode}: see {project / 'output.log'}")
-    return Usage(used.ru_utime + used.ru_stime, time.perf_counter() - start, used.ru_maxrss / 1e6)
+    return Usage(used.ru_utime + used.ru_stime, time.perf_counter() - start, used.ru_maxrss * 1024 / 1e9)
 
 
 def write_project(project: Path, clips: int) -> None:

@@ -274,7 +274,9 @@ FILES = (
         "data/predictions/<labels>/<model>.npz",
         "predict",
         "The same, without rounding, as arrays without pickle: `clip_ids`, `splits`, `labels`, `out_of_fold`, `flags` "
-        "`(n,)`; `label_names` `(C,)`; `probs` `(n, C)`; `modalities` `(M,)`; `modality_weights` `(n, M)`.",
+        "`(n,)`; `label_names` `(C,)`; `probs` `(n, C)`; `modalities` `(M,)`; `modality_weights` `(n, M)`; "
+        "`basis`. Of the fusion trained on refined labels also the probabilities by each of its branches: `branches` "
+        "`(B,)`; `branch_probs` `(n, B, C)`, NaN if a clip lacks the modality.",
     ),
     FileEntry(
         "data/predictions/<labels>/deployed/timeline.csv",

@@ -7,7 +7,7 @@
   };
 
   // Tables that can be sorted, filtered and searched.
-  const FILTERED = 25; // columns with more values get no list,
+  const FILTERED = 60; // columns with more values get no list,
   const LONGEST = 45; // nor do those with longer ones, such as transcripts
   for (const table of document.querySelectorAll("table.explorable")) explore(table);
 

@@ -222,21 +222,25 @@ def open_modality_store(params: Params, modality: Modality, encoder: str = "") -
     return store
 
 
-def open_stored(params: Params, clips: Sequence[Clip]) -> StoredFeatures:
+def open_stored(
+    params: Params, clips: Sequence[Clip], opened: Mapping[str, FeatureStore] | None = None
+) -> StoredFeatures:
     """Open the features of the modalities in use, without reading them.
 
     Args:
         params: The params of the project.
         clips: Clips whose features may be read.
+        opened: Stores that are open already, by the name of their features (`Params.tokens`).
 
     Raises:
         StaleStore: If a store was made with other settings than params.yaml has.
     """
+    opened = opened or {}
     return open_features(
         clips,
         read_needed_texts(params, clips),
         {name: token.modality for name, token in params.tokens.items()},
-        open_named=lambda name: open_modality_store(params, *params.tokens[name]),
+        open_named=lambda name: opened[name] if name in opened else open_modality_store(params, *params.tokens[name]),
     )
 
 

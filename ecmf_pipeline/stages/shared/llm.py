@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,9 +57,18 @@ def labels_to_ask() -> Sequence[str]:
     return labels if len(labels) >= 2 else MER_LABELS
 
 
-def with_workers(config: LlmConfig, workers: int | None) -> LlmConfig:
-    """Return the config with the number of workers of the command line; None keeps the value in params."""
-    return config if workers is None else config.model_copy(update={"workers": workers})
+def config_of_run(config: LlmConfig, workers: int | None, shard: Shard | None) -> LlmConfig:
+    """Return the config of one run.
+
+    Args:
+        config: The config of params.
+        workers: Number of worker processes of the command line; None: the value in params.
+        shard: The shard, which has a share of the budget; None: the run has all of it.
+    """
+    changes: dict[str, Any] = {} if workers is None else {"workers": workers}
+    if shard is not None:
+        changes["budget"] = config.budget.of_shard(shard)
+    return config.model_copy(update=changes)
 
 
 def llm_engine(params: Params, kind: EngineKind | None, workers: int | None) -> Engine | None:
@@ -192,7 +202,8 @@ def llm_scores(
 
     With a shard, only its questions are sent: the scores of all other clips may be missing.
     """
-    config, budget = with_workers(params.llm, workers), Budget(params.llm.budget)
+    config = config_of_run(params.llm, workers, shard)
+    budget = Budget(config.budget)
     clips, labels, inputs = corpus.clips, corpus.labels, params.vote.inputs
     given = corpus.given
     folds = folds_of(corpus, params.vote.folds, params.vote.seed)
