@@ -18,6 +18,8 @@ def main() -> None:
     parser.add_argument("page", type=Path)
     parser.add_argument("--out", type=Path, default=Path("report-pages"))
     arguments = parser.parse_args()
+    if not arguments.page.is_file():
+        parser.error(f"{arguments.page} does not exist")
     if problem := missing_browser():
         parser.error(problem)
     arguments.out.mkdir(parents=True, exist_ok=True)

@@ -23,9 +23,9 @@ GPUS: Mapping[str, float] = {
     "h200": 989,
     "b200": 2250,
 }
-"""Peak of dense 16-bit matrix products in TFLOP/s as published by the vendor, by GPU (SXM where there are two).
+"""Peak of dense 16-bit matrix products in TFLOP/s, by GPU (SXM where there are two), after public tables.
 
-Public tables give 125 for the A10G; 70 is that of its data sheet at the cloud that offers it.
+They were not measured. Tables differ for the A10G (70 or 125).
 """
 CPU_CORE = 0.1
 """Peak of one CPU core in TFLOP/s: two units of 8 fp32 lanes, multiply and add, at 3 GHz (AVX2)."""

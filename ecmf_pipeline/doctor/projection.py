@@ -155,7 +155,7 @@ def assumptions(trial: Mapping[str, Any], machine: Machine, costs: Sequence[Cost
     gpu = machine.gpu and find_gpu(machine.gpu)
     if gpu or measured_on:
         speed = speed_of_network(machine, measured_on)
-        peaks = f"{GPUS[gpu or find_gpu(measured_on)]:g} TFLOP/s (peak published by the vendor, dense 16 bit)"
+        peaks = f"{GPUS[gpu or find_gpu(measured_on)]:g} TFLOP/s (peak after public tables, dense 16 bit)"
         ratio = f"{GPU_SHARE:g} x {peaks} / {CPU_CORE:g} TFLOP/s of a core"
         basis = "the ratio of published peaks" if gpu and measured_on else ratio if gpu else f"1 / ({ratio})"
         yield f"ASSUMED, not measured: networks of torch run {speed:,.4g} times as fast on {gpu or 'a core'}: {basis}"

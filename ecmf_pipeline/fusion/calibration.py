@@ -1,12 +1,10 @@
 """Calibration of an ensemble by temperature scaling (Guo et al. 2017), missing modalities and wrong labels included.
 
 A clip without a modality is predicted by the branches that remain. These are overconfident if the models rely on the
-missing one: on RAVDESS without the face, the calibration error is 0.16 with one temperature for all clips, and 0.02
-with a factor for each missing modality.
+missing one. The temperature of such a clip therefore has a factor for each missing modality.
 
 If a share of the labels is wrong, no prediction can be more often right than the others are, however clear the clip.
-Calibrated probabilities therefore are a mixture of the scaled ones and of a uniform share. On the generated set, in
-which 11% of the clips look like another class, it reduces the calibration error from 0.10 to 0.01.
+Calibrated probabilities therefore are a mixture of the scaled ones and of a uniform share.
 """
 
 from __future__ import annotations

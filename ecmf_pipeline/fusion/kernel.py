@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 from ecmf_pipeline.core.arrays import Floats, Ints
+from ecmf_pipeline.fusion.inputs import Inputs
 from ecmf_pipeline.fusion.member import Examples
+from ecmf_pipeline.fusion.model import Standardiser, standardise_columns
 
 COMPONENTS, LANDMARKS = 128, 512
 """Maximum number of principal components and of landmarks; fewer clips have fewer."""
@@ -46,14 +48,16 @@ _LEAST_DEVIATION = 1e-5
 """Least deviation along a component, as a share of the greatest one; smaller ones are rounding errors."""
 
 _EQUAL = (0.5, 0.5)
-_BLOCK_ROWS = 4_096
+_BLOCK_ROWS, _FRAMES_ROWS = 4_096, 256
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KernelPath:
-    """A fitted path; `log_probs` maps standardised features to log-probabilities.
+    """A fitted path; `log_probs` maps features to log-probabilities.
 
     Attributes:
+        mean: Mean of the joined columns, (D,).
+        std: Their standard deviation, (D,).
         components: Principal axes of the joined columns, (D, K).
         center: Projection of the mean of the training rows, (K,).
         landmarks: Projected training rows, (L, K).
@@ -62,6 +66,8 @@ class KernelPath:
         intercept: Logits without any similarity, (C,).
     """
 
+    mean: Tensor
+    std: Tensor
     components: Tensor
     center: Tensor
     landmarks: Tensor
@@ -69,11 +75,17 @@ class KernelPath:
     coefficients: Tensor
     intercept: Tensor
 
-    def log_probs(self, standard: Sequence[Tensor]) -> Tensor:
-        """Return log-probabilities (n, C) of standardised features, (n, D_m) or (n, T_m, D_m) each.
-
-        A missing modality has the value 0, which is the mean.
-        """
+    def log_probs(self, inputs: Inputs) -> Tensor:
+        """Return log-probabilities (n, C); the columns of a missing modality have their mean."""
+        widths = [values.shape[-1] for values in inputs.features]
+        parts = zip(
+            inputs.features,
+            inputs.present.unbind(1),
+            torch.split(self.mean, widths),
+            torch.split(self.std, widths),
+            strict=True,
+        )
+        standard = [standardise_columns(*part) for part in parts]
         projected = _project(standard, self.components) - self.center  # (n, K)
         similarities = _kernel(projected, self.landmarks, self.decay)  # (n, L)
         return torch.addmm(self.intercept, similarities, self.coefficients).log_softmax(dim=1)
@@ -93,7 +105,7 @@ class KernelPath:
         if set(state) != names or any(values.dtype != torch.float32 for values in state.values()):
             raise ValueError(f"expected float32 tensors {sorted(names)}, got {sorted(state)}")
         count, landmarks = state["center"].numel(), state["landmarks"].numel() // max(1, state["center"].numel())
-        shapes = ((dim, count), (count,), (landmarks, count), (), (landmarks, n_classes), (n_classes,))
+        shapes = ((dim,), (dim,), (dim, count), (count,), (landmarks, count), (), (landmarks, n_classes), (n_classes,))
         expected = zip((field.name for field in fields(cls)), shapes, strict=True)
         if wrong := [name for name, shape in expected if state[name].shape != shape]:
             raise ValueError(f"{', '.join(wrong)} have a wrong shape")
@@ -134,7 +146,14 @@ class FittedPath:
 
 @torch.no_grad()
 def fit_kernel_path(
-    examples: Examples, weights: Tensor, fitted: Ints, validations: Sequence[Ints], n_classes: int, *, seed: int
+    examples: Examples,
+    weights: Tensor,
+    fitted: Ints,
+    validations: Sequence[Ints],
+    n_classes: int,
+    standardisers: Sequence[Standardiser],
+    *,
+    seed: int,
 ) -> FittedPath:
     """Fit a path.
 
@@ -147,10 +166,12 @@ def fit_kernel_path(
         fitted: Positions of the rows to fit to, (n,).
         validations: Positions of the validation rows of each model; those among ``fitted`` are left out to choose.
         n_classes: C.
+        standardisers: Standardiser of each modality.
         seed: Seed of the landmarks and of the randomised principal components.
     """
     rng = np.random.default_rng(seed)
-    device, features = examples.labels.device, examples.inputs.features
+    device = examples.labels.device
+    features = [values if values.ndim == 2 else _mean_frames(values) for values in examples.inputs.features]
     rows = torch.from_numpy(fitted).to(device)
     components = _components(features, torch.from_numpy(_draw(rng, fitted, COMPONENT_ROWS)).to(device), rng)
     projected = _project(features, components)  # (r, K)
@@ -183,7 +204,16 @@ def fit_kernel_path(
     )
     solution, intercept = _Ridge.of(total, n_classes).solve(penalty)
     coefficients = scale * basis @ solution
-    path = KernelPath(components, center, landmarks, decay, coefficients.float(), (scale * intercept + offset).float())
+    path = KernelPath(
+        torch.cat([standardiser.mean for standardiser in standardisers]),
+        torch.cat([standardiser.std for standardiser in standardisers]),
+        components,
+        center,
+        landmarks,
+        decay,
+        coefficients.float(),
+        (scale * intercept + offset).float(),
+    )
     return FittedPath(path, held_out)
 
 
@@ -269,12 +299,13 @@ def _project(standard: Sequence[Tensor], components: Tensor) -> Tensor:
 
 
 def _mean_frames(values: Tensor) -> Tensor:
-    return values.nanmean(dim=1).nan_to_num()  # (n, T, D) -> (n, D)
+    """Return the mean of the frames, (n, T, D) -> (n, D); block by block, because `nanmean` copies all frames."""
+    return torch.cat([block.nanmean(dim=1).nan_to_num() for block in torch.split(values, _FRAMES_ROWS)])
 
 
 def _components(features: Sequence[Tensor], rows: Tensor, rng: np.random.Generator) -> Tensor:
-    """Return the principal axes of the joined columns of some rows, (D, K); zeros if there are fewer."""
-    joined = torch.cat([v[rows] if v.ndim == 2 else _mean_frames(v[rows]) for v in features], dim=1)  # (n, D)
+    """Return the principal axes of the joined columns (r, D_m) of some rows, (D, K); zeros if there are fewer."""
+    joined = torch.cat([values[rows] for values in features], dim=1)  # (n, D)
     count = max(1, min(COMPONENTS, len(joined) - 1, joined.shape[1]))
     joined -= joined.mean(dim=0)
     device = joined.device

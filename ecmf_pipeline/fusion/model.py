@@ -51,14 +51,19 @@ class Standardiser(nn.Module):
         mean, std = _mean_and_std(rows)
         constant = std <= 1e-6 * mean.abs().clamp(min=1e-6)
         self.mean.copy_(mean)
-        self.std.copy_(torch.where(constant, torch.ones_like(std), std))
+        # 0 for any value: nothing is known about other values, and their weights would stay at random initial ones.
+        self.std.copy_(torch.where(constant, torch.finfo(self.std.dtype).max, std))
 
     def forward(self, values: Tensor, present: Tensor) -> Tensor:
         """Standardise (B, D) or (B, T, D) with mask (B,); rows of missing clips become 0, missing frames stay NaN."""
-        if not bool(present.all()):
-            values = torch.where(present.view(-1, *[1] * (values.ndim - 1)), values, self.mean)
-        standard: Tensor = values.sub(self.mean).div_(self.std).clamp_(-STANDARD_LIMIT, STANDARD_LIMIT)
-        return standard
+        return standardise_columns(values, present, self.mean, self.std)
+
+
+def standardise_columns(values: Tensor, present: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Standardise (B, D) or (B, T, D) with mask (B,) by mean and standard deviation, (D,) each."""
+    if not bool(present.all()):
+        values = torch.where(present.view(-1, *[1] * (values.ndim - 1)), values, mean)
+    return values.sub(mean).div_(std).clamp_(-STANDARD_LIMIT, STANDARD_LIMIT)
 
 
 def _mean_and_std(rows: Tensor) -> tuple[Tensor, Tensor]:

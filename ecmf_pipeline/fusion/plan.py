@@ -81,8 +81,8 @@ class Plan:
     def train_fold(self, fold: int, settings: Settings, *, optimistic: bool = False) -> Iterator[Member]:
         """Train the models of a fold, one after another, on the rows outside the fold.
 
-        They share one standardisation, by all these rows: that a few of them are validation rows of a model does not
-        matter for it.
+        Each standardises by its training rows alone: with fewer clips than columns, validation rows that took part
+        would differ less from the training rows than the rows of the fold do.
 
         Args:
             fold: The fold.
@@ -92,13 +92,13 @@ class Plan:
         rows = self.training_rows(fold)
         held_out = np.flatnonzero(self.folds == fold)
         optimistic = optimistic and self._can_predict(rows, held_out, settings.fusion)
-        standard = self.standardise(rows, np.union1d(rows, held_out) if optimistic else rows)
         repeats = range(self.training.seeds)
         splits = [(rows, held_out) if optimistic else self._split(rows, fold, one, settings.fusion) for one in repeats]
         fitted = None
         if settings.fusion.has_kernel_path:
-            fitted = self._fit_path(fold, rows, [validation for _, validation in splits], settings.training, standard)
+            fitted = self._fit_path(fold, rows, [validation for _, validation in splits], settings.training)
         for repeat, (training, validation) in enumerate(splits):
+            standard = self.standardise(training, np.union1d(training, validation))
             member = self.train_on(training, validation, (fold, repeat), settings, standard, select_by_f1=optimistic)
             yield member if fitted is None else self._add_path(member, fitted, standard.select(validation))
 
@@ -130,9 +130,9 @@ class Plan:
         rows: NDArray[np.int64],
         validations: Sequence[NDArray[np.int64]],
         training: TrainingConfig,
-        standard: StandardRows,
     ) -> FittedPath:
         """Fit the kernel path of a fold to ``rows``."""
+        standard = self.standardise(rows, np.union1d(rows, np.concatenate(validations)))
         weights = class_weights(standard.select(rows), self.n_classes, training.class_weights)
         return fit_kernel_path(
             standard.examples,
@@ -140,6 +140,7 @@ class Plan:
             standard.positions(rows),
             [standard.positions(validation) for validation in validations],
             self.n_classes,
+            standard.standardisers,
             seed=int(np.random.SeedSequence([self.training.seed, fold]).generate_state(1)[0]),
         )
 

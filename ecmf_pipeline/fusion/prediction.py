@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from ecmf_pipeline.core.arrays import ShortRepr
 from ecmf_pipeline.core.config import PoolOrFrames
@@ -21,7 +22,7 @@ from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.fusion.ensemble_files import TRAIN_COMMAND, SavedModality, read_files, write_files
 from ecmf_pipeline.fusion.folds import ClipFolds
 from ecmf_pipeline.fusion.inputs import Inputs, LabelType, decode_labels, read_inputs, read_mask
-from ecmf_pipeline.fusion.trained import CHUNK, Member, Outputs, predict_with_model, standardise
+from ecmf_pipeline.fusion.trained import CHUNK, Member, Outputs, path_log_probs, predict_with_model, standardise
 
 ALL_MEMBERS = -1
 """Key of the temperature for clips that no fold held out."""
@@ -252,11 +253,11 @@ class Ensemble(ShortRepr):
             if not len(rows):
                 continue
             chosen = inputs if len(rows) == len(inputs) else inputs[torch.from_numpy(rows)]
-            standard, path = None, None
+            path: Tensor | None = None
             for member in members:
-                if standard is None:  # the members of a fold share their standardisation and their kernel path
-                    standard = standardise(member.model, chosen)
-                    path = None if member.path is None else member.path.log_probs(standard.features)
+                standard = standardise(member.model, chosen)
+                if member.path is not None and path is None:  # the members of a fold share it
+                    path = path_log_probs(member.path, chosen)
                 known = present[rows] & member.model.seen.cpu().numpy()
                 usable = np.flatnonzero(known.any(1))
                 outputs = predict_with_model(member.model, standard, torch.from_numpy(usable), member.shares, path)

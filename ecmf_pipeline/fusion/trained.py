@@ -70,6 +70,13 @@ def standardise(model: FusionModel, inputs: Inputs) -> Inputs:
 
 
 @torch.inference_mode()
+def path_log_probs(path: KernelPath, inputs: Inputs) -> Tensor:
+    """Return the log-probabilities of a kernel path, (n, C), on its device."""
+    device = path.mean.device
+    return path.log_probs(Inputs(tuple(values.to(device) for values in inputs.features), inputs.present.to(device)))
+
+
+@torch.inference_mode()
 def predict_with_model(
     model: FusionModel, standard: Inputs, rows: Tensor, shares: Shares | None = None, path: Tensor | None = None
 ) -> Outputs:

@@ -10,6 +10,7 @@ import pytest
 
 from ecmf_pipeline.core.clips import Clip, ClipId, Corpus, Split
 from ecmf_pipeline.core.errors import TooFewClips
+from ecmf_pipeline.evaluation import plain
 from ecmf_pipeline.evaluation.config import EvaluateConfig
 from ecmf_pipeline.evaluation.plain import BEST, LIGHTGBM, LOGISTIC, MEAN, SVM, compare_plain, plain_predictions
 from ecmf_pipeline.evaluation.scoring import Evaluator
@@ -49,6 +50,22 @@ def test_features_and_labels_of_a_fold_do_not_affect_its_models() -> None:
     two = plain_predictions(changed, other_labels, None, folds, seed=7)
     for name in one:
         assert one[name][held_out[0]] == two[name][held_out[0]], name
+
+
+def test_components_of_inner_folds_are_fitted_without_their_held_out_clips(monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted: set[tuple[int, int]] = set()
+    components = plain._components
+
+    def record(values: np.ndarray, training: np.ndarray, seed: int) -> np.ndarray:
+        fitted.add((len(values), len(training)))
+        return components(values, training, seed)
+
+    monkeypatch.setattr(plain, "_components", record)
+    features, labels, folds = make_clips()
+    plain_predictions(features, labels, None, folds, seed=7)
+    assert {sizes for sizes in fitted if sizes[0] == 80} == {(80, 40)}
+    assert {rows for rows, _ in fitted} == {80, 40}
+    assert all(training < rows for rows, training in fitted)
 
 
 def test_missing_modalities_are_imputed_and_clips_without_any_are_not_predicted() -> None:

@@ -16,10 +16,12 @@ from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.fusion.inputs import Inputs
 from ecmf_pipeline.fusion.kernel import KernelPath, Shares, fit_kernel_path, fit_shares
 from ecmf_pipeline.fusion.member import Examples
+from ecmf_pipeline.fusion.model import Standardiser
 from ecmf_pipeline.fusion.prediction import Ensemble
 from ecmf_pipeline.fusion.training import cross_validate, fit
 
 ROWS, CLASSES = 90, 3
+UNCHANGED = [Standardiser(4), Standardiser(3)]
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,7 @@ def test_the_path_is_a_kernel_ridge_regression(examples: Examples, monkeypatch: 
     monkeypatch.setattr(kernel, "_fit_logits", lambda *_: (0.0, 8.0, np.zeros(CLASSES)))
     weights = 1 + examples.labels.float()
     validation = np.arange(80, ROWS)
-    path = fit_kernel_path(examples, weights, np.arange(80), [validation], CLASSES, seed=1).path
+    path = fit_kernel_path(examples, weights, np.arange(80), [validation], CLASSES, UNCHANGED, seed=1).path
 
     joined = torch.cat(examples.inputs.features, dim=1).double().numpy()
     centered = joined - joined[:80].mean(axis=0)
@@ -51,7 +53,7 @@ def test_the_path_is_a_kernel_ridge_regression(examples: Examples, monkeypatch: 
     expected = (similarity - mean) @ np.linalg.lstsq(
         left, (gram - mean).T @ ((one_hot - prior) * share[:, None]), rcond=1e-12
     )[0] + prior
-    log_probs = path.log_probs(examples.inputs.features).double().numpy()
+    log_probs = path.log_probs(examples.inputs).double().numpy()
     scores = log_probs - log_probs.mean(axis=1, keepdims=True)  # the scale is free
     centered_scores = expected - expected.mean(axis=1, keepdims=True)
     scale = (scores * centered_scores).sum() / (centered_scores**2).sum()
@@ -72,6 +74,7 @@ def test_held_out_rows_are_predicted_without_their_labels(examples: Examples, mo
             np.arange(ROWS),
             [validation, np.arange(1, ROWS, 5)],
             CLASSES,
+            UNCHANGED,
             seed=1,
         ).held_out
         for given in (examples.labels, labels)
@@ -81,10 +84,34 @@ def test_held_out_rows_are_predicted_without_their_labels(examples: Examples, mo
 
 
 def test_sequences_are_represented_by_the_mean_of_their_frames(examples: Examples) -> None:
-    path = fit_kernel_path(examples, torch.ones(ROWS), np.arange(ROWS), [np.arange(10)], CLASSES, seed=1).path
+    path = fit_kernel_path(
+        examples, torch.ones(ROWS), np.arange(ROWS), [np.arange(10)], CLASSES, UNCHANGED, seed=1
+    ).path
     first, second = examples.inputs.features
+    present = examples.inputs.present
     frames = torch.stack([first - 1, first + 1, torch.full_like(first, torch.nan)], dim=1)
-    torch.testing.assert_close(path.log_probs([frames, second]), path.log_probs([first, second]), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        path.log_probs(Inputs((frames, second), present)), path.log_probs(examples.inputs), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_means_of_frames_need_no_copy_of_all_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    nanmean = torch.Tensor.nanmean
+
+    def record(values: torch.Tensor, dim: int) -> torch.Tensor:
+        sizes.append(len(values))
+        return nanmean(values, dim=dim)
+
+    monkeypatch.setattr(torch.Tensor, "nanmean", record)
+    frames = torch.randn(1000, 3, 5)
+    frames[::2, 1] = torch.nan
+    examples = Examples(
+        Inputs((frames,), torch.ones(1000, 1, dtype=torch.bool)), torch.arange(1000) % 2, torch.ones(1000)
+    )
+    fit_kernel_path(examples, torch.ones(1000), np.arange(1000), [np.arange(10)], 2, seed=1)
+    assert sum(sizes) == 1000, "once for each row"
+    assert max(sizes) <= 256
 
 
 @pytest.mark.parametrize("rows", [3, 3000])
@@ -136,3 +163,11 @@ def test_interactions_that_linear_models_miss_are_learned() -> None:
         for used in (True, False)
     }
     assert accuracy[True] > 0.8 > accuracy[False] + 0.1
+
+
+def test_models_standardise_by_their_own_training_rows(ensemble: Ensemble) -> None:
+    """The validation rows of a model must differ from its training rows as much as those of its fold do."""
+    means: dict[int, set[float]] = {member.fold: set() for member in ensemble.members}
+    for member in ensemble.members:
+        means[member.fold].add(float(member.model.get_buffer("standardisers.0.mean")[0]))
+    assert [len(values) for values in means.values()] == [2, 2, 2]
