@@ -32,6 +32,9 @@ WIDTH = 4.0
 PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 """Ridge penalties to choose from, in rows."""
 
+LEAST_RELEVANCE = 0.05
+"""Share of chance that counts as relevance, so that an encoder without any keeps some."""
+
 SCALE = 8.0
 """Prior mode of the scale that turns scores between 0 and 1 into logits."""
 
@@ -173,7 +176,12 @@ def fit_kernel_path(
     device = examples.labels.device
     features = [values if values.ndim == 2 else _mean_frames(values) for values in examples.inputs.features]
     rows = torch.from_numpy(fitted).to(device)
-    components = _components(features, torch.from_numpy(_draw(rng, fitted, COMPONENT_ROWS)).to(device), rng)
+    unchosen = np.setdiff1d(fitted, np.concatenate(validations))
+    relevances = _relevances(
+        features, examples.labels, torch.from_numpy(unchosen if len(unchosen) else fitted).to(device)
+    )
+    drawn = torch.from_numpy(_draw(rng, fitted, COMPONENT_ROWS)).to(device)
+    components = _components(features, relevances, drawn, rng)
     projected = _project(features, components)  # (r, K)
     center = projected[rows].mean(dim=0)
     projected = projected - center
@@ -303,9 +311,38 @@ def _mean_frames(values: Tensor) -> Tensor:
     return torch.cat([block.nanmean(dim=1).nan_to_num() for block in torch.split(values, _FRAMES_ROWS)])
 
 
-def _components(features: Sequence[Tensor], rows: Tensor, rng: np.random.Generator) -> Tensor:
-    """Return the principal axes of the joined columns (r, D_m) of some rows, (D, K); zeros if there are fewer."""
-    joined = torch.cat([values[rows] for values in features], dim=1)  # (n, D)
+def _relevances(features: Sequence[Tensor], labels: Tensor, rows: Tensor) -> list[float]:
+    """Return the factor of the columns of each modality (r, D_m), from the share of their variance between classes.
+
+    An encoder of noise has the share of chance, (C - 1) / (n - 1), and would blur the distances between clips. With few
+    rows, chance exceeds the other shares, and all factors are about equal.
+    """
+    one_hot = torch.nn.functional.one_hot(labels[rows]).float()  # (n, C)
+    counts = one_hot.sum(dim=0)
+    chance = (int((counts > 0).sum()) - 1) / max(1, len(rows) - 1)
+    factors = []
+    for values in features:
+        centered = values[rows] - values[rows].mean(dim=0)
+        variance = centered.square().mean(dim=0)  # (D_m,)
+        means = one_hot.T @ centered / counts.clamp(min=1)[:, None]  # (C, D_m)
+        between = (counts[:, None] * means.square()).sum(dim=0) / len(rows)
+        share = float((between / variance.clamp(min=torch.finfo(torch.float32).eps)).mean())
+        excess = max(0.0, share - chance)
+        factors.append(((excess + LEAST_RELEVANCE * chance) / (excess + chance)) ** 0.5 if chance > 0 else 1.0)
+    return factors
+
+
+def _components(
+    features: Sequence[Tensor], relevances: Sequence[float], rows: Tensor, rng: np.random.Generator
+) -> Tensor:
+    """Return the principal axes of the joined columns (r, D_m) of some rows, (D, K), multiplied by the relevances.
+
+    They are zeros if there are fewer.
+    """
+    joined = torch.cat([values[rows] * factor for values, factor in zip(features, relevances, strict=True)], dim=1)
+    scales = torch.cat(
+        [values.new_full(values.shape[1:], one) for values, one in zip(features, relevances, strict=True)]
+    )
     count = max(1, min(COMPONENTS, len(joined) - 1, joined.shape[1]))
     joined -= joined.mean(dim=0)
     device = joined.device
@@ -315,7 +352,7 @@ def _components(features: Sequence[Tensor], rows: Tensor, rng: np.random.Generat
         _, deviations, axes = torch.svd_lowrank(joined, q=drawn, niter=_ITERATIONS)
     # An axis without variance is an arbitrary one, such as a column of a modality that the rows do not have.
     varies = deviations[:count] > _LEAST_DEVIATION * deviations[0]
-    return torch.where(varies, axes[:, :count], 0.0)
+    return torch.where(varies, axes[:, :count] * scales[:, None], 0.0)
 
 
 def _kernel(rows: Tensor, landmarks: Tensor, decay: Tensor) -> Tensor:

@@ -36,6 +36,7 @@ def examples() -> Examples:
 
 def test_the_path_is_a_kernel_ridge_regression(examples: Examples, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel, "PENALTIES", (0.5,))
+    monkeypatch.setattr(kernel, "_relevances", lambda *_: [1.0, 1.0])
     monkeypatch.setattr(kernel, "_fit_logits", lambda *_: (0.0, 8.0, np.zeros(CLASSES)))
     weights = 1 + examples.labels.float()
     validation = np.arange(80, ROWS)
@@ -109,7 +110,7 @@ def test_means_of_frames_need_no_copy_of_all_frames(monkeypatch: pytest.MonkeyPa
     examples = Examples(
         Inputs((frames,), torch.ones(1000, 1, dtype=torch.bool)), torch.arange(1000) % 2, torch.ones(1000)
     )
-    fit_kernel_path(examples, torch.ones(1000), np.arange(1000), [np.arange(10)], 2, seed=1)
+    fit_kernel_path(examples, torch.ones(1000), np.arange(1000), [np.arange(10)], 2, [Standardiser(5)], seed=1)
     assert sum(sizes) == 1000, "once for each row"
     assert max(sizes) <= 256
 
@@ -171,3 +172,13 @@ def test_models_standardise_by_their_own_training_rows(ensemble: Ensemble) -> No
     for member in ensemble.members:
         means[member.fold].add(float(member.model.get_buffer("standardisers.0.mean")[0]))
     assert [len(values) for values in means.values()] == [2, 2, 2]
+
+
+@pytest.mark.parametrize(("rows", "lowest", "highest"), [(30, 0.4, 1.0), (3000, 0.05, 0.4)])
+def test_encoders_of_noise_are_scaled_down_if_many_clips_show_it(rows: int, lowest: float, highest: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(rows) % CLASSES
+    noise = torch.randn(rows, 100, generator=generator)
+    good = torch.randn(rows, 100, generator=generator) + 0.2 * torch.randn(CLASSES, 100, generator=generator)[labels]
+    factors = kernel._relevances([noise, good], labels, torch.arange(rows))
+    assert lowest < factors[0] / factors[1] <= highest
