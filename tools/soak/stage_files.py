@@ -32,7 +32,7 @@ from ecmf_pipeline.core.tables import seal_of, write_sealed_csv
 from ecmf_pipeline.corpora.last_scan import LastScan
 from ecmf_pipeline.corpora.measuring import CacheWriter, FileToMeasure, IndexCache, Measurement
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
-from ecmf_pipeline.fusion.ensemble_files import CONFIG_FILE, WEIGHTS_FILE
+from ecmf_pipeline.fusion.ensemble_files import CONFIG_FILE, FOLDS_FILE, WEIGHTS_FILE
 from ecmf_pipeline.fusion.prediction import Ensemble
 from ecmf_pipeline.fusion.training import fit
 from ecmf_pipeline.labels.decision_files import read_decisions, write_refined
@@ -326,9 +326,10 @@ def _fusion_files(clip_ids: list[str], rng: np.random.Generator) -> list[StageFi
     def predict() -> Any:
         ensemble = Ensemble.load(folder)
         prediction = ensemble.predict(features, ensemble.held_out(clip_ids))
-        return [prediction.probs, prediction.label_names, ensemble.folds, sorted(ensemble.trained), ensemble.pool]
+        folds, trained = ensemble.held_out(clip_ids), ensemble.trained_on(clip_ids)
+        return [prediction.probs, prediction.label_names, folds.tolist(), trained.tolist(), ensemble.pool]
 
-    return [StageFile(folder / CONFIG_FILE, predict), StageFile(folder / WEIGHTS_FILE, predict)]
+    return [StageFile(folder / name, predict) for name in (CONFIG_FILE, WEIGHTS_FILE, FOLDS_FILE)]
 
 
 def _store_files(rng: np.random.Generator) -> list[StageFile]:
